@@ -1,0 +1,1 @@
+"""Who did: BALP AuditEvents in a Merkle log."""

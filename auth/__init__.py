@@ -1,0 +1,1 @@
+"""Who may: OAuth2, SMART scopes, the organisation predicate."""

@@ -1,0 +1,1 @@
+"""Images: one door in (STOW-RS, C-STORE), DICOMweb out."""

@@ -1,0 +1,1 @@
+"""The FHIR edge and the composition root."""

@@ -1,0 +1,180 @@
+"""The error tree, and its rendering as OperationOutcome.
+
+Raise the domain's name for a fault where it is known; catch nothing in between. One place per protocol
+(`fhir_server.errors`, `dicomweb.status`) turns it into an answer. `diagnostics` names the element and the rule,
+never a value that could belong to a patient.
+
+    FhirError                        status  issue.code
+    ├── Malformed                       400  structure     (cannot be parsed)
+    ├── InvalidContent                  422  invariant | required | value | structure  (expression says where)
+    ├── BadRequest                      400  invalid | not-supported
+    ├── Unauthenticated                 401  login
+    ├── Forbidden                       403  forbidden
+    ├── NotFound / Gone            404, 410  not-found / deleted
+    ├── NotAllowed                      405  not-supported
+    ├── NotAcceptable                   406  not-supported
+    ├── Conflict                        409  conflict
+    ├── PreconditionFailed              412  conflict | multiple-matches
+    ├── TooLarge                        413  too-long
+    ├── UnsupportedMediaType            415  not-supported
+    ├── ForbiddenTransition             422  business-rule
+    ├── TooManyRequests                 429  throttled
+    └── Unavailable                     503  transient
+
+FHIR R4 §3.1.0.1.8 http://hl7.org/fhir/R4/http.html#Status-Codes, http://hl7.org/fhir/R4/operationoutcome.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Issue:
+    """One OperationOutcome.issue. `code` is from the required binding issue-type."""
+
+    severity: str
+    code: str
+    diagnostics: str
+    expression: tuple[str, ...] = ()
+
+    def json(self) -> Json:
+        body: Json = {"severity": self.severity, "code": self.code, "diagnostics": self.diagnostics}
+        if self.expression:
+            body["expression"] = list(self.expression)
+        return body
+
+
+class FhirError(Exception):
+    """A fault that a caller can be told about. `status` is the HTTP status, `code` the default issue code."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "exception"
+
+    def __init__(
+        self,
+        diagnostics: str,
+        *,
+        expression: str | tuple[str, ...] = (),
+        code: str | None = None,
+        issues: Iterable[Issue] = (),
+        retry_after_s: int | None = None,
+    ) -> None:
+        super().__init__(diagnostics)
+        where = (expression,) if isinstance(expression, str) else tuple(expression)
+        self.issues: tuple[Issue, ...] = tuple(issues) or (Issue("error", code or self.code, diagnostics, where),)
+        self.retry_after_s = retry_after_s
+
+    @property
+    def diagnostics(self) -> str:
+        return "; ".join(issue.diagnostics for issue in self.issues)
+
+    def within(self, prefix: str) -> FhirError:
+        """The same fault, with every expression put under `prefix` (e.g. ``Bundle.entry[3]``)."""
+        placed = type(self)(self.issues[0].diagnostics, retry_after_s=self.retry_after_s)
+        placed.issues = tuple(
+            Issue(i.severity, i.code, i.diagnostics, (prefix, *i.expression) if i.expression else (prefix,))
+            for i in self.issues
+        )
+        placed.__cause__ = self
+        return placed
+
+
+class Malformed(FhirError):
+    status = 400
+    code = "structure"
+
+
+class BadRequest(FhirError):
+    status = 400
+    code = "invalid"
+
+
+class InvalidContent(FhirError):
+    status = 422
+    code = "invalid"
+
+
+class Unauthenticated(FhirError):
+    status = 401
+    code = "login"
+
+
+class Forbidden(FhirError):
+    status = 403
+    code = "forbidden"
+
+
+class NotFound(FhirError):
+    """Absent, or not the caller's to see: the answer is the same. `foreign` is for the audit record alone."""
+
+    status = 404
+    code = "not-found"
+
+    def __init__(self, diagnostics: str = "No such resource", *, foreign: bool = False, **kwargs: Any) -> None:
+        super().__init__(diagnostics, **kwargs)
+        self.foreign = foreign
+
+
+class Gone(FhirError):
+    status = 410
+    code = "deleted"
+
+    def __init__(self, diagnostics: str = "The resource was deleted", *, version: int | None = None,
+                 **kwargs: Any) -> None:
+        super().__init__(diagnostics, **kwargs)
+        self.version = version
+
+
+class NotAllowed(FhirError):
+    status = 405
+    code = "not-supported"
+
+
+class NotAcceptable(FhirError):
+    status = 406
+    code = "not-supported"
+
+
+class Conflict(FhirError):
+    status = 409
+    code = "conflict"
+
+
+class PreconditionFailed(FhirError):
+    status = 412
+    code = "conflict"
+
+
+class TooLarge(FhirError):
+    status = 413
+    code = "too-long"
+
+
+class UnsupportedMediaType(FhirError):
+    status = 415
+    code = "not-supported"
+
+
+class ForbiddenTransition(FhirError):
+    status = 422
+    code = "business-rule"
+
+
+class TooManyRequests(FhirError):
+    status = 429
+    code = "throttled"
+
+
+class Unavailable(FhirError):
+    status = 503
+    code = "transient"
+
+
+def outcome(issues: Iterable[Issue]) -> Json:
+    """An OperationOutcome resource with these issues (at least one)."""
+    return {"resourceType": "OperationOutcome", "issue": [issue.json() for issue in issues]}

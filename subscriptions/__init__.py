@@ -1,0 +1,1 @@
+"""Reports out: topics, outbox, sequencer, dispatcher."""

@@ -1,0 +1,1 @@
+"""Orders and duty: the state machine of an emergency reading, the rota."""
