@@ -1,0 +1,6 @@
+"""`./vigie` runs `python -m fhir_server`."""
+
+from fhir_server.cli import main
+
+if __name__ == "__main__":
+    main()
