@@ -68,6 +68,8 @@ class FhirError(Exception):
         where = (expression,) if isinstance(expression, str) else tuple(expression)
         self.issues: tuple[Issue, ...] = tuple(issues) or (Issue("error", code or self.code, diagnostics, where),)
         self.retry_after_s = retry_after_s
+        self.recorded = False
+        """Whether the audit trail has this fault already."""
 
     @property
     def diagnostics(self) -> str:
@@ -80,6 +82,7 @@ class FhirError(Exception):
             Issue(i.severity, i.code, i.diagnostics, (prefix, *i.expression) if i.expression else (prefix,))
             for i in self.issues
         )
+        placed.recorded = self.recorded
         placed.__cause__ = self
         return placed
 

@@ -1,0 +1,59 @@
+"""What comes in and what goes out at the FHIR edge, as plain values: no Flask below `rest`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from fhir_server.negotiation import FHIR_JSON, Preference, etag, http_date
+from fhir_server.routes import Route
+from resources import jsontext
+from resources.outcomes import Json
+from store.access import Caller, Version
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request at the FHIR edge."""
+
+    route: Route
+    caller: Caller
+    base: str
+    """The FHIR base that the client used, e.g. ``https://host/fhir``."""
+    parameters: tuple[tuple[str, str], ...] = ()
+    """Query and, for POST _search, form parameters, in order."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Header names in lower case."""
+    body: bytes = b""
+    preference: Preference = Preference()
+    raw: str = ""
+    """Method and URL as received, for the audit record of a query."""
+    prefers: bool = False
+    """Whether the client sent a Prefer header with `return`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer of the FHIR edge."""
+
+    status: int
+    body: bytes = b""
+    headers: tuple[tuple[str, str], ...] = ()
+    content_type: str = FHIR_JSON
+
+
+def of_json(resource: Json, status: int = 200, headers: tuple[tuple[str, str], ...] = ()) -> Answer:
+    return Answer(status, jsontext.dump(resource), headers)
+
+
+def of_version(version: Version, status: int = 200, *, headers: tuple[tuple[str, str], ...] = ()) -> Answer:
+    """The stored text of a version, with ETag and Last-Modified (R4 §3.1.0.1.3)."""
+    return Answer(status, version.content, (*version_headers(version), *headers))
+
+
+def version_headers(version: Version) -> tuple[tuple[str, str], ...]:
+    return (("ETag", etag(version.version)), ("Last-Modified", http_date(version.last_updated)))
+
+
+def location(base: str, version: Version) -> str:
+    return f"{base}/{version.type}/{version.id}/_history/{version.version}"

@@ -1,0 +1,120 @@
+"""Request headers and general parameters as values: text in, values out, no Flask.
+
+FHIR R4 §3.1.0.1.10 content types, §3.1.0.1.5 `_format`, §3.1.0.5 concurrency, §3.1.0.1.7 Prefer.
+http://hl7.org/fhir/R4/http.html
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import format_datetime, parsedate_to_datetime
+
+from resources.outcomes import BadRequest, NotAcceptable, UnsupportedMediaType
+
+FHIR_JSON = "application/fhir+json"
+_JSON = {"application/fhir+json", "application/json", "text/json", "application/json+fhir", "json"}
+_WILD = {"*/*", "application/*"}
+_ETAG = re.compile(r'^(?:W/)?"?([0-9]{1,18})"?$')
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """What `Prefer` asks: ``returns`` is minimal, representation or OperationOutcome; ``lenient`` is handling."""
+
+    returns: str = "representation"
+    lenient: bool = False
+
+
+def accepted_format(accept: str | None, format_parameter: str | None) -> str:
+    """The media type of the answer: JSON, or NotAcceptable (406). `_format` overrides Accept."""
+    if format_parameter:
+        wanted = format_parameter.strip().replace(" ", "+")
+        base, parameters = split_media_type(wanted)
+        if base in _JSON and _version_fits(parameters):
+            return FHIR_JSON
+        raise NotAcceptable("_format: this server answers in application/fhir+json")
+    if not accept or not accept.strip():
+        return FHIR_JSON
+    for item in accept.split(","):
+        base, parameters = split_media_type(item)
+        if (base in _JSON or base in _WILD) and _version_fits(parameters) and parameters.get("q") not in ("0", "0.0"):
+            return FHIR_JSON
+    raise NotAcceptable("Accept: this server answers in application/fhir+json (fhirVersion 4.0)")
+
+
+def is_fhir_json(content_type: str | None) -> bool:
+    """Whether a body of this media type is FHIR JSON (of R4)."""
+    base, parameters = split_media_type(content_type or "")
+    return base in _JSON and _version_fits(parameters)
+
+
+def require_fhir_json(content_type: str | None) -> None:
+    """UnsupportedMediaType (415) unless the body says that it is FHIR JSON of R4."""
+    if not is_fhir_json(content_type):
+        raise UnsupportedMediaType("Content-Type must be application/fhir+json (fhirVersion 4.0)")
+    charset = split_media_type(content_type or "")[1].get("charset", "utf-8").lower()
+    if charset not in ("utf-8", "utf8", "us-ascii"):
+        raise UnsupportedMediaType("FHIR JSON is UTF-8")
+
+
+def preference(prefer: str | None) -> Preference:
+    """Parse `Prefer` (RFC 7240); what is unknown is ignored, as the RFC asks."""
+    returns, lenient = "representation", False
+    for item in re.split(r"[,;]", prefer or ""):
+        name, _, value = item.strip().partition("=")
+        value = value.strip().strip('"')
+        if name.strip().lower() == "return" and value in ("minimal", "representation", "OperationOutcome"):
+            returns = value
+        elif name.strip().lower() == "handling":
+            lenient = value.lower() == "lenient"
+    return Preference(returns, lenient)
+
+
+def if_match(header: str | None) -> int | None:
+    """The version that If-Match names; BadRequest (400) where it is not an ETag of ours."""
+    if header is None or header.strip() == "*":
+        return None
+    found = _ETAG.match(header.strip())
+    if not found:
+        raise BadRequest('If-Match must be a version ETag such as W/"3"')
+    return int(found[1])
+
+
+def not_modified(version: int, last_updated: datetime, if_none_match: str | None, if_modified_since: str | None) -> bool:
+    """Whether a conditional read answers 304 (R4 §3.1.0.1.5; If-None-Match wins, RFC 9110 §13.2.2)."""
+    if if_none_match is not None:
+        tags = [tag.strip() for tag in if_none_match.split(",")]
+        return any(tag == "*" or ((m := _ETAG.match(tag)) is not None and int(m[1]) == version) for tag in tags)
+    if if_modified_since:
+        try:
+            since = parsedate_to_datetime(if_modified_since)
+        except ValueError:
+            return False
+        if since.tzinfo is None:
+            since = since.replace(tzinfo=UTC)
+        return last_updated.replace(microsecond=0) <= since
+    return False
+
+
+def etag(version: int) -> str:
+    return f'W/"{version}"'
+
+
+def http_date(instant: datetime) -> str:
+    return format_datetime(instant.astimezone(UTC), usegmt=True)
+
+
+def split_media_type(text: str) -> tuple[str, dict[str, str]]:
+    base, *rest = text.split(";")
+    parameters = {}
+    for item in rest:
+        name, _, value = item.partition("=")
+        parameters[name.strip().lower()] = value.strip().strip('"')
+    return base.strip().lower(), parameters
+
+
+def _version_fits(parameters: dict[str, str]) -> bool:
+    version = parameters.get("fhirversion")
+    return version is None or version == "4.0" or version.startswith("4.0.")
