@@ -76,7 +76,12 @@ def read_package(wheel: Path) -> dict[str, Json]:
 
 def tables(package: dict[str, Json]) -> dict[str, str]:
     """File name → text of each table."""
+    specializations = [row for row in _of(package, "StructureDefinition") if _is_type(row)]
     return {
+        "types.json": _lines(types(specializations)),
+        "elements.json": _lines(elements(specializations)),
+        "constraints.json": _lines(constraints(specializations)),
+        "value_sets.json": _lines(value_sets(package, specializations)),
         "search_parameters.json": _lines(search_parameters(package)),
         "compartments.json": _lines(compartments(package)),
     }
@@ -89,6 +94,142 @@ def _of(package: dict[str, Json], resource_type: str) -> Iterator[Json]:
 def _lines(rows: Iterable[Json]) -> str:
     """A JSON array with one row a line."""
     return "[\n" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n]\n"
+
+
+# Types and elements: http://hl7.org/fhir/R4/structuredefinition.html, http://hl7.org/fhir/R4/elementdefinition.html
+
+
+def _is_type(row: Json) -> bool:
+    """Whether it defines a type of the standard: not a profile, not a logical model."""
+    return row.get("derivation") != "constraint" and row["kind"] != "logical"
+
+
+def types(rows: list[Json]) -> Iterator[Json]:
+    """Every resource and data type with its base; the pattern of a primitive is the standard's own."""
+    for source in sorted(rows, key=lambda row: (str(row["kind"]), str(row["type"]))):
+        row: Json = {"name": source["type"], "kind": source["kind"]}
+        if "baseDefinition" in source:
+            row["base"] = source["baseDefinition"].removeprefix(CORE)
+        if source["abstract"]:
+            row["abstract"] = True
+        pattern = _pattern(source)
+        if pattern:
+            row["pattern"] = pattern
+        yield row
+
+
+def _pattern(source: Json) -> str | None:
+    if source["kind"] != "primitive-type":
+        return None
+    for element in source["snapshot"]["element"]:
+        if element["path"] == source["type"] + ".value":
+            for kind in element["type"]:
+                for extension in kind.get("extension", ()):
+                    if extension["url"] == CORE + "regex":
+                        return str(extension["valueString"])
+    return None
+
+
+def elements(rows: list[Json]) -> Iterator[Json]:
+    """The elements that a type itself declares; those of its base (`id`, `extension`, `text`, …) are left to the base.
+
+    `min` is 0 and `max` is 1 where absent; max `*` is any number. `targets` are of Reference, `canonical` of canonical.
+    """
+    for source in sorted(rows, key=lambda row: str(row["type"])):
+        if source["kind"] == "primitive-type":
+            continue
+        for element in source["snapshot"]["element"]:
+            if "." in element["path"] and element["base"]["path"] == element["path"]:
+                yield _element(element)
+
+
+def _element(source: Json) -> Json:
+    row: Json = {"path": source["path"]}
+    if source["min"]:
+        row["min"] = source["min"]
+    if source["max"] != "1":
+        row["max"] = source["max"]
+    if "contentReference" in source:
+        row["same_as"] = source["contentReference"].removeprefix("#")
+    else:
+        row["types"] = [_type_code(source["path"], kind) for kind in source["type"]]
+    for kind in source.get("type", ()):
+        named = [profile.removeprefix(CORE) for profile in kind.get("targetProfile", ())]
+        if named:
+            row["targets" if kind["code"] == "Reference" else "canonical"] = named
+        if "profile" in kind:
+            row["profile"] = [profile.removeprefix(CORE) for profile in kind["profile"]]
+    binding = source.get("binding", {})
+    if binding.get("strength") == "required" and "valueSet" in binding:
+        row["codes"] = binding["valueSet"].partition("|")[0]
+    if source.get("isSummary"):
+        row["summary"] = True
+    if source.get("isModifier"):
+        row["modifier"] = True
+    return row
+
+
+def _type_code(path: str, kind: Json) -> str:
+    code = str(kind["code"])
+    if path == "Resource.id":
+        return "id"  # the file says string, http://hl7.org/fhir/R4/resource.html says id
+    if code.startswith("http://hl7.org/fhirpath/"):
+        return next(str(e["valueUrl"]) for e in kind["extension"] if e["url"].endswith("-fhir-type"))
+    return code
+
+
+def constraints(rows: list[Json]) -> Iterator[Json]:
+    """Each invariant once, at the path where it is declared; the snapshots repeat it wherever the type is used."""
+    seen: set[tuple[str, str]] = set()
+    for source in sorted(rows, key=lambda row: str(row["type"])):
+        for element in source["snapshot"]["element"]:
+            for constraint in element.get("constraint", ()):
+                where = (element["path"], constraint["key"])
+                if where in seen or constraint.get("source", source["url"]) != source["url"]:
+                    continue
+                if element["base"]["path"] != element["path"]:
+                    continue
+                seen.add(where)
+                row = {"path": element["path"]}
+                row.update({key: constraint[key] for key in ("key", "severity", "human", "expression")})
+                yield row
+
+
+# Required codes: http://hl7.org/fhir/R4/terminologies.html#required
+
+
+def value_sets(package: dict[str, Json], rows: list[Json]) -> Iterator[Json]:
+    """Each value set of a required binding, as system → codes; without `systems` it cannot be enumerated."""
+    wanted = {row["codes"] for row in elements(rows) if "codes" in row}
+    sets = {row["url"]: row for row in _of(package, "ValueSet")}
+    systems = {row["url"]: row for row in _of(package, "CodeSystem") if row["content"] == "complete"}
+    for url in sorted(wanted):
+        found = _expand(sets[url], systems) if url in sets else None
+        yield {"url": url} if found is None else {"url": url, "systems": found}
+
+
+def _expand(value_set: Json, systems: dict[str, Json]) -> dict[str, list[str]] | None:
+    compose = value_set["compose"]
+    if compose.get("exclude"):
+        return None
+    expanded: dict[str, list[str]] = {}
+    for include in compose["include"]:
+        if include.get("filter") or include.get("valueSet"):
+            return None
+        if "concept" in include:
+            codes = [concept["code"] for concept in include["concept"]]
+        elif include["system"] in systems:
+            codes = list(_codes(systems[include["system"]].get("concept", ())))
+        else:
+            return None
+        expanded.setdefault(include["system"], []).extend(codes)
+    return {system: sorted(set(codes)) for system, codes in sorted(expanded.items())}
+
+
+def _codes(concepts: Iterable[Json]) -> Iterator[str]:
+    for concept in concepts:
+        yield concept["code"]
+        yield from _codes(concept.get("concept", ()))
 
 
 # Search parameters: http://hl7.org/fhir/R4/searchparameter-registry.html
