@@ -1,0 +1,195 @@
+"""Signed checkpoints of the log: C2SP tlog-checkpoint inside a C2SP signed note, Ed25519.
+
+    origin
+    tree size
+    base64 root hash
+
+    — origin base64(key id ‖ signature)
+
+The private key is made on first use, readable by its owner alone, and never has a default.
+
+https://c2sp.org/tlog-checkpoint, https://c2sp.org/signed-note
+"""
+
+from __future__ import annotations
+
+import binascii
+import os
+import secrets
+from base64 import b64decode, b64encode
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+ED25519 = b"\x01"
+_SECRET_PREFIX = "PRIVATE+KEY"  # noqa: S105 - the file's magic word (C2SP/Go note format)
+
+
+class BadCheckpoint(Exception):
+    """Not a checkpoint of this log, or not signed by this key."""
+
+
+class BadKey(Exception):
+    """The key file cannot be used. The text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    origin: str
+    size: int
+    root: bytes
+
+    def text(self) -> str:
+        return f"{self.origin}\n{self.size}\n{b64encode(self.root).decode()}\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Verifier:
+    """The public half: who signs (`name`) and the key."""
+
+    name: str
+    public: bytes
+    """32 bytes, raw."""
+
+    @property
+    def key_id(self) -> bytes:
+        return sha256(self.name.encode() + b"\n" + ED25519 + self.public).digest()[:4]
+
+    def text(self) -> str:
+        """The verifier key as C2SP signed-note writes it: ``name+hash+base64``."""
+        return f"{self.name}+{self.key_id.hex()}+{b64encode(ED25519 + self.public).decode()}"
+
+    @staticmethod
+    def parse(text: str) -> Verifier:
+        name, _, rest = text.strip().partition("+")
+        identity, _, encoded = rest.partition("+")
+        key = _decoded(encoded, BadKey)
+        if not name or len(key) != 33 or key[:1] != ED25519:
+            raise BadKey("not an Ed25519 verifier key")
+        verifier = Verifier(name, key[1:])
+        if verifier.key_id.hex() != identity:
+            raise BadKey("the key id does not fit the key")
+        return verifier
+
+    def open(self, note: str) -> Checkpoint:
+        """The checkpoint of a note that this key signed. Raises BadCheckpoint."""
+        text, separator, signatures = note.partition("\n\n")
+        if not separator:
+            raise BadCheckpoint("not a signed note")
+        text += "\n"
+        for line in signatures.splitlines():
+            dash, _, rest = line.partition(" ")
+            name, _, encoded = rest.partition(" ")
+            if dash != "—" or name != self.name:
+                continue
+            blob = _decoded(encoded, BadCheckpoint)
+            if blob[:4] != self.key_id:
+                continue
+            try:
+                Ed25519PublicKey.from_public_bytes(self.public).verify(blob[4:], text.encode())
+            except InvalidSignature:
+                raise BadCheckpoint("the signature does not fit the checkpoint") from None
+            return _parsed(text, self.name)
+        raise BadCheckpoint(f"not signed by {self.name}")
+
+
+@dataclass(frozen=True, slots=True)
+class Signer:
+    """The private half."""
+
+    name: str
+    key: Ed25519PrivateKey
+
+    @property
+    def verifier(self) -> Verifier:
+        return Verifier(self.name, self.key.public_key().public_bytes_raw())
+
+    def sign(self, checkpoint: Checkpoint) -> str:
+        """The signed note."""
+        if checkpoint.origin != self.name:
+            raise BadCheckpoint("the checkpoint is of another log")
+        text = checkpoint.text()
+        signature = self.verifier.key_id + self.key.sign(text.encode())
+        return f"{text}\n— {self.name} {b64encode(signature).decode()}\n"
+
+    @staticmethod
+    def generate(name: str) -> Signer:
+        if not name or any(c.isspace() or c == "+" for c in name):
+            raise BadKey("an origin has neither spaces nor plus signs")
+        return Signer(name, Ed25519PrivateKey.generate())
+
+    def text(self) -> str:
+        seed = ED25519 + self.key.private_bytes_raw()
+        return f"{_SECRET_PREFIX}+{self.name}+{self.verifier.key_id.hex()}+{b64encode(seed).decode()}"
+
+    @staticmethod
+    def parse(text: str) -> Signer:
+        magic, _, rest = text.strip().rpartition(_SECRET_PREFIX + "+")
+        name, _, tail = rest.partition("+")
+        identity, _, encoded = tail.partition("+")
+        seed = _decoded(encoded, BadKey)
+        if magic or not name or len(seed) != 33 or seed[:1] != ED25519:
+            raise BadKey("not an Ed25519 signer key")
+        signer = Signer(name, Ed25519PrivateKey.from_private_bytes(seed[1:]))
+        if signer.verifier.key_id.hex() != identity:
+            raise BadKey("the key id does not fit the key")
+        return signer
+
+
+def load_or_create(path: Path, origin: str) -> Signer:
+    """The signer kept in `path`; made (0600, beside it ``.pub``) when there is none. Safe between processes.
+
+    Raises BadKey where others could read the key, or where it belongs to another origin.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        _create(path, Signer.generate(origin))
+    if path.stat().st_mode & 0o077:
+        raise BadKey(f"{path.name} can be read by others: chmod 600 it")
+    signer = Signer.parse(path.read_text(encoding="ascii"))
+    if signer.name != origin:
+        raise BadKey(f"{path.name} belongs to the log {signer.name}, not to {origin}")
+    return signer
+
+
+def _create(path: Path, signer: Signer) -> None:
+    """Write aside, then link: whoever comes second keeps the first one's key."""
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    handle = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    try:
+        with os.fdopen(handle, "w", encoding="ascii") as file:
+            file.write(signer.text() + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(draft, path)
+        except FileExistsError:
+            return
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+        path.with_suffix(".pub").write_text(signer.verifier.text() + "\n", encoding="ascii")
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _parsed(text: str, origin: str) -> Checkpoint:
+    lines = text.split("\n")
+    if len(lines) < 4 or lines[0] != origin or not lines[1].isascii() or not lines[1].isdigit():
+        raise BadCheckpoint("not a checkpoint of this log")
+    root = _decoded(lines[2], BadCheckpoint)
+    if len(root) != 32:
+        raise BadCheckpoint("the root is not a SHA-256 hash")
+    return Checkpoint(origin, int(lines[1]), root)
+
+
+def _decoded(text: str, error: type[Exception]) -> bytes:
+    try:
+        return b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise error("not base64") from None
