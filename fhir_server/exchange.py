@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from fhir_server.negotiation import FHIR_JSON, Preference, etag, http_date
 from fhir_server.routes import Route
 from resources import jsontext
 from resources.outcomes import Json
+from resources.search import Query
 from store.access import Caller, Version
+
+
+class Parse(Protocol):
+    """Search parameters → Query, with this deployment's bases, zone and clock."""
+
+    def __call__(self, type_name: str | None, parameters: Sequence[tuple[str, str]], *, lenient: bool = False) -> Query: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +26,7 @@ class Asked:
 
     route: Route
     caller: Caller
+    parse: Parse
     base: str
     """The FHIR base that the client used, e.g. ``https://host/fhir``."""
     parameters: tuple[tuple[str, str], ...] = ()

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from resources import search, validation
-from resources.outcomes import BadRequest, InvalidContent, Issue, Json, NotFound, PreconditionFailed
-from store.access import Interaction, Version
+from fhir_server.exchange import Parse
+from resources import validation
+from resources.outcomes import BadRequest, Json, NotFound, PreconditionFailed
+from store.access import Version
 from store.unit_of_work import UnitOfWork
 
 Parameters = tuple[tuple[str, str], ...]
@@ -37,10 +38,11 @@ def checked(type_name: str, resource: Json, *, logical_id: str | None = None) ->
     return resource
 
 
-def create(uow: UnitOfWork, type_name: str, resource: Json, *, if_none_exist: Parameters | None = None) -> Done:
+def create(uow: UnitOfWork, type_name: str, resource: Json, *, parse: Parse,
+           if_none_exist: Parameters | None = None) -> Done:
     """Create, or conditional create (R4 §3.1.0.8.1): 201 made, 200 it was there, 412 several are there."""
     if if_none_exist is not None:
-        found = _matches(uow, type_name, if_none_exist)
+        found = matches(uow, type_name, if_none_exist, parse)
         if found:
             return Done(200, found[0])
     return Done(201, uow.resources.create(type_name, resource))
@@ -60,10 +62,10 @@ def update(uow: UnitOfWork, type_name: str, logical_id: str, resource: Json, *, 
     return Done(201 if version.version == 1 else 200, version)
 
 
-def conditional_update(uow: UnitOfWork, type_name: str, criteria: Parameters, resource: Json, *,
+def conditional_update(uow: UnitOfWork, type_name: str, criteria: Parameters, resource: Json, *, parse: Parse,
                        if_match: int | None) -> Done:
     """Conditional update (R4 §3.1.0.3.1): none → create, one → update it, several → 412."""
-    found = _matches(uow, type_name, criteria)
+    found = matches(uow, type_name, criteria, parse)
     given = resource.get("id")
     if not found:
         if given is not None:
@@ -80,32 +82,20 @@ def delete(uow: UnitOfWork, type_name: str, logical_id: str, *, if_match: int | 
     return Done(204, uow.resources.delete(type_name, logical_id, if_match=if_match))
 
 
-def conditional_delete(uow: UnitOfWork, type_name: str, criteria: Parameters) -> Done:
+def conditional_delete(uow: UnitOfWork, type_name: str, criteria: Parameters, *, parse: Parse) -> Done:
     """Conditional delete of one (R4 §3.1.0.7.1): none → 204, one → deleted, several → 412."""
-    found = _matches(uow, type_name, criteria)
+    found = matches(uow, type_name, criteria, parse)
     if not found:
         return Done(204, None)
     return delete(uow, type_name, found[0].id, if_match=None)
 
 
-def _matches(uow: UnitOfWork, type_name: str, criteria: Parameters) -> list[Version]:
+def matches(uow: UnitOfWork, type_name: str, criteria: Parameters, parse: Parse) -> list[Version]:
     """What the criteria find, at most one; PreconditionFailed for more; BadRequest where they say nothing."""
-    query = search.parse(type_name, criteria)
+    query = parse(type_name, criteria)
     if not query.criteria:
         raise BadRequest("Conditional criteria must hold at least one search parameter", code="required")
     found = uow.resources.conditional_match(type_name, query)
     if len(found) > 1:
         raise PreconditionFailed("The criteria find more than one resource", code="multiple-matches")
     return found
-
-
-def refused(diagnostics: str, expression: str) -> InvalidContent:
-    return InvalidContent(diagnostics, issues=(Issue("error", "required", diagnostics, (expression,)),))
-
-
-WRITES = {
-    "POST": Interaction.CREATE,
-    "PUT": Interaction.UPDATE,
-    "DELETE": Interaction.DELETE,
-    "PATCH": Interaction.PATCH,
-}

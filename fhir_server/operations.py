@@ -1,0 +1,108 @@
+"""The $operations, as a table: (type, name, level) → what carries it out.
+
+FHIR R4 http://hl7.org/fhir/R4/operations.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fhir_server import negotiation
+from fhir_server.exchange import Answer, Asked, of_json
+from resources import jsontext, validation
+from resources.outcomes import BadRequest, Issue, Json, NotFound, outcome
+from store.access import Access, Interaction
+
+if TYPE_CHECKING:
+    from fhir_server.services import Services
+
+Carry = Callable[["Services", Asked, Access], Answer]
+
+CANONICAL = "http://hl7.org/fhir/OperationDefinition/"
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A row: where the operation is defined and what carries it out."""
+
+    name: str
+    definition: str
+    carry_out: Carry
+    types: frozenset[str] | None
+    """None: every type."""
+    on_type: bool = False
+    on_instance: bool = False
+    writes: bool = False
+    """It alters something, so only POST may ask for it."""
+
+
+def carry_out(services: Services, asked: Asked, intent: Access) -> Answer:
+    """Carry out the operation that the route names; NotFound (404) where there is none of that name here."""
+    operation = find(asked)
+    if operation is None:
+        raise NotFound("There is no such operation here; see the CapabilityStatement", code="not-supported")
+    if operation.writes and asked.raw.startswith("GET"):
+        raise BadRequest("This operation alters state: use POST", code="not-supported")
+    intent = Access(Interaction.OPERATION, asked.route.type, asked.route.id, query=asked.raw,
+                    detail=(("operation", f"${operation.name}"),))
+    return operation.carry_out(services, asked, intent)
+
+
+def find(asked: Asked) -> Operation | None:
+    route = asked.route
+    for operation in TABLE:
+        fits = operation.on_instance if route.id else operation.on_type
+        if operation.name == route.operation and fits and route.type and (
+            operation.types is None or route.type in operation.types
+        ):
+            return operation
+    return None
+
+
+def of_type(type_name: str) -> list[Operation]:
+    """The operations of a type, for the CapabilityStatement."""
+    return [operation for operation in TABLE if operation.types is not None and type_name in operation.types]
+
+
+def _validate(services: Services, asked: Asked, intent: Access) -> Answer:
+    """$validate: every problem of a resource, without storing it."""
+    negotiation.require_fhir_json(asked.headers.get("content-type"))
+    body = jsontext.parse(asked.body)
+    resource = _resource_parameter(body) if body.get("resourceType") == "Parameters" else body
+    services.ledger.disclose(asked.caller, [intent], services.clock())
+    issues = list(validation.validate(resource))
+    if resource.get("resourceType") != asked.route.type:
+        issues.append(Issue("error", "value", "The resource is of another type than the URL", ("resourceType",)))
+    return of_json(outcome(issues or [Issue("information", "informational", "No problem was found")]))
+
+
+def _resource_parameter(parameters: Json) -> Json:
+    for parameter in parameters.get("parameter", []):
+        if isinstance(parameter, dict) and parameter.get("name") == "resource" and "resource" in parameter:
+            found: Json = parameter["resource"]
+            return found
+    raise BadRequest("Parameters must hold one named resource", code="required", expression="Parameters.parameter")
+
+
+def _of_sibling(sibling: str, name: str) -> Carry:
+    """An operation that `subscriptions` or `workflow` carries out."""
+
+    def carry(services: Services, asked: Asked, intent: Access) -> Answer:
+        return services.operation(sibling, name, asked, intent)
+
+    return carry
+
+
+_BACKPORT = "http://hl7.org/fhir/uv/subscriptions-backport/OperationDefinition/"
+
+TABLE: tuple[Operation, ...] = (
+    Operation("validate", f"{CANONICAL}Resource-validate", _validate, None, on_type=True, on_instance=True),
+    Operation("status", f"{_BACKPORT}backport-subscription-status", _of_sibling("subscriptions", "status"),
+              frozenset({"Subscription"}), on_type=True, on_instance=True),
+    Operation("events", f"{_BACKPORT}backport-subscription-events", _of_sibling("subscriptions", "events"),
+              frozenset({"Subscription"}), on_instance=True),
+    Operation("sign", "https://vigie.example/OperationDefinition/report-sign", _of_sibling("workflow", "sign"),
+              frozenset({"DiagnosticReport"}), on_instance=True, writes=True),
+)

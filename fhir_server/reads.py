@@ -1,0 +1,146 @@
+"""The read interactions on a unit of work: read, vread, history, search → Answer.
+
+FHIR R4 §3.1.0.2, §3.1.0.9, §3.1.1 http://hl7.org/fhir/R4/http.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from urllib.parse import urlencode
+
+from fhir_server import negotiation, summary
+from fhir_server.exchange import Answer, Asked, version_headers
+from resources import bundles, datetimes, jsontext
+from resources.outcomes import BadRequest, Issue, outcome
+from store.access import Version
+from store.unit_of_work import UnitOfWork
+
+PAGE = "_page"
+"""The parameter of a paging link that carries the signed token."""
+
+Shown = Callable[[Version, Asked], bytes]
+"""How a version is shown to the one who asks: its text, or with what is not his masked."""
+
+
+def read(uow: UnitOfWork, asked: Asked, shown: Shown) -> Answer:
+    """read and vread; 304 where the client has this version (R4 §3.1.0.2, §3.1.0.1.5)."""
+    route = asked.route
+    if route.type is None or route.id is None:
+        raise BadRequest("A read names a type and an id")
+    if route.version is None:
+        version = uow.resources.read(route.type, route.id)
+    else:
+        version = uow.resources.vread(route.type, route.id, route.version)
+    headers = asked.headers
+    if negotiation.not_modified(
+        version.version, version.last_updated, headers.get("if-none-match"), headers.get("if-modified-since")
+    ):
+        return Answer(304, b"", version_headers(version))
+    subset = summary.wanted(asked.parameters)
+    if subset is None:
+        return Answer(200, shown(version, asked), version_headers(version))
+    return Answer(200, summary.subset(shown(version, asked), subset), version_headers(version))
+
+
+def search_type(uow: UnitOfWork, asked: Asked, shown: Shown, new_id: Callable[[], str]) -> Answer:
+    """search at type and system level (R4 §3.1.1): a searchset Bundle with truthful self and next links."""
+    token, parameters = _without_page(asked.parameters)
+    query = asked.parse(asked.route.type, parameters, lenient=asked.preference.lenient)
+    page = uow.resources.search(query, token=token)
+    subset = summary.wanted(parameters)
+
+    def text(version: Version) -> bytes:
+        whole = shown(version, asked)
+        return whole if subset is None else summary.subset(whole, subset)
+
+    entries = [
+        bundles.Entry(f"{asked.base}/{version.reference}", text(version), {"search": {"mode": mode}})
+        for mode, versions in (("match", page.matches), ("include", page.includes))
+        for version in versions
+    ]
+    if query.ignored:
+        entries.append(bundles.Entry(None, jsontext.dump(_ignored([name for name, _ in query.ignored])), {"search": {"mode": "outcome"}}))
+    path = f"{asked.base}/{asked.route.type}" if asked.route.type else asked.base
+    processed = query.parameters()
+    links = [("self", _url(path, processed))]
+    if page.next:
+        links.append(("next", _url(path, [*processed, (PAGE, page.next)])))
+    return Answer(200, bundles.bundle(
+        "searchset", entries, dump=jsontext.dump, identifier=new_id(), instant=datetimes.instant(uow.now),
+        total=page.total, links=links,
+    ))
+
+
+def history(uow: UnitOfWork, asked: Asked, shown: Shown, new_id: Callable[[], str]) -> Answer:
+    """history at instance, type and system level, newest first (R4 §3.1.0.9)."""
+    token, parameters = _without_page(asked.parameters)
+    options = _history_options(parameters)
+    page = uow.resources.history(asked.route.type, asked.route.id, token=token, **options)
+    entries = [_history_entry(version, asked, shown) for version in page.versions]
+    path = "/".join(part for part in (asked.base, asked.route.type, asked.route.id) if part) + "/_history"
+    kept = [pair for pair in parameters if pair[0] in ("_since", "_at", "_count")]
+    links = [("self", _url(path, kept))]
+    if page.next:
+        links.append(("next", _url(path, [*kept, (PAGE, page.next)])))
+    return Answer(200, bundles.bundle(
+        "history", entries, dump=jsontext.dump, identifier=new_id(), instant=datetimes.instant(uow.now),
+        total=page.total, links=links,
+    ))
+
+
+def _history_entry(version: Version, asked: Asked, shown: Shown) -> bundles.Entry:
+    created = version.method == "POST"
+    request = {"method": version.method, "url": version.type if created else version.reference}
+    status = "204" if version.deleted else "201" if version.version == 1 else "200"
+    response = {
+        "status": status,
+        "etag": negotiation.etag(version.version),
+        "lastModified": datetimes.instant(version.last_updated),
+    }
+    content = None if version.deleted else shown(version, asked)
+    return bundles.Entry(f"{asked.base}/{version.reference}", content, {"request": request, "response": response})
+
+
+_HISTORY_CLIENT_CONTROLS = {"_format", "_pretty", "_summary", "_elements"}
+
+
+def _history_options(parameters: Sequence[tuple[str, str]]) -> dict[str, object]:
+    options: dict[str, object] = {}
+    for name, value in parameters:
+        if name in ("_since", "_at"):
+            options[name[1:]] = _instant(name, value)
+        elif name == "_count":
+            if not value.isascii() or not value.isdigit() or len(value) > 9:
+                raise BadRequest("_count must be a whole number of 0 or more", code="value", expression="_count")
+            options["count"] = int(value)
+        elif name not in _HISTORY_CLIENT_CONTROLS:
+            raise BadRequest("history knows _since, _at and _count", code="not-supported", expression=name[:60])
+    return options
+
+
+def _instant(name: str, value: str) -> datetime:
+    try:
+        parsed = datetime.fromisoformat(value.replace(" ", "+"))
+    except ValueError:
+        raise BadRequest(f"{name} must be an instant", code="value", expression=name) from None
+    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+
+
+def _without_page(parameters: Sequence[tuple[str, str]]) -> tuple[str | None, tuple[tuple[str, str], ...]]:
+    tokens = [value for name, value in parameters if name == PAGE]
+    if len(tokens) > 1:
+        raise BadRequest(f"{PAGE} is given once", expression=PAGE)
+    return (tokens[0] if tokens else None), tuple(pair for pair in parameters if pair[0] != PAGE)
+
+
+def _url(path: str, parameters: Sequence[tuple[str, str]]) -> str:
+    return f"{path}?{urlencode(parameters)}" if parameters else path
+
+
+def _ignored(names: Sequence[str]) -> dict[str, object]:
+    return outcome(
+        Issue("warning", "not-supported", "This search parameter is not known here and was left out", (name[:60],))
+        for name in names
+    )
+

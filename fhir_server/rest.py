@@ -1,0 +1,376 @@
+"""The FHIR edge: HTTP in, interactions, HTTP out. A view reads the request into values, calls one function, answers.
+
+Whatever is refused before a unit of work was opened is recorded here, so that no refusal stays unseen.
+
+FHIR R4 http://hl7.org/fhir/R4/http.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from urllib.parse import parse_qsl
+
+from flask import Blueprint, Response, g, request
+
+from fhir_server import batch, binary, capability, interactions, negotiation, operations, reads
+from fhir_server.exchange import Answer, Asked, location, of_json, of_version, version_headers
+from fhir_server.interactions import Done, Parameters
+from fhir_server.routes import Kind, Route, resolve
+from fhir_server.services import Services
+from resources import bundles, datetimes, jsontext
+from resources.outcomes import (
+    BadRequest,
+    FhirError,
+    Forbidden,
+    InvalidContent,
+    Issue,
+    Json,
+    Malformed,
+    NotAllowed,
+    NotFound,
+    TooLarge,
+    Unauthenticated,
+    UnsupportedMediaType,
+    outcome,
+)
+from store.access import Access, Caller, Interaction, Outcome, Version
+from store.unit_of_work import UnitOfWork
+
+_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+_PUBLIC = {Kind.CAPABILITIES, Kind.SMART}
+
+_INTERACTION = {
+    Kind.READ: Interaction.READ, Kind.VREAD: Interaction.VREAD, Kind.CREATE: Interaction.CREATE,
+    Kind.UPDATE: Interaction.UPDATE, Kind.CONDITIONAL_UPDATE: Interaction.UPDATE,
+    Kind.PATCH: Interaction.PATCH, Kind.CONDITIONAL_PATCH: Interaction.PATCH,
+    Kind.DELETE: Interaction.DELETE, Kind.CONDITIONAL_DELETE: Interaction.DELETE,
+    Kind.SEARCH_TYPE: Interaction.SEARCH_TYPE, Kind.SEARCH_SYSTEM: Interaction.SEARCH_SYSTEM,
+    Kind.SEARCH_COMPARTMENT: Interaction.SEARCH_TYPE,
+    Kind.HISTORY_INSTANCE: Interaction.HISTORY_INSTANCE, Kind.HISTORY_TYPE: Interaction.HISTORY_TYPE,
+    Kind.HISTORY_SYSTEM: Interaction.HISTORY_SYSTEM, Kind.BATCH: Interaction.BATCH,
+    Kind.OPERATION: Interaction.OPERATION,
+}
+
+
+def blueprint(services: Services) -> Blueprint:
+    """The routes below /fhir."""
+    views = Blueprint("fhir", __name__, url_prefix="/fhir")
+    edge = Edge(services)
+    views.add_url_rule("", "base", edge.handle, methods=_METHODS, defaults={"rest": ""}, provide_automatic_options=False)
+    views.add_url_rule("/", "root", edge.handle, methods=_METHODS, defaults={"rest": ""}, provide_automatic_options=False)
+    views.add_url_rule("/<path:rest>", "rest", edge.handle, methods=_METHODS, provide_automatic_options=False)
+    return views
+
+
+class Edge:
+    """Carries out requests at the FHIR edge."""
+
+    def __init__(self, services: Services) -> None:
+        self.services = services
+        self.store = services.store
+
+    def handle(self, rest: str) -> Response:
+        return respond(self.answer(rest))
+
+    def answer(self, rest: str) -> Answer:
+        try:
+            route = resolve(request.method, [part for part in rest.split("/") if part])
+        except FhirError as error:
+            self._record(error, Access(Interaction.OPERATION, query=_raw()), self._guarded(error))
+            raise
+        if route.kind in _PUBLIC:
+            return self._public(route)
+        intent = Access(_INTERACTION[route.kind], route.type, route.id, route.version, query=_raw())
+        try:
+            caller = self.services.authority.guard(request)
+        except Unauthenticated as error:
+            self._record(error, intent, None)
+            raise
+        try:
+            return self._dispatch(self._asked(route, caller), intent)
+        except FhirError as error:
+            self._record(error, intent, caller)
+            raise
+
+    # — what a request is —
+
+    def _asked(self, route: Route, caller: Caller) -> Asked:
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        parameters = _pairs(request.query_string)
+        body = b""
+        if request.method in ("POST", "PUT", "PATCH"):
+            body = read_body(self.services.settings.max_body_bytes)
+            if route.kind in (Kind.SEARCH_TYPE, Kind.SEARCH_SYSTEM):
+                if (request.mimetype or "") != "application/x-www-form-urlencoded":
+                    raise UnsupportedMediaType("_search by POST takes application/x-www-form-urlencoded")
+                parameters += _pairs(body)
+        named = dict(parameters)
+        if not (route.type == "Binary" and route.kind in (Kind.READ, Kind.VREAD, Kind.CREATE, Kind.UPDATE)):
+            negotiation.accepted_format(headers.get("accept"), named.get("_format"))
+        return Asked(
+            route=route, caller=caller, parse=self.services.parse, base=self.services.base() + "/fhir", parameters=parameters, headers=headers,
+            body=body, preference=negotiation.preference(headers.get("prefer")), raw=_raw(body),
+            prefers="return=" in headers.get("prefer", "").replace(" ", ""),
+        )
+
+    def _dispatch(self, asked: Asked, intent: Access) -> Answer:
+        match asked.route.kind:
+            case Kind.READ | Kind.VREAD | Kind.SEARCH_TYPE | Kind.SEARCH_SYSTEM | Kind.HISTORY_INSTANCE \
+                    | Kind.HISTORY_TYPE | Kind.HISTORY_SYSTEM:
+                return self._read(asked, intent)
+            case Kind.CREATE:
+                return self._create(asked, intent)
+            case Kind.UPDATE:
+                return self._update(asked, intent)
+            case Kind.CONDITIONAL_UPDATE:
+                return self._conditional_update(asked, intent)
+            case Kind.DELETE | Kind.CONDITIONAL_DELETE:
+                return self._delete(asked, intent)
+            case Kind.BATCH:
+                return self._bundle(asked)
+            case Kind.OPERATION:
+                return operations.carry_out(self.services, asked, intent)
+            case _:
+                raise NotAllowed("This interaction is not supported here; see the CapabilityStatement")
+
+    def _public(self, route: Route) -> Answer:
+        negotiation.accepted_format(
+            None if route.kind is Kind.SMART else request.headers.get("Accept"), request.args.get("_format")
+        )
+        base = self.services.base()
+        if route.kind is Kind.SMART:
+            body = jsontext.dump(self.services.authority.smart_configuration(base))
+            return Answer(200, body, (("Access-Control-Allow-Origin", "*"),), "application/json")
+        return of_json(capability.statement(self.services, base), headers=(("Access-Control-Allow-Origin", "*"),))
+
+    # — reads —
+
+    def _read(self, asked: Asked, intent: Access) -> Answer:
+        if asked.route.type == "AuditEvent":
+            self.services.ledger.catch_up()
+        with self.store.work(asked.caller, write=False, intent=replace(intent, query=asked.raw)) as uow:
+            return self._reader(uow, asked)
+
+    def _reader(self, uow: UnitOfWork, asked: Asked) -> Answer:
+        match asked.route.kind:
+            case Kind.READ | Kind.VREAD:
+                named = dict(asked.parameters)
+                if asked.route.type == "Binary" and binary.wants_bytes(asked.headers.get("accept"), named.get("_format")):
+                    whole = reads.read(uow, replace(asked, parameters=()), self._shown)
+                    return whole if whole.status != 200 else binary.as_bytes(
+                        uow.resources.read("Binary", asked.route.id or ""))
+                return reads.read(uow, asked, self._shown)
+            case Kind.SEARCH_TYPE | Kind.SEARCH_SYSTEM:
+                return reads.search_type(uow, asked, self._shown, self.services.new_id)
+            case _:
+                return reads.history(uow, asked, self._shown, self.services.new_id)
+
+    def _shown(self, version: Version, asked: Asked) -> bytes:
+        return self.services.shown(version, asked.caller)
+
+    # — writes —
+
+    def _create(self, asked: Asked, intent: Access) -> Answer:
+        type_name = asked.route.type or ""
+        resource = self._resource(asked, type_name, None)
+        if_none_exist = asked.headers.get("if-none-exist")
+        criteria: Parameters | None = None
+        if if_none_exist is not None:
+            criteria = batch.criteria(if_none_exist)
+        elif asked.parameters:
+            # fhirpy's get_or_create sends its criteria in the URL: a filter is never ignored, so it is the condition.
+            criteria = tuple(pair for pair in asked.parameters if pair[0] not in ("_format", "_pretty")) or None
+        done = self._write(asked, intent, lambda uow: interactions.create(
+            uow, type_name, resource, parse=asked.parse, if_none_exist=criteria))
+        return self._written(asked, done)
+
+    def _update(self, asked: Asked, intent: Access) -> Answer:
+        type_name, logical_id = asked.route.type or "", asked.route.id or ""
+        resource = self._resource(asked, type_name, logical_id)
+        if_match = negotiation.if_match(asked.headers.get("if-match"))
+        only_new = asked.headers.get("if-none-match", "").strip() == "*"
+        done = self._write(asked, intent, lambda uow: interactions.update(
+            uow, type_name, logical_id, resource, if_match=if_match, if_none_match_any=only_new))
+        return self._written(asked, done)
+
+    def _conditional_update(self, asked: Asked, intent: Access) -> Answer:
+        type_name = asked.route.type or ""
+        resource = self._resource(asked, type_name, None)
+        if_match = negotiation.if_match(asked.headers.get("if-match"))
+        done = self._write(asked, intent, lambda uow: interactions.conditional_update(
+            uow, type_name, asked.parameters, resource, parse=asked.parse, if_match=if_match))
+        return self._written(asked, done)
+
+    def _delete(self, asked: Asked, intent: Access) -> Answer:
+        type_name = asked.route.type or ""
+        if_match = negotiation.if_match(asked.headers.get("if-match"))
+        if asked.route.id is None:
+            done = self._write(asked, intent, lambda uow: interactions.conditional_delete(
+                uow, type_name, asked.parameters, parse=asked.parse))
+        else:
+            logical_id = asked.route.id
+            done = self._write(asked, intent, lambda uow: interactions.delete(
+                uow, type_name, logical_id, if_match=if_match))
+        headers = () if done.version is None else (("ETag", negotiation.etag(done.version.version)),)
+        return Answer(204, headers=headers)
+
+    def _resource(self, asked: Asked, type_name: str, logical_id: str | None) -> Json:
+        if type_name == "Binary" and not negotiation.is_fhir_json(asked.headers.get("content-type")):
+            resource = binary.of_bytes(
+                asked.body, asked.headers.get("content-type"), asked.headers.get("x-security-context"))
+            if logical_id is not None:
+                resource["id"] = logical_id
+        else:
+            negotiation.require_fhir_json(asked.headers.get("content-type"))
+            resource = jsontext.parse(asked.body)
+        return interactions.checked(type_name, resource, logical_id=logical_id)
+
+    def _write(self, asked: Asked, intent: Access, function: Callable[[UnitOfWork], Done]) -> Done:
+        return self.store.transact(asked.caller, function, intent=intent)
+
+    def _written(self, asked: Asked, done: Done) -> Answer:
+        version = done.version
+        if version is None:
+            return Answer(done.status)
+        headers = (("Location", location(asked.base, version)),) if done.status in (200, 201) else ()
+        match asked.preference.returns:
+            case "minimal":
+                return Answer(done.status, b"", (*version_headers(version), *headers))
+            case "OperationOutcome":
+                body = outcome((Issue("information", "informational", "Done"),))
+                return of_json(body, done.status, (*version_headers(version), *headers))
+            case _:
+                shown = self.services.shown(version, asked.caller, created=done.status == 201)
+                return replace(of_version(version, done.status, headers=headers), body=shown)
+
+    # — batch and transaction —
+
+    def _bundle(self, asked: Asked) -> Answer:
+        negotiation.require_fhir_json(asked.headers.get("content-type"))
+        bundle = jsontext.parse(asked.body)
+        if bundle.get("resourceType") != "Bundle":
+            raise BadRequest("A Bundle is posted to the base", code="value", expression="resourceType")
+        kind = bundle.get("type")
+        if kind not in ("batch", "transaction"):
+            own, of_entry = batch.split_issues(bundle)
+            issues = [*own, *(issue for listed in of_entry.values() for issue in listed)]
+            wrong = Issue("error", "value", "Bundle.type must be batch or transaction", ("Bundle.type",))
+            raise InvalidContent("Bundle.type must be batch or transaction", issues=(*issues, wrong))
+        own, of_entry = batch.split_issues(bundle)
+        if own or (kind == "transaction" and of_entry):
+            raise InvalidContent("The Bundle is not valid", issues=(*own, *(i for e in of_entry.values() for i in e)))
+        if kind == "transaction":
+            entries = self._transaction(asked, bundle)
+        else:
+            entries = self._batch(asked, bundle, of_entry)
+        return Answer(200, bundles.bundle(
+            f"{kind}-response", entries, dump=jsontext.dump, identifier=self.services.new_id(),
+            instant=datetimes.instant(self.services.clock())))
+
+    def _transaction(self, asked: Asked, bundle: Json) -> list[bundles.Entry]:
+        planned = batch.plan(bundle, self._base_of)
+        done = self.store.transact(
+            asked.caller,
+            lambda uow: batch.transaction(uow, asked, planned, reader=self._reader, new_id=self.services.new_id),
+            intent=Access(Interaction.TRANSACTION),
+        )
+        return [batch.response_entry(one, asked, self._shown) for one in done]
+
+    def _batch(self, asked: Asked, bundle: Json, of_entry: dict[int, list[Issue]]) -> list[bundles.Entry]:
+        entries: list[bundles.Entry] = []
+        for index, entry in enumerate(bundle.get("entry", [])[: batch.MAX_ENTRIES + 1]):
+            if index == batch.MAX_ENTRIES:
+                raise BadRequest(f"A Bundle holds at most {batch.MAX_ENTRIES} entries here", code="too-costly")
+
+            def one_entry(entry: Json = entry, index: int = index) -> Answer:
+                if index in of_entry:
+                    raise InvalidContent("The resource is not valid", issues=of_entry[index])
+                return self._entry(asked, batch.plan_one(index, entry, self._base_of))
+
+            entries.extend(batch.batch(one_entry, self._noted(asked)))
+        return entries
+
+    def _noted(self, asked: Asked) -> Callable[[FhirError], None]:
+        return lambda error: self._record(error, Access(Interaction.BATCH), asked.caller)
+
+    def _entry(self, asked: Asked, one: batch.Planned) -> Answer:
+        route = one.route
+        headers = dict(one.headers)
+        if one.if_match is not None:
+            headers["if-match"] = negotiation.etag(one.if_match)
+        intent = Access(_INTERACTION[route.kind], route.type, route.id, route.version)
+        prefers = replace(asked.preference, returns=asked.preference.returns if asked.prefers else "minimal")
+        single = replace(
+            asked, route=route, parameters=one.parameters, headers={**headers, "content-type": "application/fhir+json"},
+            body=jsontext.dump(one.resource) if one.resource is not None else b"", preference=prefers,
+            raw=f"{request.method} entry",
+        )
+        if one.if_none_exist is not None:
+            done = self._write(single, intent, lambda uow: interactions.create(
+                uow, route.type or "", one.resource or {}, parse=asked.parse, if_none_exist=one.if_none_exist))
+            return self._written(single, done)
+        return self._dispatch(single, intent)
+
+    def _base_of(self, url: str) -> str | None:
+        bases = [f"{base}/fhir/" for base in self.services.settings.bases]
+        return next((base for base in bases if url.startswith(base)), None)
+
+    # — refusals —
+
+    def _guarded(self, error: FhirError) -> Caller | None:
+        """The caller of a request to a path that does not exist, if it has a good token."""
+        try:
+            return self.services.authority.guard(request)
+        except Unauthenticated:
+            return None
+
+    def _record(self, error: FhirError, intent: Access, caller: Caller | None) -> None:
+        if error.recorded:
+            return
+        anonymous = Caller("anonymous", "", address=request.remote_addr or "", request_id=g.get("request_id", ""))
+        self.services.record_refusal(error, intent, caller or anonymous)
+
+
+def failure(error: FhirError) -> Outcome:
+    """AuditEvent.outcome of a fault: 8 for a refusal of security, 12 for the server's own, else 4."""
+    if isinstance(error, (Unauthenticated, Forbidden)) or (isinstance(error, NotFound) and error.foreign):
+        return Outcome.SERIOUS
+    return Outcome.MAJOR if error.status >= 500 else Outcome.MINOR
+
+
+def read_body(limit: int) -> bytes:
+    """The request body; TooLarge (413) beyond `limit` bytes, whatever Content-Length says."""
+    if request.headers.get("Content-Encoding", "identity").lower() not in ("", "identity"):
+        raise UnsupportedMediaType("Content-Encoding is not supported on requests")
+    if (request.content_length or 0) > limit:
+        raise TooLarge(f"A body holds at most {limit} bytes here")
+    body = request.stream.read(limit + 1)
+    if len(body) > limit:
+        raise TooLarge(f"A body holds at most {limit} bytes here")
+    return body
+
+
+def respond(answer: Answer) -> Response:
+    response = Response(answer.body, answer.status, content_type=answer.content_type)
+    for name, value in answer.headers:
+        response.headers[name] = value
+    if not answer.body and answer.status in (204, 304):
+        del response.headers["Content-Type"]
+    response.headers["Cache-Control"] = "no-store" if answer.status != 304 else "private"
+    return response
+
+
+def _pairs(text: bytes) -> tuple[tuple[str, str], ...]:
+    try:
+        return tuple(parse_qsl(text.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=500))
+    except (UnicodeDecodeError, ValueError):
+        raise Malformed("The parameters are not percent-encoded UTF-8") from None
+
+
+def _raw(form: bytes = b"") -> str:
+    query = request.query_string.decode("ascii", "replace")
+    text = f"{request.method} {request.path}{'?' + query if query else ''}"
+    if form and request.path.endswith("/_search"):
+        text += "\n" + form.decode("utf-8", "replace")
+    return text[:8000]
