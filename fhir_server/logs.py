@@ -1,0 +1,50 @@
+"""Structured logs, one JSON object a line on standard error, made of an allow-list of fields.
+
+Nothing personal gets in: no path, query, body, header, name or identifier; the events name routes and counts.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+import structlog
+
+_ALLOWED = frozenset({
+    "event", "level", "timestamp", "logger", "process", "method", "route", "status", "ms", "request_id", "loop", "child",
+    "pid", "code", "signal", "attempt", "count", "seconds", "exception", "error", "port", "topic", "subscription",
+    "outcome", "url", "association", "ae", "reason", "version", "size",
+})
+
+
+def configure(process: str) -> None:
+    """Log as `process` (web, worker, dimse, serve), and route the libraries' own warnings the same way."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            _only_allowed,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.clear_contextvars()
+    global _process
+    _process = process
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format='{"level":"%(levelname)s","logger":"%(name)s"}')
+    # The libraries' own messages may quote what they were given (tokens, data sets): only that they spoke is kept.
+    for name in ("authlib", "pynetdicom", "pydicom", "httpx2", "httpcore2", "werkzeug", "urllib3"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+_process = "vigie"
+
+
+def _only_allowed(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in event.items() if name in _ALLOWED}
+    kept["process"] = _process
+    return kept

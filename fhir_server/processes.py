@@ -1,0 +1,105 @@
+"""Child processes that are restarted when they crash, and that never outlive their parent."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+
+log = structlog.get_logger("vigie.processes")
+
+_PR_SET_PDEATHSIG = 1
+_GRACE_S = 15.0
+_CALM_S = 30.0
+"""A child that lived this long is restarted at once; one that keeps crashing waits longer and longer."""
+
+
+def die_with_parent(signal_number: int = signal.SIGKILL) -> None:
+    """Have the kernel end this process when its parent ends, however that happens (prctl(2), Linux only)."""
+    if sys.platform != "linux":
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal_number))
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal_number)
+
+
+@dataclass(slots=True)
+class Child:
+    """One supervised process."""
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    crashes: int = 0
+    not_before: float = 0.0
+
+    def start(self, now: float) -> None:
+        # S603: the command is our own interpreter with our own module.
+        self.process = subprocess.Popen(self.command, env={**os.environ, **self.environment},  # noqa: S603
+                                        stdin=subprocess.DEVNULL, start_new_session=False)
+        self.started = now
+        log.info("started", child=self.name, pid=self.process.pid)
+
+
+@dataclass(slots=True)
+class Supervisor:
+    """Keeps its children running until it is told to stop."""
+
+    children: list[Child]
+    stopping: bool = False
+    _signals: list[int] = field(default_factory=list)
+
+    def start(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        now = time.monotonic()
+        for child in self.children:
+            child.start(now)
+
+    def tick(self) -> None:
+        """Restart what has crashed. To be called a few times a second."""
+        now = time.monotonic()
+        for child in self.children:
+            if self.stopping:
+                return
+            process = child.process
+            if process is not None and process.poll() is not None:
+                child.crashes = 1 if now - child.started > _CALM_S else child.crashes + 1
+                child.not_before = now + (0.0 if child.crashes == 1 else min(10.0, 0.25 * 2**child.crashes))
+                log.error("crashed", child=child.name, pid=process.pid, code=process.returncode, count=child.crashes)
+                child.process = None
+            if child.process is None and now >= child.not_before:
+                child.start(now)
+
+    def stop(self) -> None:
+        """End all children: SIGTERM, and after the grace SIGKILL."""
+        self.stopping = True
+        alive = [child.process for child in self.children if child.process is not None]
+        for process in alive:
+            if process.poll() is None:
+                process.terminate()
+        deadline = time.monotonic() + _GRACE_S
+        for process in alive:
+            try:
+                process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def _stop(self, number: int, frame: object) -> None:
+        self.stopping = True
+
+
+def module(name: str, *arguments: str) -> list[str]:
+    """The command that runs one of our modules."""
+    return [sys.executable, "-m", name, *arguments]

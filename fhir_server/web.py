@@ -1,0 +1,37 @@
+"""The web process: Granian serving wsgi.py. A worker that dies is replaced; all die with the supervisor."""
+
+from __future__ import annotations
+
+import signal
+
+from granian import Granian
+from granian.constants import Interfaces
+from granian.log import LogLevels
+
+from fhir_server import logs, processes
+from fhir_server.settings import Settings
+
+
+def main() -> None:
+    processes.die_with_parent(signal.SIGTERM)
+    logs.configure("web")
+    settings = Settings.load().checked()
+    Granian(
+        "wsgi:app",
+        address=settings.host,
+        port=settings.port,
+        interface=Interfaces.WSGI,
+        workers=settings.workers,
+        blocking_threads=settings.threads,
+        respawn_failed_workers=True,
+        respawn_interval=0.5,
+        workers_kill_timeout=10,
+        log_level=LogLevels.warning,
+        log_access=False,
+        process_name=None,
+        websockets=False,
+    ).serve()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""The background process: sequencers, dispatchers, maintenance. Each loop has a thread; each step is one bounded piece.
+
+A step that fails is logged and tried again later: what it would have done stays in the database.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+import structlog
+
+from fhir_server import logs, processes
+from fhir_server.services import Services
+from fhir_server.settings import Settings
+from store.loops import Loop
+
+log = structlog.get_logger("vigie.worker")
+
+_AFTER_FAILURE_S = 1.0
+
+
+def run(services: Services, stopping: threading.Event) -> None:
+    """Run all loops until `stopping` is set."""
+    threads = [
+        threading.Thread(target=_turn, args=(services, loop, stopping), name=loop.name, daemon=True)
+        for loop in services.loops
+    ]
+    for thread in threads:
+        thread.start()
+    stopping.wait()
+    for thread in threads:
+        thread.join(timeout=10)
+
+
+def _turn(services: Services, loop: Loop, stopping: threading.Event) -> None:
+    while not stopping.is_set():
+        try:
+            worked = loop.step()
+        except Exception:
+            log.exception("loop failed", loop=loop.name)
+            stopping.wait(_AFTER_FAILURE_S)
+            continue
+        if not worked:
+            if loop.interval_s > 1:
+                stopping.wait(loop.interval_s)
+            else:
+                services.database.wait_for_change(loop.interval_s)
+
+
+def main() -> None:
+    processes.die_with_parent(signal.SIGTERM)
+    logs.configure("worker")
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    services = Services.of(Settings.load().checked())
+    run(services, stopping)
+    services.close()
+
+
+if __name__ == "__main__":
+    main()
