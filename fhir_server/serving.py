@@ -1,0 +1,94 @@
+"""`./vigie serve`: upgrade the database, seed the demo if asked, start the processes, say when it is ready."""
+
+from __future__ import annotations
+
+import fcntl
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import IO
+
+import click
+import structlog
+
+from fhir_server import logs, processes, upkeep
+from fhir_server.processes import Child, Supervisor
+from fhir_server.settings import Settings
+
+log = structlog.get_logger("vigie.serve")
+
+_READY_WITHIN_S = 60.0
+_TICK_S = 0.1
+
+
+def serve(settings: Settings) -> int:
+    """Run until told to stop (SIGTERM, SIGINT); the exit status."""
+    logs.configure("serve")
+    settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = _only_one(settings.data / "serve.lock")
+    if lock is None:
+        click.echo("another vigie serves this data folder", err=True)
+        return 1
+    with lock:
+        upkeep.upgrade(settings)
+        if settings.demo:
+            from fhir_server.demo import seed
+
+            seed.seed(settings)
+        supervisor = Supervisor(_children(settings))
+        supervisor.start()
+        try:
+            return _watch(supervisor, settings)
+        finally:
+            supervisor.stop()
+
+
+def _children(settings: Settings) -> list[Child]:
+    root = str(Path(__file__).resolve().parent.parent)
+    environment = {**settings.environment(), "PYTHONPATH": root}
+    children = [
+        Child("web", processes.module("fhir_server.web"), environment),
+        Child("worker", processes.module("fhir_server.worker"), environment),
+    ]
+    if settings.dimse_port:
+        children.append(Child("dimse", processes.module("fhir_server.dimse"), environment))
+    return children
+
+
+def _watch(supervisor: Supervisor, settings: Settings) -> int:
+    began = time.monotonic()
+    announced = False
+    while not supervisor.stopping:
+        supervisor.tick()
+        if not announced:
+            if _is_ready(settings):
+                click.echo(f"ready {settings.bases[0]}")
+                announced = True
+            elif time.monotonic() - began > _READY_WITHIN_S:
+                click.echo("not ready in time; the log above says why", err=True)
+                return 1
+        time.sleep(_TICK_S)
+    return 0
+
+
+def _is_ready(settings: Settings) -> bool:
+    host = settings.host if settings.host not in ("0.0.0.0", "::") else "127.0.0.1"  # noqa: S104 - compared, not bound
+    url = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}/readyz"
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=2) as answer:  # our own address
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError, ValueError):
+        return False
+
+
+def _only_one(path: Path) -> IO[str] | None:
+    """A lock on the data folder that the kernel lets go of when this process ends."""
+    file = path.open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        return None
+    return file
