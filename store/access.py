@@ -157,6 +157,8 @@ class Version:
     """HTTP method of the interaction that made it: POST, PUT, PATCH, DELETE."""
     owner: str
     content: bytes
+    patients: tuple[str, ...] = ()
+    """``Patient/id`` references of the patients concerned, kept at writing so that a read needs no parsing."""
     parsed: list[Json] = field(default_factory=list, compare=False, repr=False)
 
     @property

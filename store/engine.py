@@ -1,0 +1,262 @@
+"""The database, SQLite or PostgreSQL, opened anew by each process.
+
+SQLite: WAL, ``synchronous=FULL`` (a commit is on the disk when it returns), and every write transaction passes the
+fair gate before ``BEGIN IMMEDIATE``. PostgreSQL: READ COMMITTED for writes, since what must be exclusive takes a lock by
+name; a read transaction sees one snapshot (REPEATABLE READ).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import OperationalError
+
+from resources.outcomes import Unavailable
+from store.gate import WriteGate
+from store.tables import metadata
+
+BUSY_TIMEOUT_MS = 30_000
+POLL_INTERVAL_S = 0.01
+
+
+def open_engine(url: str) -> Database:
+    """Open ``sqlite:///file`` or ``postgresql://…``. The file's folder must exist; tables are made by `create_all`."""
+    return Database(url)
+
+
+class Database:
+    """A database by its URL. Safe to carry over a fork or to pickle: each process opens connections of its own."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        parsed = make_url(url)
+        if parsed.get_backend_name() == "postgresql":
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        elif not parsed.database or parsed.database == ":memory:":
+            raise ValueError("SQLite needs a file: several processes share it")
+        self.dialect: str = parsed.get_backend_name()
+        self._url: URL = parsed
+        self._local: _ProcessState | None = None
+        self._opening = threading.Lock()
+
+    @property
+    def engine(self) -> Engine:
+        return self._state.engine
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self.dialect == "sqlite"
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A write transaction: commits on leaving, rolls back on an exception."""
+        state = self._state
+        if state.gate is None:
+            with state.writer.connect() as connection, connection.begin():
+                yield connection
+            return
+        with state.gate.passage(), state.writer.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A read transaction over one snapshot."""
+        with self._state.reader.connect() as connection, connection.begin():
+            yield connection
+
+    def wait_for_change(self, timeout_s: float) -> bool:
+        """Return True soon after another connection committed, False after `timeout_s`.
+
+        It may return True without a change, and a change made before the call may count: look, then wait.
+        """
+        return self._state.watcher().wait(timeout_s)
+
+    def create_all(self) -> None:
+        """Make the tables of every package that was imported. Production uses the migrations."""
+        with self.write() as connection:
+            metadata.create_all(connection)
+
+    def dispose(self) -> None:
+        """Close this process's connections."""
+        state, self._local = self._local, None
+        if state is not None and state.pid == os.getpid():
+            state.close()
+
+    @property
+    def _state(self) -> _ProcessState:
+        state = self._local
+        if state is not None and state.pid == os.getpid():
+            return state
+        with self._opening:
+            state = self._local
+            if state is None or state.pid != os.getpid():
+                if state is not None:
+                    state.abandon()
+                state = self._local = _ProcessState(self._url)
+            return state
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"url": self.url}
+
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        self.__init__(kept["url"])  # type: ignore[misc]
+
+
+class _ProcessState:
+    """What one process has open."""
+
+    def __init__(self, url: URL) -> None:
+        self.pid = os.getpid()
+        self.gate: WriteGate | None = None
+        self._watchers = threading.local()
+        self._watcher_list: list[_Watcher] = []
+        if url.get_backend_name() == "sqlite":
+            file = Path(str(url.database)).absolute()
+            self.gate = WriteGate(file.parent, file.name)
+            self.engine = _sqlite_engine(url)
+            self.reader = self.engine.execution_options(vigie_begin="BEGIN")
+            self.writer = self.engine.execution_options(vigie_begin="BEGIN IMMEDIATE")
+        else:
+            self.engine = create_engine(
+                url,
+                pool_size=16,
+                max_overflow=48,
+                pool_use_lifo=True,
+                pool_pre_ping=False,
+                connect_args={"prepare_threshold": 2},
+            )
+            self.writer = self.engine.execution_options(isolation_level="READ COMMITTED")
+            self.reader = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+
+    def watcher(self) -> _Watcher:
+        watcher: _Watcher | None = getattr(self._watchers, "watcher", None)
+        if watcher is None:
+            kind = _DataVersionWatcher if self.gate is not None else _SnapshotWatcher
+            watcher = self._watchers.watcher = kind(self.engine)
+            self._watcher_list.append(watcher)
+        return watcher
+
+    def close(self) -> None:
+        for watcher in self._watcher_list:
+            watcher.close()
+        self.engine.dispose()
+        if self.gate is not None:
+            self.gate.close()
+
+    def abandon(self) -> None:
+        """Forget what was inherited over a fork, without touching the parent's connections."""
+        self.engine.dispose(close=False)
+        if self.gate is not None:
+            self.gate.close()
+
+
+class _Watcher:
+    """Notices commits of others, by a number that changes with them. One per thread."""
+
+    _seen: int
+
+    def wait(self, timeout_s: float) -> bool:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            version = self._version()
+            if version != self._seen:
+                self._seen = version
+                return True
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                return False
+            time.sleep(min(POLL_INTERVAL_S, left_s))
+
+    def _version(self) -> int:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+
+class _DataVersionWatcher(_Watcher):
+    """PRAGMA data_version changes when another connection commits."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._raw = engine.raw_connection()
+        self._cursor = self._raw.cursor()
+        self._seen = self._version()
+
+    def close(self) -> None:
+        self._cursor.close()
+        self._raw.close()
+
+    def _version(self) -> int:
+        self._cursor.execute("PRAGMA data_version")
+        return int(self._cursor.fetchone()[0])  # type: ignore[index]
+
+
+class _SnapshotWatcher(_Watcher):
+    """The newest completed transaction, polled: NOTIFY takes a lock that makes all commits of the cluster wait."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._raw = engine.raw_connection()
+        self._driver: Any = self._raw.driver_connection
+        self._driver.autocommit = True
+        self._seen = self._version()
+
+    def close(self) -> None:
+        self._raw.invalidate()
+        self._raw.close()
+
+    def _version(self) -> int:
+        return int(self._driver.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())::text").fetchone()[0])
+
+
+def _sqlite_engine(url: URL) -> Engine:
+    engine = create_engine(
+        url,
+        pool_size=32,
+        max_overflow=-1,
+        pool_use_lifo=True,
+        pool_reset_on_return=None,
+        connect_args={
+            "timeout": BUSY_TIMEOUT_MS / 1000,
+            "check_same_thread": False,
+            "isolation_level": None,
+            "cached_statements": 512,
+        },
+    )
+
+    @event.listens_for(engine, "connect")
+    def prepare(dbapi_connection: Any, _record: Any) -> None:
+        cursor = dbapi_connection.cursor()
+        for pragma in (
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            f"busy_timeout={BUSY_TIMEOUT_MS}",
+            "foreign_keys=ON",
+            "cache_size=-65536",
+            "temp_store=MEMORY",
+        ):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        statement = connection.get_execution_options().get("vigie_begin", "BEGIN")
+        connection.connection.driver_connection.execute(statement)  # type: ignore[union-attr]
+
+    return engine
+
+
+def ping(database: Database) -> None:
+    """Raise Unavailable unless the database answers."""
+    try:
+        with database.read() as connection:
+            connection.execute(text("SELECT 1"))
+    except OperationalError as error:
+        raise Unavailable("The database does not answer") from error

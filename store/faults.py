@@ -1,0 +1,48 @@
+"""What a database error means: another transaction won, or the database is away."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import psycopg
+from sqlalchemy.exc import DBAPIError
+
+from resources.outcomes import Conflict
+
+# serialization_failure, deadlock_detected, unique_violation (two creates of one id), lock_not_available
+RETRIED_SQLSTATES = frozenset({"40001", "40P01", "23505", "55P03"})
+
+
+class LostRace(Conflict):
+    """Another transaction altered the same resource first. `Store.transact` tries again; elsewhere it is a 409."""
+
+    def __init__(self, diagnostics: str = "Another request altered the resource at the same moment; try again") -> None:
+        super().__init__(diagnostics, retry_after_s=1)
+
+
+DRIVER_ERRORS = (DBAPIError, sqlite3.Error, psycopg.Error)
+
+
+def driver_error(error: BaseException) -> BaseException:
+    """The driver's own error, out of SQLAlchemy's wrapping."""
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        return error.orig
+    return error
+
+
+def is_race(error: BaseException) -> bool:
+    """Whether the transaction may succeed when it is tried again."""
+    if isinstance(error, LostRace):
+        return True
+    original = driver_error(error)
+    if isinstance(original, psycopg.Error):
+        return original.sqlstate in RETRIED_SQLSTATES
+    if isinstance(original, sqlite3.IntegrityError):
+        return getattr(original, "sqlite_errorcode", 0) == sqlite3.SQLITE_CONSTRAINT_UNIQUE
+    return isinstance(original, sqlite3.OperationalError) and "locked" in str(original)
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether the database cannot be reached, or cannot write at present."""
+    original = driver_error(error)
+    return isinstance(original, psycopg.OperationalError | sqlite3.OperationalError)

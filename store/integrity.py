@@ -1,0 +1,138 @@
+"""Referential integrity: what a resource refers to on this server is there, and is the caller's to see.
+
+Asked at the end of a unit of work, when all its resources are written, so that circles and any order are fine. Exempt:
+contained (``#x``), ``urn:``, absolute references to other servers, and logical ones (identifier only).
+A resource that others refer to is not deleted, unless the same transaction removes the references.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sqlalchemy import bindparam, select, tuple_
+
+from resources import references
+from resources.outcomes import Conflict, Issue, Json
+from resources.registry import TYPES, type_id
+from store.access import EVERYONE
+from store.audiences import admits
+from store.locks import lock, lock_shared
+from store.statements import Prepared
+from store.tables import ANY_REFERENCE, MAX, resource_version, sp_reference
+
+if TYPE_CHECKING:
+    from store.unit_of_work import UnitOfWork
+
+RECORDS_OF_THE_PAST = frozenset({"AuditEvent", "Provenance"})
+"""Types whose references do not keep their target from being deleted: they tell what was."""
+
+Target = tuple[int, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Mention:
+    """Where a resource refers to another of this server."""
+
+    expression: str
+    target: Target
+
+
+def mentions(resource: Json, base_urls: tuple[str, ...]) -> Iterator[Mention]:
+    """Every literal reference of `resource` to a resource of this server."""
+    for found in references.walk(resource):
+        text = found.holder.get(found.key)
+        if not isinstance(text, str):
+            continue
+        reference = references.parse(text, base_urls)
+        if reference.type in TYPES and reference.id:
+            yield Mention(found.expression, (type_id(reference.type), reference.id))
+
+
+_REFERRED = Prepared(
+    select(sp_reference.c.version_pk)
+    .join(resource_version, resource_version.c.pk == sp_reference.c.version_pk)
+    .where(
+        sp_reference.c.param_id == ANY_REFERENCE,
+        sp_reference.c.target_id == bindparam("target_id"),
+        sp_reference.c.target_type_id == bindparam("target_type_id"),
+        resource_version.c.valid_to == MAX,
+        resource_version.c.deleted == 0,
+    )
+    .limit(1)
+)
+
+
+class Integrity:
+    """The references that one unit of work made, and the resources that it deleted."""
+
+    def __init__(self, uow: UnitOfWork, *, lenient: bool) -> None:
+        self._uow = uow
+        self._lenient = lenient
+        self._made: dict[Target, tuple[list[Mention], bool]] = {}
+        self._deleted: set[Target] = set()
+
+    def wrote(self, source: Target, found: list[Mention], *, by_server: bool) -> None:
+        """`source` was written with these references; it replaces what this unit of work wrote of it before."""
+        self._made[source] = (found, by_server)
+        self._deleted.discard(source)
+
+    def deleted(self, target: Target) -> None:
+        """`target` was deleted: nobody may begin to refer to it meanwhile."""
+        self._made.pop(target, None)
+        self._deleted.add(target)
+        if not self._lenient:
+            lock(self._uow.connection, _key(target))
+
+    def check(self) -> None:
+        """Raise Conflict where a reference of this unit of work does not resolve, or a deleted resource is in use."""
+        if self._lenient:
+            return
+        for server in (False, True):
+            self._check_made(server)
+        for target in self._deleted:
+            row = _REFERRED.first(
+                self._uow.connection, {"target_type_id": target[0], "target_id": target[1], "max": MAX}
+            )
+            if row:
+                raise Conflict("The resource is referred to by others and cannot be deleted")
+
+    def _check_made(self, server: bool) -> None:
+        wanted: dict[Target, str] = {}
+        for found, by_server in self._made.values():
+            if by_server is server:
+                for mention in found:
+                    wanted.setdefault(mention.target, mention.expression)
+        written = self._made.keys()
+        outside = sorted(target for target in wanted if target not in written)
+        if not outside:
+            return
+        lock_shared(self._uow.connection, map(_key, outside))
+        missing = set(outside) - self._present(outside, server)
+        if missing:
+            issues = [
+                Issue("error", "conflict", "The reference does not resolve to a resource on this server", (expression,))
+                for target, expression in wanted.items()
+                if target in missing
+            ]
+            raise Conflict("A reference does not resolve", issues=issues)
+
+    def _present(self, targets: list[Target], server: bool) -> set[Target]:
+        caller = self._uow.caller
+        organizations = None if server or caller.is_system else frozenset({caller.organization, EVERYONE})
+        version = resource_version
+        found: set[Target] = set()
+        for start in range(0, len(targets), 200):
+            statement = select(version.c.type_id, version.c.resource_id).where(
+                version.c.valid_to == MAX,
+                version.c.deleted == 0,
+                tuple_(version.c.type_id, version.c.resource_id).in_(targets[start : start + 200]),
+                *admits(version, organizations),
+            )
+            found.update((row[0], row[1]) for row in self._uow.connection.execute(statement))
+        return found
+
+
+def _key(target: Target) -> str:
+    return f"resource {target[0]}/{target[1]}"

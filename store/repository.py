@@ -1,0 +1,368 @@
+"""Interactions on resources within one unit of work: read, vread, create, update, delete, history, search.
+
+Every statement carries the organisation predicate and the constraints of the caller's scopes, so that what the caller
+may not see is as if it were not there. A miss is asked again without them, for the audit record alone.
+
+FHIR R4 §3.1.0 http://hl7.org/fhir/R4/http.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Select, bindparam, select
+
+from resources import jsontext
+from resources.criteria import Query
+from resources.outcomes import Gone, Json, NotFound, PreconditionFailed
+from resources.registry import patients_of, type_id
+from store import history, integrity
+from store.access import Access, Audience, Caller, Change, Draft, Interaction, Version, Visibility
+from store.audiences import admits, audience_id
+from store.copies import copy_json
+from store.faults import LostRace
+from store.statements import Prepared, Row
+from store.tables import MAX, resource_version
+from store.versions import (
+    COLUMNS,
+    NewVersion,
+    close_version,
+    extract,
+    insert_version,
+    microseconds,
+    stamp,
+    version_of,
+)
+
+if TYPE_CHECKING:
+    from store.search import SearchPage
+    from store.unit_of_work import UnitOfWork
+
+EVERYTHING = Visibility(None)
+"""What the server itself sees."""
+
+METHODS = {
+    Interaction.CREATE: "POST",
+    Interaction.UPDATE: "PUT",
+    Interaction.PATCH: "PATCH",
+    Interaction.DELETE: "DELETE",
+}
+
+
+class Repository:
+    """Resources as one caller sees them."""
+
+    def __init__(self, uow: UnitOfWork, caller: Caller, *, derived: bool = False) -> None:
+        """`derived`: the server acts on the caller's behalf, within the same unit of work."""
+        self.uow = uow
+        self.caller = caller
+        self.derived = derived
+
+    # Reading
+
+    def read(self, type_name: str, id: str) -> Version:  # noqa: A002 - the standard's word
+        """The current version. Raises NotFound, or Gone where it was deleted (§3.1.0.1)."""
+        self._attempt(Access(Interaction.READ, type_name, id))
+        version = self._current(type_name, id, self.visibility(Interaction.READ, type_name))
+        if version is None:
+            raise self._not_found(type_name, id)
+        if version.deleted:
+            raise Gone(version=version.version)
+        self.note_read(Interaction.READ, version)
+        return version
+
+    def vread(self, type_name: str, id: str, version: int) -> Version:  # noqa: A002
+        """One version. Raises NotFound, or Gone where that version is the deletion (§3.1.0.2)."""
+        self._attempt(Access(Interaction.VREAD, type_name, id, version))
+        visible = self.visibility(Interaction.VREAD, type_name)
+        key = {"type_id": type_id(type_name), "resource_id": id, "version": version}
+        found = self._one(_vread, visible, type_name, key)
+        if found is None:
+            raise self._not_found(type_name, id, version)
+        if found.deleted:
+            raise Gone(version=found.version)
+        self.note_read(Interaction.VREAD, found)
+        return found
+
+    def exists(self, type_name: str, id: str) -> bool:  # noqa: A002
+        """Whether there is such a resource that the caller may see. Not an access: nothing is disclosed by it alone."""
+        version = self._current(type_name, id, self.visibility(Interaction.READ, type_name))
+        return version is not None and not version.deleted
+
+    def history(
+        self,
+        type_name: str | None,
+        id: str | None = None,  # noqa: A002
+        *,
+        since: datetime | None = None,
+        at: datetime | None = None,
+        count: int = 50,
+        token: str | None = None,
+    ) -> history.HistoryPage:
+        """Versions, newest first (§3.1.0.11). `token` continues an earlier page."""
+        return history.page(self, type_name, id, since=since, at=at, count=count, token=token)
+
+    def search(self, query: Query, *, token: str | None = None) -> SearchPage:
+        """A page of matches and what they include (§3.1.1). `token` continues an earlier page of the same query."""
+        from store import search
+
+        return search.page(self, query, token=token)
+
+    def conditional_match(self, type_name: str, criteria: Query) -> list[Version]:
+        """At most two matches of conditional criteria; none other can be made to match until this transaction ends."""
+        from store import search
+
+        return search.conditional_match(self, type_name, criteria)
+
+    def find(self, type_name: str, parameters: Sequence[tuple[str, str]]) -> list[Version]:
+        """All matches of a search written as (name, value) pairs, for rules of the server itself."""
+        from store import search
+
+        return search.find(self, type_name, parameters)
+
+    # Writing
+
+    def create(self, type_name: str, resource: Json, *, id: str | None = None) -> Version:  # noqa: A002
+        """Store a new resource; the server chooses the id unless given (§3.1.0.8). `resource` is not altered."""
+        id = id or self.uow.store.new_id()  # noqa: A001
+        self._attempt(Access(Interaction.CREATE, type_name, id))
+        return self._write(Draft(type_name, id, Interaction.CREATE, copy_json(resource), None), None)
+
+    def update(
+        self,
+        type_name: str,
+        id: str,  # noqa: A002
+        resource: Json,
+        *,
+        if_match: int | None = None,
+        create: bool = True,
+        interaction: Interaction = Interaction.UPDATE,
+    ) -> Version:
+        """Store the next version (§3.1.0.4), or the first where there is none and `create`. `resource` is not altered.
+
+        Content that is the same as before makes a version all the same. Raises PreconditionFailed where `if_match` is
+        not the current version, NotFound where there is no such resource (or none of the caller's).
+        """
+        self._attempt(Access(interaction, type_name, id, if_match))
+        before = self._current(type_name, id, self.visibility(interaction, type_name))
+        if before is None and (not create or if_match is not None or self._is_taken(type_name, id)):
+            raise self._not_found(type_name, id)
+        if before is not None and before.deleted and not create:
+            raise Gone(version=before.version)
+        _check_match(before, if_match)
+        alive = before if before is not None and not before.deleted else None
+        return self._write(Draft(type_name, id, interaction, copy_json(resource), alive), before)
+
+    def delete(self, type_name: str, id: str, *, if_match: int | None = None) -> Version:  # noqa: A002
+        """Store a deletion (§3.1.0.7) and return it; what was deleted already stays as it is.
+
+        Raises NotFound where there is no such resource (or none of the caller's).
+        """
+        self._attempt(Access(Interaction.DELETE, type_name, id, if_match))
+        before = self._current(type_name, id, self.visibility(Interaction.DELETE, type_name))
+        if before is None:
+            raise self._not_found(type_name, id)
+        _check_match(before, if_match)
+        if before.deleted:
+            return before
+        return self._write(Draft(type_name, id, Interaction.DELETE, None, before), before)
+
+    # What search and history need
+
+    def visibility(self, interaction: Interaction, type_name: str) -> Visibility:
+        """What the caller may see of a type. Raises Forbidden."""
+        if self.derived or self.caller.is_system:
+            return EVERYTHING
+        return self.uow.store.permit.visibility(self.caller, interaction, type_name)
+
+    def version(self, row: Row) -> Version:
+        return version_of(row, self.uow.connection, self.uow.store.audiences)
+
+    def note(self, access: Access) -> None:
+        self.uow.note(access)
+
+    def note_read(self, interaction: Interaction, version: Version) -> None:
+        """Record that the caller saw `version`. What the server looks up for its own rules is not an access."""
+        if self.derived:
+            return
+        self.uow.note(
+            Access(
+                interaction,
+                version.type,
+                version.id,
+                version.version,
+                patients=version.patients,
+                owner=version.owner,
+            )
+        )
+
+    def _attempt(self, access: Access) -> None:
+        if not self.derived:
+            self.uow.attempted = access
+
+    def _current(self, type_name: str, id: str, visible: Visibility) -> Version | None:  # noqa: A002
+        return self._one(_read, visible, type_name, {"type_id": type_id(type_name), "resource_id": id})
+
+    def _one(
+        self, statement: _Statement, visible: Visibility, type_name: str, key: dict[str, int | str]
+    ) -> Version | None:
+        if visible.constraints:
+            from store import search
+
+            self.uow.flush()
+            rows = self.uow.connection.execute(
+                search.constrained(statement.select, visible, type_name, self), key
+            ).first()
+            return self.version(tuple(rows)) if rows else None
+        row = statement.prepared(visible.organizations).first(
+            self.uow.connection, _organizations(visible.organizations) | key
+        )
+        return self.version(row) if row else None
+
+    def _not_found(self, type_name: str, id: str, version: int | None = None) -> NotFound:  # noqa: A002
+        """The same answer, after the same two questions, whether the resource is absent or another's."""
+        key: dict[str, int | str] = {"type_id": type_id(type_name), "resource_id": id}
+        found = self._one(_read, EVERYTHING, type_name, key)
+        if found is not None and version is not None:
+            found = self._one(_vread, EVERYTHING, type_name, key | {"version": version})
+        return NotFound(foreign=found is not None)
+
+    def _is_taken(self, type_name: str, id: str) -> bool:  # noqa: A002
+        return self._current(type_name, id, EVERYTHING) is not None
+
+    def _write(self, draft: Draft, before: Version | None) -> Version:
+        uow = self.uow
+        assert uow.tx is not None, "a read-only unit of work"  # noqa: S101 - the caller's mistake, not input
+        uow.prepare(draft)
+        if not (self.derived or self.caller.is_system):
+            uow.store.permit.authorise_write(uow, self.caller, draft)
+        version = (before.version if before else 0) + 1
+        new = self._new_version(draft, version)
+        if before is not None and not close_version(uow.connection, before.pk, uow.tx):
+            raise LostRace
+        pk = insert_version(uow.connection, new, uow.tx, microseconds(uow.now))
+        after = Version(
+            pk,
+            draft.type,
+            draft.id,
+            version,
+            uow.tx,
+            uow.now,
+            new.deleted,
+            new.method,
+            self._owner(new),
+            new.content,
+            new.patients,
+            [draft.resource] if draft.resource is not None else [],
+        )
+        self._index(draft, after)
+        uow.changed(Change(draft.interaction, draft.before, after, self.caller, self.derived))
+        uow.note(
+            Access(
+                draft.interaction,
+                draft.type,
+                draft.id,
+                version,
+                patients=new.patients,
+                owner=after.owner,
+                derived=self.derived,
+            )
+        )
+        return after
+
+    def _new_version(self, draft: Draft, version: int) -> NewVersion:
+        uow = self.uow
+        method = METHODS.get(draft.interaction, "PUT")
+        if draft.resource is None:
+            before = draft.before
+            assert before is not None  # noqa: S101 - a deletion is of something
+            owner_id, audience = _ownership(uow, before.pk)
+            return NewVersion(
+                type_id(draft.type), draft.id, version, True, method, owner_id, audience, before.patients, b""
+            )
+        belongs: Audience = uow.store.permit.audience(uow, self.caller, draft)
+        audiences = uow.store.audiences
+        draft.resource = stamp(draft.resource, id=draft.id, version=version, at=uow.now)
+        return NewVersion(
+            type_id(draft.type),
+            draft.id,
+            version,
+            False,
+            method,
+            audiences.register(uow.connection, frozenset({belongs.owner}), uow.fresh_audiences),
+            audiences.register(uow.connection, belongs.organizations, uow.fresh_audiences),
+            patients_of(draft.type, draft.resource, uow.store.base_urls),
+            jsontext.dump(draft.resource),
+        )
+
+    def _owner(self, new: NewVersion) -> str:
+        return self.uow.store.audiences.owner(self.uow.connection, new.owner_id)
+
+    def _index(self, draft: Draft, after: Version) -> None:
+        uow = self.uow
+        here = (type_id(draft.type), draft.id)
+        if draft.resource is None:
+            uow.integrity.deleted(here)
+            return
+        found = list(integrity.mentions(draft.resource, uow.store.base_urls))
+        past = draft.type in integrity.RECORDS_OF_THE_PAST
+        targets = () if past else dict.fromkeys(mention.target for mention in found)
+        uow.buffer.add(after.pk, extract(draft.type, draft.resource, uow.store.base_urls), targets)
+        uow.integrity.wrote(here, found, by_server=self.derived or self.caller.is_system)
+
+
+def _check_match(before: Version | None, if_match: int | None) -> None:
+    if if_match is not None and (before is None or before.version != if_match):
+        raise PreconditionFailed("If-Match does not name the current version")
+
+
+class _Statement:
+    """A select of versions by key, prepared for each number of organisations that may see."""
+
+    def __init__(self, statement: Select[tuple[object, ...]]) -> None:
+        self.select = statement
+        self._prepared: dict[int | None, Prepared] = {}
+
+    def prepared(self, organizations: frozenset[str] | None) -> Prepared:
+        size = None if organizations is None else len(organizations)
+        found = self._prepared.get(size)
+        if found is None:
+            names = None if size is None else frozenset(map(str, range(size)))
+            found = self._prepared[size] = Prepared(self.select.where(*admits(resource_version, names)))
+        return found
+
+
+def _organizations(organizations: frozenset[str] | None) -> dict[str, int | str]:
+    return {f"organization_{number}": name for number, name in enumerate(sorted(organizations or ()))}
+
+
+_read = _Statement(
+    select(*COLUMNS).where(
+        resource_version.c.type_id == bindparam("type_id"),
+        resource_version.c.resource_id == bindparam("resource_id"),
+        resource_version.c.valid_to == MAX,
+    )
+)
+_vread = _Statement(
+    select(*COLUMNS).where(
+        resource_version.c.type_id == bindparam("type_id"),
+        resource_version.c.resource_id == bindparam("resource_id"),
+        resource_version.c.version == bindparam("version"),
+    )
+)
+_BELONGS = Prepared(
+    select(resource_version.c.owner_id, resource_version.c.audience_id).where(
+        resource_version.c.pk == bindparam("version_pk")
+    )
+)
+
+
+def _ownership(uow: UnitOfWork, pk: int) -> tuple[int, int]:
+    row = _BELONGS.first(uow.connection, {"version_pk": pk})
+    assert row is not None  # noqa: S101 - it was just read
+    return int(row[0]), int(row[1])
+
+
+__all__ = ["EVERYTHING", "Repository", "audience_id"]

@@ -1,0 +1,74 @@
+"""Statements of the hot paths: written in SQLAlchemy Core, compiled once per dialect, executed by the driver itself.
+
+The text comes from Core, so a column that is renamed breaks at import; at run time nothing is built, hashed or looked up.
+Driver errors arrive unwrapped: `store.faults` knows both forms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Dialect, Executable
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
+from sqlalchemy.sql.elements import ClauseElement
+
+Row = tuple[Any, ...]
+
+_DIALECTS: dict[str, Dialect] = {
+    "sqlite": SQLiteDialect_pysqlite(paramstyle="qmark"),
+    "postgresql": PGDialect_psycopg(paramstyle="format"),
+}
+
+
+class Prepared:
+    """A Core statement with named parameters, in the dialects' own words."""
+
+    def __init__(self, statement: Executable, **by_dialect: Executable) -> None:
+        """`by_dialect` replaces `statement` for one dialect."""
+        self._statement = statement
+        self._by_dialect = by_dialect
+        self._compiled: dict[str, tuple[str, tuple[str, ...], Mapping[str, Any]]] = {}
+
+    def all(self, connection: Connection, parameters: Mapping[str, Any]) -> list[Row]:
+        rows: list[Row] = self._execute(connection, parameters).fetchall()
+        return rows
+
+    def first(self, connection: Connection, parameters: Mapping[str, Any]) -> Row | None:
+        row: Row | None = self._execute(connection, parameters).fetchone()
+        return row
+
+    def run(self, connection: Connection, parameters: Mapping[str, Any]) -> int:
+        """Execute and return the number of rows touched."""
+        return int(self._execute(connection, parameters).rowcount)
+
+    def many(self, connection: Connection, rows: Sequence[Row]) -> None:
+        """Execute once per row, each a tuple in the order of the statement's parameters."""
+        sql, _names, _fixed = self._for(connection)
+        cursor = connection.connection.cursor()
+        try:
+            cursor.executemany(sql, rows)
+        finally:
+            cursor.close()
+
+    def sql(self, dialect: str) -> str:
+        """The text sent to `dialect`."""
+        return self._compile(dialect)[0]
+
+    def _execute(self, connection: Connection, parameters: Mapping[str, Any]) -> Any:
+        sql, names, fixed = self._for(connection)
+        values = [parameters[name] if name in parameters else fixed[name] for name in names]
+        driver: Any = connection.connection.driver_connection
+        return driver.execute(sql, values)
+
+    def _for(self, connection: Connection) -> tuple[str, tuple[str, ...], Mapping[str, Any]]:
+        dialect = connection.dialect.name
+        return self._compiled.get(dialect) or self._compile(dialect)
+
+    def _compile(self, dialect: str) -> tuple[str, tuple[str, ...], Mapping[str, Any]]:
+        statement = self._by_dialect.get(dialect, self._statement)
+        assert isinstance(statement, ClauseElement)  # noqa: S101 - for the type checker
+        compiled: Any = statement.compile(dialect=_DIALECTS[dialect])
+        self._compiled[dialect] = found = (str(compiled), tuple(compiled.positiontup or ()), compiled.params)
+        return found

@@ -1,0 +1,168 @@
+"""Real databases for every test that asks for one: SQLite in a file, PostgreSQL in a cluster of the session's own.
+
+PostgreSQL is left out only where its binaries are absent and `CI` is not set.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from store.access import Caller
+from store.engine import Database, open_engine
+from store.tables import metadata
+from store.unit_of_work import Store
+from tests.support import BASE_URL, PLATFORM, Clock, Ids, MemoryTrail, OpenPermit, caller
+
+ENGINES = ("sqlite", "postgresql")
+
+
+def _postgresql_binaries() -> Path | None:
+    found = shutil.which("initdb")
+    if found and shutil.which("pg_ctl"):
+        return Path(found).parent
+    versions = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    return versions[-1].parent if versions else None
+
+
+@pytest.fixture(scope="session")
+def postgresql_url() -> Iterator[str]:
+    """A database of the session's own cluster, reached by a socket in a folder of its own."""
+    binaries = _postgresql_binaries()
+    if binaries is None:
+        if os.environ.get("CI"):
+            pytest.fail("PostgreSQL's binaries are absent")
+        pytest.skip("PostgreSQL's binaries are absent")
+    folder = Path(tempfile.mkdtemp(prefix="vigie-pg-"))
+    as_user: dict[str, Any] = {}
+    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
+        account = pwd.getpwnam("postgres")
+        shutil.chown(folder, account.pw_uid, account.pw_gid)
+        as_user = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+
+    def run(program: str, *arguments: str) -> None:
+        subprocess.run(
+            [binaries / program, *arguments], check=True, cwd=folder, stdout=subprocess.DEVNULL, timeout=120, **as_user
+        )
+
+    data = str(folder / "data")
+    settings = (
+        f"-c listen_addresses='' -c unix_socket_directories={folder} -c max_connections=300"
+        " -c shared_buffers=64MB -c deadlock_timeout=100ms -c log_min_messages=fatal"
+    )
+    try:
+        run("initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-N")
+        run("pg_ctl", "-D", data, "-w", "-o", settings, "-l", str(folder / "log"), "start")
+        try:
+            yield f"postgresql://postgres@/postgres?host={folder}"
+        finally:
+            run("pg_ctl", "-D", data, "-m", "immediate", "stop")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def _tables_made() -> set[str]:
+    """Names of the tables that the session's PostgreSQL database has."""
+    return set()
+
+
+@pytest.fixture(params=ENGINES)
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database, once for each engine."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/vigie.sqlite"
+    return str(request.getfixturevalue("postgresql_url"))
+
+
+@pytest.fixture
+def database(database_url: str, _tables_made: set[str]) -> Iterator[Database]:
+    """An empty database with the tables of every package that the tests have imported."""
+    opened = open_engine(database_url)
+    if opened.is_sqlite:
+        opened.create_all()
+    else:
+        _empty(opened, database_url, _tables_made)
+    yield opened
+    opened.dispose()
+
+
+def _empty(opened: Database, url: str, made: set[str]) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+        )
+        if set(metadata.tables) - made:
+            opened.create_all()
+            made |= set(metadata.tables)
+        names = [table.name for table in reversed(metadata.sorted_tables)]
+        connection.execute("; ".join(f'DELETE FROM "{name}"' for name in names))
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def ids() -> Ids:
+    return Ids()
+
+
+@pytest.fixture
+def permit() -> OpenPermit:
+    return OpenPermit()
+
+
+@pytest.fixture
+def trail() -> MemoryTrail:
+    return MemoryTrail()
+
+
+@pytest.fixture
+def make_store(
+    database: Database, permit: OpenPermit, trail: MemoryTrail, clock: Clock, ids: Ids
+) -> Callable[..., Store]:
+    """Assemble a store on the test's database; keyword arguments replace the parts."""
+
+    def make(**parts: Any) -> Store:
+        chosen: dict[str, Any] = {
+            "permit": permit,
+            "trail": trail,
+            "clock": clock,
+            "ids": ids,
+            "platform": PLATFORM,
+            "base_urls": (BASE_URL,),
+            "page_key": b"a page key of the tests",
+        }
+        return Store(database, **(chosen | parts))
+
+    return make
+
+
+@pytest.fixture
+def store(make_store: Callable[..., Store]) -> Store:
+    """The store with an open permit and a trail in memory."""
+    return make_store()
+
+
+@pytest.fixture
+def as_hospital() -> Callable[..., Caller]:
+    """Callers by organisation: ``as_hospital()`` is hospital-a's client, ``as_hospital("hospital-b")`` the other's."""
+    return caller
+
+
+@pytest.fixture
+def as_platform() -> Caller:
+    """The teleradiology platform's own client."""
+    return caller(PLATFORM)
