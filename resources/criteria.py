@@ -70,7 +70,7 @@ class RangeValue:
 
 @dataclass(frozen=True, slots=True)
 class QuantityValue:
-    """As RangeValue, and a unit. `code` None: any unit; `system_id` None: any system (so that a human unit also fits)."""
+    """As RangeValue, and a unit. `code` None: any unit; `system_id` None: any system (a human unit fits too)."""
 
     prefix: str
     alternatives: tuple[tuple[Bound, ...], ...]
