@@ -38,7 +38,7 @@ class HistoryPage:
 def page(
     repository: Repository,
     type_name: str | None,
-    id: str | None,  # noqa: A002 - the standard's word
+    id: str | None,
     *,
     since: datetime | None,
     at: datetime | None,
@@ -81,7 +81,7 @@ def page(
     return HistoryPage(versions, total, following)
 
 
-def _interaction(type_name: str | None, id: str | None) -> Interaction:  # noqa: A002
+def _interaction(type_name: str | None, id: str | None) -> Interaction:
     if type_name is None:
         return Interaction.HISTORY_SYSTEM
     return Interaction.HISTORY_TYPE if id is None else Interaction.HISTORY_INSTANCE
@@ -156,7 +156,7 @@ def _note(
     interaction: Interaction,
     versions: list[Version],
     type_name: str | None,
-    id: str | None,  # noqa: A002
+    id: str | None,
 ) -> None:
     if repository.derived:
         return

@@ -62,7 +62,7 @@ class Repository:
 
     # Reading
 
-    def read(self, type_name: str, id: str) -> Version:  # noqa: A002 - the standard's word
+    def read(self, type_name: str, id: str) -> Version:
         """The current version. Raises NotFound, or Gone where it was deleted (§3.1.0.1)."""
         self._attempt(Access(Interaction.READ, type_name, id))
         version = self._current(type_name, id, self.visibility(Interaction.READ, type_name))
@@ -73,7 +73,7 @@ class Repository:
         self.note_read(Interaction.READ, version)
         return version
 
-    def vread(self, type_name: str, id: str, version: int) -> Version:  # noqa: A002
+    def vread(self, type_name: str, id: str, version: int) -> Version:
         """One version. Raises NotFound, or Gone where that version is the deletion (§3.1.0.2)."""
         self._attempt(Access(Interaction.VREAD, type_name, id, version))
         visible = self.visibility(Interaction.VREAD, type_name)
@@ -86,7 +86,7 @@ class Repository:
         self.note_read(Interaction.VREAD, found)
         return found
 
-    def exists(self, type_name: str, id: str) -> bool:  # noqa: A002
+    def exists(self, type_name: str, id: str) -> bool:
         """Whether there is such a resource that the caller may see. Not an access: nothing is disclosed by it alone."""
         version = self._current(type_name, id, self.visibility(Interaction.READ, type_name))
         return version is not None and not version.deleted
@@ -94,7 +94,7 @@ class Repository:
     def history(
         self,
         type_name: str | None,
-        id: str | None = None,  # noqa: A002
+        id: str | None = None,
         *,
         since: datetime | None = None,
         at: datetime | None = None,
@@ -124,16 +124,16 @@ class Repository:
 
     # Writing
 
-    def create(self, type_name: str, resource: Json, *, id: str | None = None) -> Version:  # noqa: A002
+    def create(self, type_name: str, resource: Json, *, id: str | None = None) -> Version:
         """Store a new resource; the server chooses the id unless given (§3.1.0.8). `resource` is not altered."""
-        id = id or self.uow.store.new_id()  # noqa: A001
+        id = id or self.uow.store.new_id()
         self._attempt(Access(Interaction.CREATE, type_name, id))
         return self._write(Draft(type_name, id, Interaction.CREATE, copy_json(resource), None), None)
 
     def update(
         self,
         type_name: str,
-        id: str,  # noqa: A002
+        id: str,
         resource: Json,
         *,
         if_match: int | None = None,
@@ -155,7 +155,7 @@ class Repository:
         alive = before if before is not None and not before.deleted else None
         return self._write(Draft(type_name, id, interaction, copy_json(resource), alive), before)
 
-    def delete(self, type_name: str, id: str, *, if_match: int | None = None) -> Version:  # noqa: A002
+    def delete(self, type_name: str, id: str, *, if_match: int | None = None) -> Version:
         """Store a deletion (§3.1.0.7) and return it; what was deleted already stays as it is.
 
         Raises NotFound where there is no such resource (or none of the caller's).
@@ -202,7 +202,7 @@ class Repository:
         if not self.derived:
             self.uow.attempted = access
 
-    def _current(self, type_name: str, id: str, visible: Visibility) -> Version | None:  # noqa: A002
+    def _current(self, type_name: str, id: str, visible: Visibility) -> Version | None:
         return self._one(_read, visible, type_name, {"type_id": type_id(type_name), "resource_id": id})
 
     def _one(
@@ -221,7 +221,7 @@ class Repository:
         )
         return self.version(row) if row else None
 
-    def _not_found(self, type_name: str, id: str, version: int | None = None) -> NotFound:  # noqa: A002
+    def _not_found(self, type_name: str, id: str, version: int | None = None) -> NotFound:
         """The same answer, after the same two questions, whether the resource is absent or another's."""
         key: dict[str, int | str] = {"type_id": type_id(type_name), "resource_id": id}
         found = self._one(_read, EVERYTHING, type_name, key)
@@ -229,7 +229,7 @@ class Repository:
             found = self._one(_vread, EVERYTHING, type_name, key | {"version": version})
         return NotFound(foreign=found is not None)
 
-    def _is_taken(self, type_name: str, id: str) -> bool:  # noqa: A002
+    def _is_taken(self, type_name: str, id: str) -> bool:
         return self._current(type_name, id, EVERYTHING) is not None
 
     def _write(self, draft: Draft, before: Version | None) -> Version:

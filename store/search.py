@@ -1,6 +1,9 @@
 """Search (in building)."""
 from __future__ import annotations
+
 from dataclasses import dataclass
+
+
 @dataclass
 class SearchPage:
     pass

@@ -85,7 +85,7 @@ def version_of(row: Sequence[Any], connection: Connection, audiences: Audiences)
     )
 
 
-def stamp(resource: Json, *, id: str, version: int, at: datetime) -> Json:  # noqa: A002 - the standard's word
+def stamp(resource: Json, *, id: str, version: int, at: datetime) -> Json:
     """`resource` with id, meta.versionId and meta.lastUpdated set by the server; the rest of meta is kept."""
     meta = {"versionId": str(version), "lastUpdated": instant_text(at)}
     meta.update({key: value for key, value in (resource.get("meta") or {}).items() if key not in meta})

@@ -1,0 +1,186 @@
+"""Immutable bytes by their SHA-256: DICOM instances, Binary, report PDFs.
+
+`put` returns once the bytes would survive a power cut: written beside their place, fsynced, renamed, the folder fsynced.
+The same bytes are one object. Names are digests that the server computed, so no path comes from outside.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import BinaryIO
+
+from resources.outcomes import NotFound
+
+CHUNK_BYTES = 1024 * 1024
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+class ObjectStore:
+    """Objects in a folder, in two levels of 256 folders each."""
+
+    def __init__(self, folder: Path | str) -> None:
+        self._folder = Path(folder)
+        self._incoming = self._folder / "incoming"
+        self._incoming.mkdir(parents=True, exist_ok=True)
+
+    def put(self, source: bytes | bytearray | memoryview | BinaryIO) -> str:
+        """Keep the bytes durably and return their digest (64 hexadecimal digits). A stream is read to its end."""
+        if not isinstance(source, bytes | bytearray | memoryview):
+            return self._put_stream(source)
+        digest = sha256(source).hexdigest()
+        if not self.exists(digest):
+            temporary = self._temporary()
+            with self._discarded_on_error(temporary), open(temporary, "xb", buffering=0) as file:  # noqa: PTH123
+                _write_all(file.fileno(), memoryview(source))
+                os.fsync(file.fileno())
+            self._place(temporary, digest)
+        return digest
+
+    def exists(self, digest: str) -> bool:
+        return self.path(digest).is_file()
+
+    def size(self, digest: str) -> int:
+        """Bytes. Raises NotFound."""
+        with _not_found():
+            return self.path(digest).stat().st_size
+
+    def open(self, digest: str, *, verify: bool = False) -> BinaryIO:
+        """The object as a file, to be closed by the caller. `verify` reads it once to compare the digest.
+
+        Raises NotFound where it is absent or, verified, is not what it was.
+        """
+        with _not_found():
+            file = self.path(digest).open("rb")
+        if verify and _digest_of(file) != digest:
+            file.close()
+            raise NotFound("The stored object is damaged")
+        file.seek(0)
+        return file
+
+    def range(self, digest: str, offset: int, length: int) -> bytes:
+        """At most `length` bytes from `offset`; fewer at the end. Raises NotFound."""
+        if offset < 0 or length < 0:
+            raise ValueError("A range begins and extends forward")
+        with _not_found():
+            descriptor = os.open(self.path(digest), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return os.pread(descriptor, length, offset)
+        finally:
+            os.close(descriptor)
+
+    def chunks(self, digest: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """The bytes in pieces of constant size, for streaming. Raises NotFound before the first piece."""
+        file = self.open(digest)
+        return _pieces(file, offset, length)
+
+    def path(self, digest: str) -> Path:
+        """Where the object is. Raises NotFound for what is no digest."""
+        if not _DIGEST.fullmatch(digest):
+            raise NotFound("No such object")
+        return self._folder / digest[:2] / digest[2:4] / digest
+
+    def remove(self, digest: str) -> None:
+        """Forget the object, if it is there. Only for what no version refers to."""
+        with suppress(FileNotFoundError):
+            self.path(digest).unlink()
+
+    def clean(self, older_than_s: float, now_s: float) -> int:
+        """Remove what interrupted writers left in `incoming`; returns how many."""
+        removed = 0
+        for left in self._incoming.iterdir():
+            with suppress(FileNotFoundError):
+                if now_s - left.stat().st_mtime > older_than_s:
+                    left.unlink()
+                    removed += 1
+        return removed
+
+    def _put_stream(self, source: BinaryIO) -> str:
+        temporary = self._temporary()
+        hashing = sha256()
+        with self._discarded_on_error(temporary), open(temporary, "xb", buffering=0) as file:  # noqa: PTH123
+            while piece := source.read(CHUNK_BYTES):
+                hashing.update(piece)
+                _write_all(file.fileno(), memoryview(piece))
+            os.fsync(file.fileno())
+        digest = hashing.hexdigest()
+        self._place(temporary, digest)
+        return digest
+
+    def _temporary(self) -> Path:
+        return self._incoming / secrets.token_hex(16)
+
+    def _discarded_on_error(self, temporary: Path) -> _Discarded:
+        return _Discarded(temporary)
+
+    def _place(self, temporary: Path, digest: str) -> None:
+        place = self.path(digest)
+        if not place.parent.is_dir():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            _sync_folder(place.parent.parent)
+            _sync_folder(self._folder)
+        temporary.replace(place)
+        _sync_folder(place.parent)
+
+
+class _Discarded:
+    """Removes a file when leaving by an exception."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None:
+            self._file.unlink(missing_ok=True)
+
+
+class _not_found:  # noqa: N801 - reads as a phrase
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: object, *_: object) -> None:
+        if isinstance(error, FileNotFoundError):
+            raise NotFound("No such object") from None
+
+
+def _write_all(descriptor: int, data: memoryview) -> None:
+    data = data.cast("B")
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _digest_of(file: BinaryIO) -> str:
+    hashing = sha256()
+    while piece := file.read(CHUNK_BYTES):
+        hashing.update(piece)
+    return hashing.hexdigest()
+
+
+def _pieces(file: BinaryIO, offset: int, length: int | None) -> Iterator[bytes]:
+    with file:
+        file.seek(offset)
+        left = length
+        while left is None or left > 0:
+            piece = file.read(CHUNK_BYTES if left is None else min(CHUNK_BYTES, left))
+            if not piece:
+                return
+            if left is not None:
+                left -= len(piece)
+            yield piece
