@@ -1,0 +1,88 @@
+"""Seed the demonstration's world: directory, rota, clients, AE titles, earlier images. May be run again: adds what lacks."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from io import BytesIO
+
+import structlog
+from pydicom import dcmread
+from pydicom.data import get_testdata_file
+
+from fhir_server import clients
+from fhir_server.demo import world
+from fhir_server.services import Services
+from fhir_server.settings import Settings
+from resources.outcomes import FhirError, Gone, Json, NotFound
+from store.access import Caller
+from store.unit_of_work import UnitOfWork
+
+log = structlog.get_logger("vigie.demo")
+
+_PYDICOM_FILES = ("CT_small.dcm", "MR_small.dcm", "examples_jpeg2k.dcm")
+"""Images that come with pydicom: earlier studies of hospital B."""
+
+
+def seed(settings: Settings) -> None:
+    """Make sure that the demonstration's world is there, and that its rota covers the next days."""
+    services = Services.of(settings)
+    try:
+        system = Caller.system(world.PLATFORM)
+        services.store.transact(system, _lay_directory)
+        services.store.transact(system, _lay_rota)
+        for ae_title, organization in world.AE_TITLES.items():
+            services.imaging.register_ae(ae_title, organization)
+        if not clients.demo_clients(settings):
+            _register_clients(settings, services)
+            _earlier_images(services)
+    finally:
+        services.close()
+
+
+def _lay_directory(uow: UnitOfWork) -> None:
+    for resource in world.directory():
+        _lay(uow, resource)
+
+
+def _lay_rota(uow: UnitOfWork) -> None:
+    today = datetime.now(world.PARIS).date()
+    for offset in range(-1, world.ROTA_DAYS):
+        for person in world.PEOPLE:
+            for resource in person.garde(today + timedelta(days=offset)):
+                _lay(uow, resource)
+
+
+def _lay(uow: UnitOfWork, resource: Json) -> None:
+    try:
+        uow.system.read(resource["resourceType"], resource["id"])
+    except (NotFound, Gone):
+        uow.system.update(resource["resourceType"], resource["id"], resource)
+
+
+def _register_clients(settings: Settings, services: Services) -> None:
+    listed = []
+    for one in world.CLIENTS:
+        made, private = services.authority.clients.add(
+            one.name, organization=one.organization, scope=one.scope, role=one.role, practitioner=one.practitioner)
+        listed.append({"client_id": made.client_id, "organization": one.organization, "scope": one.scope,
+                       "private_key": private, "role": one.role})
+    clients.keep(settings.data / "demo" / "clients.json", listed)
+
+
+def _earlier_images(services: Services) -> None:
+    from dicomweb import phantom
+
+    prior = [content for content in phantom.series(accession=None, patient_id="A-1001", patient_name="ANCIEN^ALAIN")]
+    services.imaging.store(Caller.system(world.HOSPITAL_A), prior)
+    named = []
+    for name in _PYDICOM_FILES:
+        path = get_testdata_file(name, download=False)
+        if path is None:
+            continue
+        buffer = BytesIO()
+        dcmread(path).save_as(buffer)
+        named.append(buffer.getvalue())
+    try:
+        services.imaging.store(Caller.system(world.HOSPITAL_B), named)
+    except FhirError as error:
+        log.warning("earlier images left out", reason=error.diagnostics)
