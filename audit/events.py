@@ -53,7 +53,7 @@ _PERSONAL = frozenset({"name", "family", "given", "phonetic", "birthdate", "deat
                        "_text", "_filter", "patientname", "patientid", "patientbirthdate", "accessionnumber"})
 _PAIR = re.compile(r"([?&\n]|^)([^=&?\s]+)=([^&\s]*)")
 _HEADER = re.compile(r"(?im)^(authorization|cookie|dpop)(\s*:\s*).*$")
-_ISSUE_CODE = re.compile(r"[a-z][a-z-]{2,30}(?=:|$)")
+_ISSUE_CODE = re.compile(r"(?:\d{3} )?([a-z][a-z-]{2,30})(?=[:\s]|$)")
 _ISSUE_CODES = frozenset({
     "invalid", "structure", "required", "value", "invariant", "security", "login", "unknown", "expired", "forbidden",
     "suppressed", "processing", "not-supported", "duplicate", "multiple-matches", "not-found", "deleted", "too-long",
@@ -242,7 +242,7 @@ def cleaned(raw: str) -> str:
 def _operation_outcome(access: Access) -> Json:
     reason = access.reason or ""
     named = _ISSUE_CODE.match(reason)
-    code = named[0] if named and named[0] in _ISSUE_CODES else _DEFAULT_ISSUE[access.outcome]
+    code = named[1] if named and named[1] in _ISSUE_CODES else _DEFAULT_ISSUE[access.outcome]
     issue: Json = {"severity": "error", "code": code}
     if reason:
         issue["diagnostics"] = reason

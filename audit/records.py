@@ -1,0 +1,306 @@
+"""The log's tables and every statement on them.
+
+`audit_inbox` holds what was recorded and not yet sequenced: written in the transaction of the change, or by the group
+committer. `audit_log` holds a row per record in the order of the Merkle tree, gapless from 1; the event itself is the
+AuditEvent version of that id. A record is in exactly one of the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    LargeBinary,
+    SmallInteger,
+    Table,
+    Text,
+    and_,
+    bindparam,
+    cast,
+    delete,
+    func,
+    insert,
+    literal_column,
+    or_,
+    select,
+    update,
+)
+
+from audit.merkle import Frontier
+from resources.hashing import hash64
+from resources.registry import type_id, type_name
+from store.statements import Prepared
+from store.tables import MAX, BinaryText, Key, metadata, resource_version, tx
+
+audit_inbox = Table(
+    "audit_inbox",
+    metadata,
+    Column("pk", Key, primary_key=True),
+    Column("event_id", BinaryText, nullable=False, unique=True, comment="id of the AuditEvent"),
+    Column("recorded", BigInteger, nullable=False, comment="µs since 1970-01-01T00:00Z"),
+    Column("tx_id", BigInteger, nullable=False, comment="transaction that it was recorded in"),
+    Column("event", Text, nullable=False, comment="AuditEvent as JSON, without meta.versionId and meta.lastUpdated"),
+    sqlite_autoincrement=True,
+)
+
+audit_log = Table(
+    "audit_log",
+    metadata,
+    Column("seq", BigInteger, primary_key=True, autoincrement=False, comment="position, from 1, without gaps"),
+    Column("event_id", BinaryText, nullable=False, unique=True, comment="id of the AuditEvent"),
+    Column("leaf", LargeBinary, nullable=False, comment="SHA-256 leaf hash, 32 bytes"),
+    Column("salt", LargeBinary, nullable=False, comment="key of the leaf's commitment, 32 bytes"),
+    Column("tx_id", BigInteger, nullable=False, index=True, comment="transaction that it was recorded in"),
+    Column("recorded", BigInteger, nullable=False, comment="µs since 1970-01-01T00:00Z"),
+)
+
+audit_tree = Table(
+    "audit_tree",
+    metadata,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False, comment="1: there is one log"),
+    Column("size", BigInteger, nullable=False, comment="number of leaves"),
+    Column("frontier", LargeBinary, nullable=False, comment="roots of the perfect subtrees, 32 bytes each"),
+)
+
+audit_checkpoint = Table(
+    "audit_checkpoint",
+    metadata,
+    Column("size", BigInteger, primary_key=True, autoincrement=False, comment="number of leaves signed"),
+    Column("note", Text, nullable=False, comment="C2SP signed note"),
+    Column("signed", BigInteger, nullable=False, comment="µs since 1970-01-01T00:00Z"),
+)
+
+AUDIT_EVENT = type_id("AuditEvent")
+
+
+class Pending(NamedTuple):
+    """A record that waits for its place in the log."""
+
+    pk: int
+    event_id: str
+    recorded: int
+    tx_id: int
+    event: str
+
+
+class LogRow(NamedTuple):
+    seq: int
+    event_id: str
+    leaf: bytes
+    salt: bytes
+    tx_id: int
+    recorded: int
+
+
+class Stored(NamedTuple):
+    """A row of the log with the AuditEvent that is stored under its id (None: there is none, or it is hidden)."""
+
+    seq: int
+    event_id: str
+    leaf: bytes
+    salt: bytes
+    tx_id: int
+    event: str | None
+    visible: bool
+
+
+# --- the inbox
+
+_FIELDS: dict[str, Any] = {name: bindparam(name) for name in ("event_id", "recorded", "event")}
+_ADD = Prepared(
+    insert(audit_inbox).inline().values(
+        **_FIELDS, tx_id=select(func.coalesce(func.max(tx.c.tx_id), literal_column("0"))).scalar_subquery()
+    ),
+    postgresql=insert(audit_inbox).inline().values(
+        **_FIELDS,
+        tx_id=cast(cast(func.pg_current_xact_id(), Text), BigInteger) + bindparam("epoch", type_=BigInteger),
+    ),
+)
+_ORDER = (audit_inbox.c.tx_id, audit_inbox.c.pk)
+_PENDING = Prepared(
+    select(audit_inbox).order_by(audit_inbox.c.pk).limit(bindparam("size")),
+    # A lower transaction id may still commit above this one: only below the oldest running one is the order final.
+    postgresql=select(audit_inbox)
+    .where(
+        audit_inbox.c.tx_id
+        < cast(cast(func.pg_snapshot_xmin(func.pg_current_snapshot()), Text), BigInteger)
+        + bindparam("epoch", type_=BigInteger)
+    )
+    .order_by(*_ORDER)
+    .limit(bindparam("size")),
+)
+_LAST = select(func.coalesce(func.max(audit_inbox.c.pk), 0))
+_WAITING = select(func.count(), func.min(audit_inbox.c.recorded)).select_from(audit_inbox)
+
+
+class InboxRow(NamedTuple):
+    """In the order of the statement's parameters (checked by a test)."""
+
+    event_id: str
+    recorded: int
+    event: str
+
+
+def add(connection: Connection, rows: Sequence[InboxRow], epoch: int) -> None:
+    """Record in the transaction of `connection`."""
+    if connection.dialect.name == "sqlite":
+        _ADD.many(connection, [(row.event_id, row.recorded, row.event) for row in rows])
+    else:
+        _ADD.many(connection, [(row.event_id, row.recorded, epoch, row.event) for row in rows])
+
+
+def pending(connection: Connection, size: int, epoch: int) -> list[Pending]:
+    """The next records in order, at most `size`."""
+    return [Pending(*row) for row in _PENDING.all(connection, {"size": size, "epoch": epoch})]
+
+
+def take(connection: Connection, batch: Sequence[Pending]) -> bool:
+    """Remove `batch` from the inbox; False where another sequencer was faster."""
+    keys = [row.pk for row in batch]
+    return connection.execute(delete(audit_inbox).where(audit_inbox.c.pk.in_(keys))).rowcount == len(batch)
+
+
+def last_pending(connection: Connection) -> int:
+    """The highest key in the inbox; 0 when it is empty."""
+    return int(connection.execute(_LAST).scalar_one())
+
+
+def any_pending_to(connection: Connection, pk: int) -> bool:
+    return connection.execute(select(audit_inbox.c.pk).where(audit_inbox.c.pk <= pk).limit(1)).first() is not None
+
+
+def waiting(connection: Connection) -> tuple[int, int | None]:
+    """How many records wait, and the oldest one's time in µs."""
+    count, oldest = connection.execute(_WAITING).one()
+    return int(count), None if oldest is None else int(oldest)
+
+
+# --- the log
+
+_APPEND = Prepared(insert(audit_log).inline())
+_TREE = Prepared(select(audit_tree.c.size, audit_tree.c.frontier).where(audit_tree.c.id == 1))
+_LEAD = select(func.pg_try_advisory_xact_lock(hash64("audit sequencer")))
+
+
+def lead(connection: Connection) -> bool:
+    """Whether this transaction may sequence. SQLite: it is the only writer. PostgreSQL: one advisory lock."""
+    return connection.dialect.name == "sqlite" or bool(connection.execute(_LEAD).scalar_one())
+
+
+def tree(connection: Connection) -> Frontier:
+    """The tree's frontier. Raises ValueError where the row is damaged."""
+    row = _TREE.first(connection, {})
+    return Frontier.decode(int(row[0]), bytes(row[1])) if row else Frontier.empty()
+
+
+def append(connection: Connection, rows: Sequence[LogRow], before: int, frontier: Frontier) -> bool:
+    """Append rows and the new frontier; False where the tree has no longer `before` leaves."""
+    values = {"size": frontier.size, "frontier": frontier.encode()}
+    if before == 0 and not _TREE.first(connection, {}):
+        connection.execute(insert(audit_tree).values(id=1, **values))
+    else:
+        moved = connection.execute(
+            update(audit_tree).where(audit_tree.c.id == 1, audit_tree.c.size == before).values(**values)
+        )
+        if moved.rowcount != 1:
+            return False
+    _APPEND.many(connection, [tuple(row) for row in rows])
+    return True
+
+
+def add_checkpoint(connection: Connection, size: int, note: str, signed: int) -> None:
+    connection.execute(insert(audit_checkpoint).values(size=size, note=note, signed=signed))
+
+
+def last_checkpoint(connection: Connection) -> str | None:
+    """The note of the largest size."""
+    return connection.execute(
+        select(audit_checkpoint.c.note).order_by(audit_checkpoint.c.size.desc()).limit(1)
+    ).scalar_one_or_none()
+
+
+def checkpoints(connection: Connection) -> list[tuple[int, str]]:
+    """Every checkpoint, by size."""
+    rows = connection.execute(
+        select(audit_checkpoint.c.size, audit_checkpoint.c.note).order_by(audit_checkpoint.c.size)
+    )
+    return [(int(size), note) for size, note in rows]
+
+
+def leaves(connection: Connection, size: int) -> list[bytes]:
+    """The first `size` leaf hashes, for proofs."""
+    rows = connection.execute(
+        select(audit_log.c.leaf).where(audit_log.c.seq <= size).order_by(audit_log.c.seq)
+    )
+    return [bytes(row[0]) for row in rows]
+
+
+def position(connection: Connection, event_id: str) -> LogRow | None:
+    """The log row of an AuditEvent."""
+    row = connection.execute(select(audit_log).where(audit_log.c.event_id == event_id)).first()
+    return LogRow(*row) if row else None
+
+
+def stored(connection: Connection, audience: int, chunk: int = 2000) -> Iterator[Stored]:
+    """Every row of the log in order, with the event as it is stored today.
+
+    An event that a search would no longer show (ended, deleted, another audience than `audience`) is not visible.
+    """
+    version = resource_version
+    joined = audit_log.outerjoin(
+        version,
+        and_(
+            version.c.type_id == AUDIT_EVENT,
+            version.c.resource_id == audit_log.c.event_id,
+            version.c.version == 1,
+        ),
+    )
+    visible = and_(version.c.valid_to == MAX, version.c.deleted == 0, version.c.audience_id == audience)
+    after: int | None = None
+    while True:
+        statement = (
+            select(audit_log.c.seq, audit_log.c.event_id, audit_log.c.leaf, audit_log.c.salt, audit_log.c.tx_id,
+                   version.c.content, visible)
+            .select_from(joined)
+            .order_by(audit_log.c.seq)
+            .limit(chunk)
+        )
+        if after is not None:
+            statement = statement.where(audit_log.c.seq > after)
+        rows = connection.execute(statement).all()
+        for seq, event_id, leaf, salt, tx_id, content, shown in rows:
+            yield Stored(int(seq), event_id, bytes(leaf), bytes(salt), int(tx_id), content, bool(shown))
+        if len(rows) < chunk:
+            return
+        after = int(rows[-1][0])
+
+
+def events_outside(connection: Connection, limit: int = 100) -> list[str]:
+    """AuditEvent versions that the log does not know, as references."""
+    version = resource_version
+    logged = select(audit_log.c.seq).where(audit_log.c.event_id == version.c.resource_id).exists()
+    rows = connection.execute(
+        select(version.c.resource_id, version.c.version)
+        .where(version.c.type_id == AUDIT_EVENT, or_(version.c.version != 1, ~logged))
+        .order_by(version.c.pk)
+        .limit(limit)
+    )
+    return [f"AuditEvent/{resource_id}/_history/{number}" for resource_id, number in rows]
+
+
+def versions_unrecorded(connection: Connection, limit: int = 100) -> list[str]:
+    """Versions whose transaction left no audit record, as references. A write and its record are one commit."""
+    version = resource_version
+    logged = select(audit_log.c.seq).where(audit_log.c.tx_id == version.c.tx_id).exists()
+    inbox = select(audit_inbox.c.pk).where(audit_inbox.c.tx_id == version.c.tx_id).exists()
+    rows = connection.execute(
+        select(version.c.type_id, version.c.resource_id, version.c.version)
+        .where(version.c.type_id != AUDIT_EVENT, ~logged, ~inbox)
+        .order_by(version.c.pk)
+        .limit(limit)
+    )
+    return [f"{type_name(kind)}/{resource_id}/_history/{number}" for kind, resource_id, number in rows]

@@ -1,0 +1,215 @@
+"""The sequencer: takes records out of the inbox, in the order of their transactions, into the log.
+
+In one transaction each record gets its position, its leaf and its AuditEvent version with index rows, the frontier
+moves, and a checkpoint is signed; so a log that can be read is a log that is signed. One process sequences at a time,
+any process may. A checkpoint that does not extend the last one is never signed: the sequencer stops and says so.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import orjson
+from sqlalchemy import Connection
+
+from audit import merkle, records
+from audit.checkpoint import BadCheckpoint, Checkpoint, Signer
+from audit.offline import split_notes
+from resources.index_rows import IndexRows
+from resources.outcomes import Json
+from resources.registry import patients_of
+from store import snapshots, versions
+from store.audiences import Audiences
+from store.engine import Database
+from store.faults import is_race
+from store.loops import Loop
+
+BATCH = 100
+"""Records of one transaction: on SQLite every writer waits for it."""
+PUBLISH_INTERVAL_S = 1.0
+_LAST_UPDATED = "0000-00-00T00:00:00.000Z"
+"""Stands in for meta.lastUpdated until the transaction has its time."""
+
+
+class InconsistentLog(Exception):
+    """The log is not what the last checkpoint signed. Nothing is sequenced until an operator has looked."""
+
+
+class Sequencer:
+    """`step` sequences one batch. Every process has one; the database lets one work at a time."""
+
+    def __init__(
+        self,
+        database: Database,
+        signer: Signer,
+        *,
+        platform: str,
+        base_urls: Sequence[str] = (),
+        published: Path | None = None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        batch: int = BATCH,
+    ) -> None:
+        """`published`: an append-only file that checkpoints are copied to; keep it on another volume."""
+        self._database = database
+        self._signer = signer
+        self._verifier = signer.verifier
+        self._platform = frozenset({platform})
+        self._base_urls = tuple(base_urls)
+        self._published = published
+        self._now = clock
+        self._batch = batch
+        self._audiences = Audiences()
+        self._epoch: int | None = None
+        self._signed: Checkpoint | None = None
+        self._unpublished: str | None = None
+        self._published_at = 0.0
+        self._published_read = False
+
+    def step(self) -> bool:
+        """Sequence the next batch; True when there may be more. Raises InconsistentLog."""
+        self._recall_published()
+        with self._database.read() as connection:
+            batch = records.pending(connection, self._batch, self.epoch(connection))
+        if not batch:
+            self._publish(force=True)
+            return False
+        prepared = [self._prepared(row) for row in batch]
+        try:
+            note = self._sequence(batch, prepared)
+        except _Lost:
+            return True
+        except Exception as error:
+            if is_race(error):
+                return True
+            raise
+        self._unpublished = note
+        self._publish(force=False)
+        return True
+
+    def loop(self) -> Loop:
+        return Loop("audit-sequencer", self.step, 0.05)
+
+    def epoch(self, connection: Connection) -> int:
+        """What the store adds to PostgreSQL's transaction ids."""
+        if self._database.is_sqlite:
+            return 0
+        if self._epoch is None:
+            self._epoch = snapshots.epoch(connection)
+        return self._epoch
+
+    def _prepared(self, row: records.Pending) -> _Prepared:
+        """All that can be computed before the transaction, so that nobody waits for it."""
+        event: Json = orjson.loads(row.event)
+        meta = {"versionId": "1", "lastUpdated": _LAST_UPDATED, **event.pop("meta", {})}
+        stamped: Json = {"resourceType": "AuditEvent", "id": row.event_id, "meta": meta}
+        stamped.update((key, value) for key, value in event.items() if key not in stamped)
+        head, _, tail = orjson.dumps(stamped).partition(_LAST_UPDATED.encode())
+        return _Prepared(head, tail, versions.extract("AuditEvent", stamped, self._base_urls),
+                         tuple(patients_of("AuditEvent", stamped)))
+
+    def _sequence(self, batch: Sequence[records.Pending], prepared: Sequence[_Prepared]) -> str:
+        fresh: set[int] = set()
+        with self._database.write() as connection:
+            if not records.lead(connection) or not records.take(connection, batch):
+                raise _Lost
+            frontier = self._frontier(connection)
+            before = frontier.size
+            now_us = versions.microseconds(self._now()) // 1000 * 1000
+            tx, at_us = snapshots.begin_tx(connection, now_us, self.epoch(connection))
+            audience = self._audiences.register(connection, self._platform, fresh)
+            stamp = versions.instant_text(versions.instant(at_us)).encode()
+            news, log = [], []
+            for row, ready in zip(batch, prepared, strict=True):
+                content = ready.head + stamp + ready.tail
+                seq, salt = frontier.size + 1, secrets.token_bytes(32)
+                leaf = merkle.leaf_hash(merkle.commitment(seq, content, salt))
+                frontier.append(leaf)
+                log.append(records.LogRow(seq, row.event_id, leaf, salt, row.tx_id, row.recorded))
+                news.append(versions.NewVersion(
+                    records.AUDIT_EVENT, row.event_id, 1, False, "POST", audience, audience, ready.patients, content))
+            buffer = versions.IndexBuffer()
+            keys = versions.insert_versions(connection, news, tx, at_us)
+            for key, ready in zip(keys, prepared, strict=True):
+                buffer.add(key, ready.rows)
+            buffer.flush(connection)
+            if not records.append(connection, log, before, frontier):
+                raise _Lost
+            checkpoint = Checkpoint(self._signer.name, frontier.size, frontier.root())
+            note = self._signer.sign(checkpoint)
+            records.add_checkpoint(connection, frontier.size, note, at_us)
+        self._audiences.committed(fresh)
+        self._signed = checkpoint
+        return note
+
+    def _frontier(self, connection: Connection) -> merkle.Frontier:
+        """The frontier, shown to be what the last checkpoint signed (C2SP: never sign an inconsistent checkpoint)."""
+        try:
+            frontier = records.tree(connection)
+            note = records.last_checkpoint(connection)
+            signed = self._verifier.open(note) if note is not None else None
+        except (ValueError, BadCheckpoint) as error:
+            raise InconsistentLog(f"The audit log cannot be extended: {error}") from error
+        if signed is None:
+            if frontier.size or self._signed is not None:
+                raise InconsistentLog("The audit log has lost its checkpoints")
+            return frontier
+        if signed.size != frontier.size or signed.root != frontier.root():
+            raise InconsistentLog(f"The tree of {frontier.size} is not the one signed at {signed.size}")
+        mine = self._signed
+        if mine is not None and (mine.size > signed.size or (mine.size == signed.size and mine.root != signed.root)):
+            raise InconsistentLog(
+                f"A checkpoint of {mine.size} records was signed; the database holds one of {signed.size}")
+        return frontier
+
+    # --- what is told to the outside
+
+    def _recall_published(self) -> None:
+        """Before the first batch: the log may not be shorter than what was already published."""
+        if self._published_read:
+            return
+        self._published_read = True
+        if self._published is None or not self._published.exists():
+            return
+        for note in split_notes(self._published.read_text(encoding="utf-8")):
+            try:
+                checkpoint = self._verifier.open(note)
+            except BadCheckpoint:
+                continue
+            if self._signed is None or checkpoint.size > self._signed.size:
+                self._signed = checkpoint
+
+    def _publish(self, *, force: bool) -> None:
+        """Append the newest checkpoint to the published file, once a second under load and before resting."""
+        note = self._unpublished
+        if note is None or self._published is None:
+            return
+        if not force and time.monotonic() - self._published_at < PUBLISH_INTERVAL_S:
+            return
+        self._published.parent.mkdir(parents=True, exist_ok=True)
+        with self._published.open("a", encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.write(note + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self._unpublished, self._published_at = None, time.monotonic()
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """An AuditEvent but for its time: the text before and after it, index rows, patients."""
+
+    head: bytes
+    tail: bytes
+    rows: IndexRows
+    patients: tuple[str, ...]
+
+
+class _Lost(Exception):
+    """Another process sequences at this moment."""

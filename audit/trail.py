@@ -1,0 +1,122 @@
+"""The trail: implements `store.access.Trail` on the inbox.
+
+A write's records are rows of its own transaction; a read's records are durable before `disclose` returns, by the group
+committer; where that fails the answer is 503 and nothing is disclosed. What is durable is sequenced soon after.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import uuid4
+
+import orjson
+from sqlalchemy import Connection
+
+from audit import events, records
+from audit.checkpoint import Signer
+from audit.committer import GroupCommitter
+from audit.sequencer import Sequencer
+from store.access import Access, Caller
+from store.engine import Database
+from store.loops import Loop
+from store.versions import microseconds
+
+DISCLOSE_TIMEOUT_S = 10.0
+CATCH_UP_TIMEOUT_S = 2.0
+
+
+def _random_id() -> str:
+    return str(uuid4())
+
+
+class Ledger:
+    """Records accesses, and sequences them into the log. One per process; survives a fork."""
+
+    def __init__(
+        self,
+        database: Database,
+        signer: Signer,
+        *,
+        observer: str,
+        base_url: str,
+        platform: str,
+        base_urls: Sequence[str] = (),
+        published: Path | None = None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        ids: Callable[[], str] = _random_id,
+        timeout_s: float = DISCLOSE_TIMEOUT_S,
+    ) -> None:
+        """`observer`: reference of the Device that this server is; `base_url`: its FHIR endpoint; `platform`: id of the
+        Organization that runs it, whose auditors see the events; `published`: file that checkpoints are copied to."""
+        self._database = database
+        self._observer = observer
+        self._base_url = base_url
+        self._platform = platform
+        self._now = clock
+        self._new_id = ids
+        self._timeout_s = timeout_s
+        self._committer = GroupCommitter(self._commit)
+        self.sequencer = Sequencer(
+            database, signer, platform=platform, base_urls=base_urls or (base_url,), published=published, clock=clock
+        )
+
+    def append(self, connection: Connection, caller: Caller, accesses: Sequence[Access], at: datetime) -> None:
+        """Write the records inside the transaction of `connection`: they commit with the data."""
+        rows = self._rows(caller, accesses, at)
+        if rows:
+            records.add(connection, rows, self.sequencer.epoch(connection))
+
+    def disclose(self, caller: Caller, accesses: Sequence[Access], at: datetime) -> None:
+        """Return once the records are durable. Raises Unavailable: then nothing may be disclosed."""
+        rows = self._rows(caller, accesses, at)
+        if rows:
+            self._committer.submit(rows, self._timeout_s)
+
+    def catch_up(self, timeout_s: float = CATCH_UP_TIMEOUT_S) -> bool:
+        """Sequence all that was recorded before the call, or wait for who does; False where time ran out.
+
+        Called before a search of AuditEvents, so that an auditor finds what has just been done.
+        """
+        with self._database.read() as connection:
+            last = records.last_pending(connection)
+        deadline = time.monotonic() + timeout_s
+        while last:
+            if not self.sequencer.step():
+                # Nothing to take: all is sequenced, or (PostgreSQL) an older transaction is still running.
+                with self._database.read() as connection:
+                    if not records.any_pending_to(connection, last):
+                        break
+                time.sleep(0.005)
+            with self._database.read() as connection:
+                if not records.any_pending_to(connection, last):
+                    break
+            if time.monotonic() > deadline:
+                return False
+        return True
+
+    def loop(self) -> Loop:
+        """The background sequencer."""
+        return self.sequencer.loop()
+
+    def close(self) -> None:
+        """Commit what waits and end the committer's thread."""
+        self._committer.close()
+
+    def _rows(self, caller: Caller, accesses: Sequence[Access], at: datetime) -> list[records.InboxRow]:
+        now = self._now()
+        recorded = microseconds(now)
+        return [
+            records.InboxRow(event["id"], recorded, orjson.dumps(event).decode())
+            for access in accesses
+            for event in events.build(
+                caller, access, at, observer=self._observer, base_url=self._base_url, platform=self._platform,
+                recorded=now, new_id=self._new_id,
+            )
+        ]
+
+    def _commit(self, rows: Sequence[records.InboxRow]) -> None:
+        with self._database.write() as connection:
+            records.add(connection, rows, self.sequencer.epoch(connection))

@@ -1,0 +1,124 @@
+"""Verification on the server, and the export for verification elsewhere.
+
+Recomputes every leaf from the AuditEvent versions as they are stored, the tree, and every checkpoint; and asks what
+only the database can tell: that no AuditEvent stands outside the log or is hidden, that every version has a record.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import secrets
+import sys
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+from sqlalchemy import Connection
+
+from audit import records
+from audit.checkpoint import Verifier
+from audit.offline import FORMAT, Judge, Key, Report, split_notes
+from store.audiences import audience_id
+from store.engine import Database
+from store.versions import microseconds
+
+OVERDUE_S = 60
+"""A record older than this in the inbox means that nobody sequences."""
+
+
+def verify(
+    database: Database, verifier: Verifier, *, platform: str, elsewhere: Iterable[str] = (), now: datetime | None = None
+) -> Report:
+    """Verify the whole log. `elsewhere`: checkpoints kept outside the database; a log cut after them is found so."""
+    judge = Judge(Key(verifier.text()), elsewhere)
+    with database.read() as connection:
+        pending = iter(records.checkpoints(connection))
+        checkpoint = next(pending, None)
+        tree = records.tree(connection)
+        for row in records.stored(connection, audience_id({platform})):
+            while checkpoint is not None and checkpoint[0] < row.seq:
+                judge.checkpoint(*checkpoint)
+                checkpoint = next(pending, None)
+            judge.record(row.seq, row.event_id, row.leaf, row.salt, None if row.event is None else row.event.encode())
+            if row.event is not None and not row.visible:
+                judge.outside(row.seq, "altered", f"AuditEvent/{row.event_id} is hidden from its auditors")
+        while checkpoint is not None:
+            judge.checkpoint(*checkpoint)
+            checkpoint = next(pending, None)
+        end = judge.report.records + 1
+        report = judge.finish()
+        if (tree.size, tree.root()) != (end - 1, report.root):
+            judge.outside(end, "root", f"the kept frontier of {tree.size} is not that of the log")
+        for reference in records.events_outside(connection):
+            judge.outside(end, "outside", f"{reference} is not in the log")
+        for reference in records.versions_unrecorded(connection):
+            judge.outside(end, "unrecorded", f"{reference} was written without an audit record")
+        _inbox(connection, judge, end, now or datetime.now(UTC))
+    return report
+
+
+def export(database: Database, file: Path, verifier: Verifier) -> int:
+    """Write the log for `audit/offline.py`; returns the number of records. The file appears whole or not at all."""
+    draft = file.with_name(f".{file.name}.{secrets.token_hex(6)}")
+    count = 0
+    try:
+        with gzip.open(draft, "wt", encoding="utf-8", newline="\n", compresslevel=3) as out:
+            for line in _export_lines(database, verifier):
+                count += "event" in line
+                out.write(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n")
+        with draft.open("rb") as written:
+            os.fsync(written.fileno())
+        draft.replace(file)
+    finally:
+        draft.unlink(missing_ok=True)
+    return count
+
+
+def verify_command(database: Database, verifier: Verifier, *, platform: str, published: Path | None = None) -> int:
+    """Print the report; return the exit status."""
+    elsewhere = split_notes(published.read_text(encoding="utf-8")) if published and published.exists() else []
+    report = verify(database, verifier, platform=platform, elsewhere=elsewhere)
+    for line in report.lines():
+        click.echo(line)
+    return 0 if report.ok else 1
+
+
+def export_command(database: Database, file: Path, verifier: Verifier) -> int:
+    """Export and say how to verify; return the exit status."""
+    count = export(database, file, verifier)
+    click.echo(f"{count} records in {file}")
+    click.echo(f"verify elsewhere: {Path(sys.executable).name} offline.py {file.name} --key '{verifier.text()}'")
+    return 0
+
+
+def _inbox(connection: Connection, judge: Judge, end: int, now: datetime) -> None:
+    count, oldest = records.waiting(connection)
+    if not count or oldest is None:
+        return
+    age_s = (microseconds(now) - oldest) // 1_000_000
+    if age_s > OVERDUE_S:
+        judge.outside(end, "unsigned", f"{count} records wait to be sequenced, the oldest for {age_s} s")
+    else:
+        judge.report.notes.append(f"{count} records wait to be sequenced")
+
+
+def _export_lines(database: Database, verifier: Verifier) -> Iterator[dict[str, object]]:
+    yield {"format": FORMAT, "origin": verifier.name, "key": verifier.text(),
+           "exported": datetime.now(UTC).isoformat(timespec="seconds")}
+    with database.read() as connection:
+        notes = records.checkpoints(connection)
+        at = 0
+        last = 0
+        for row in records.stored(connection, 0):
+            while at < len(notes) and notes[at][0] < row.seq:
+                yield {"checkpoint": notes[at][1], "size": notes[at][0]}
+                at += 1
+            yield {"seq": row.seq, "id": row.event_id, "leaf": row.leaf.hex(), "salt": row.salt.hex(),
+                   "event": row.event}
+            last = row.seq
+        for size, note in notes[at:]:
+            yield {"checkpoint": note, "size": size}
+    yield {"end": last}
