@@ -1,0 +1,127 @@
+"""Services: everything a process of the server needs, assembled in one place. The only file that knows everyone."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
+
+from flask import request
+from sqlalchemy import text
+
+from audit.ledger import Ledger
+from auth.authority import Authority
+from dicomweb.imaging import Imaging
+from fhir_server.exchange import Answer, Asked, of_json
+from fhir_server.settings import Settings
+from resources import search
+from resources.outcomes import BadRequest, FhirError, Json
+from resources.search import Query
+from store.access import Access, Caller, Version
+from store.engine import Database, open_engine
+from store.loops import Loop
+from store.objects import ObjectStore
+from store.unit_of_work import Store
+from subscriptions.service import Subscriptions
+from subscriptions.topics import TOPICS
+from workflow.service import Workflow
+
+
+@dataclass(frozen=True)
+class Services:
+    """What `create_app`, the worker, DIMSE and the command line are made of."""
+
+    settings: Settings
+    database: Database
+    objects: ObjectStore
+    ledger: Ledger
+    authority: Authority
+    store: Store
+    imaging: Imaging
+    subscriptions: Subscriptions
+    workflow: Workflow
+    clock: Callable[[], datetime]
+    new_id: Callable[[], str]
+
+    @staticmethod
+    def of(settings: Settings, *, clock: Callable[[], datetime] | None = None,
+           new_id: Callable[[], str] | None = None) -> Services:
+        """Assemble the server that `settings` describe."""
+        raise NotImplementedError
+
+    @property
+    def loops(self) -> Sequence[Loop]:
+        """What the background process turns."""
+        return [*self.ledger.loops, *self.authority.loops, *self.imaging.loops, *self.subscriptions.loops,
+                *self.workflow.loops, *self.store.loops]
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        return tuple(topic.url for topic in TOPICS)
+
+    def base(self) -> str:
+        """The public base that the client of this request used, out of the configured ones; else the first."""
+        asked = f"{request.scheme}://{request.host}"
+        bases = self.settings.bases
+        if asked in bases:
+            return asked
+        same_host = [base for base in bases if base.partition("://")[2] == request.host]
+        return same_host[0] if same_host else bases[0]
+
+    def parse(self, type_name: str | None, parameters: Sequence[tuple[str, str]], *, lenient: bool = False) -> Query:
+        """Search parameters as a Query, with this deployment's bases, zone and clock."""
+        return search.parse(
+            type_name, parameters, lenient=lenient, base_urls=self.fhir_bases, zone=ZoneInfo(self.settings.zone),
+            now=self.clock())
+
+    @property
+    def fhir_bases(self) -> tuple[str, ...]:
+        return tuple(f"{base}/fhir" for base in self.settings.bases)
+
+    def shown(self, version: Version, caller: Caller, *, created: bool = False) -> bytes:
+        """The text of a version as this caller may see it: channel headers are for their creator alone."""
+        if version.type == "Subscription":
+            return self.subscriptions.shown(version, caller, created=created)
+        return version.content
+
+    def record_refusal(self, error: FhirError, intent: Access, caller: Caller) -> None:
+        """Record what was refused before a unit of work was opened. Raises Unavailable where it cannot."""
+        self.store.record_failure(caller, intent, error)
+        error.recorded = True
+
+    def operation(self, sibling: str, name: str, asked: Asked, intent: Access) -> Answer:
+        """Carry out an operation that a sibling package defines."""
+        table: Mapping[str, Callable[..., Json]] = (
+            self.subscriptions.operations if sibling == "subscriptions" else self.workflow.operations)
+        if name not in table:
+            raise BadRequest("This operation is not available", code="not-supported")
+        return of_json(table[name](asked, intent))
+
+    def readiness(self) -> Mapping[str, Callable[[], None]]:
+        """Name → check; a check raises where the server cannot serve."""
+        return {"database": self._database_answers, "objects": self.objects.check, "audit": self._audit_writable}
+
+    def close(self) -> None:
+        self.ledger.close()
+        self.database.dispose()
+
+    def _database_answers(self) -> None:
+        with self.database.read() as connection:
+            connection.execute(text("SELECT count(*) FROM alembic_version")).scalar_one()
+
+    def _audit_writable(self) -> None:
+        """The audit record is what every answer waits for: an inbox that cannot be read cannot be written."""
+        self.ledger.check()
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def random_id() -> str:
+    return str(uuid.uuid4())
+
+
+_ = open_engine
