@@ -1,0 +1,156 @@
+"""The code systems and the codes that this server itself writes or decides by.
+
+The local systems are few, and every code of theirs is here with its French display. Codes of others (LOINC, SNOMED CT,
+HL7 v2) appear only where a rule depends on them. A CodeableConcept is built by `concept`, and read by `has_coding`.
+
+FHIR R4 §4.3 Using codes  http://hl7.org/fhir/R4/terminologies.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from enum import StrEnum
+
+from resources.outcomes import Json
+
+CANONICAL = "https://vigie.example.org/fhir"
+"""Root of the canonical addresses of this project's own definitions; a name, not a place to connect to."""
+
+TASK_CODE = "http://hl7.org/fhir/CodeSystem/task-code"
+SNOMED = "http://snomed.info/sct"
+LOINC = "http://loinc.org"
+V2_0074 = "http://terminology.hl7.org/CodeSystem/v2-0074"
+V2_0203 = "http://terminology.hl7.org/CodeSystem/v2-0203"
+DOCUMENT_COMPLETION = "http://terminology.hl7.org/CodeSystem/v3-DocumentCompletion"
+PROVENANCE_PARTICIPANT = "http://terminology.hl7.org/CodeSystem/provenance-participant-type"
+STATUS_REASON_EXTENSION = "http://hl7.org/fhir/StructureDefinition/request-statusReason"
+"""R4's ServiceRequest has no statusReason element; this standard extension carries it."""
+
+TELERADIOLOGY_TASK = f"{CANONICAL}/CodeSystem/teleradiology-task"
+BUSINESS_STATUS = f"{CANONICAL}/CodeSystem/teleradiology-business-status"
+STATUS_REASON = f"{CANONICAL}/CodeSystem/teleradiology-status-reason"
+DUTY_FUNCTION = f"{CANONICAL}/CodeSystem/duty-function"
+CRITICAL_RESULT = f"{CANONICAL}/CodeSystem/critical-result"
+TASK_PART = f"{CANONICAL}/CodeSystem/teleradiology-task-part"
+
+
+class TaskKind(StrEnum):
+    """What a Task of the workflow asks for: codes of `TELERADIOLOGY_TASK`."""
+
+    ORDER = "order"
+    """T0, the root task; it also carries task-code `fulfill`."""
+    REGULATE = "regulate"
+    ACQUIRE = "acquire"
+    AI_TRIAGE = "ai-triage"
+    READ = "read"
+    COMMUNICATE_CRITICAL = "communicate-critical"
+    SECOND_READ = "second-read"
+    SIGN = "sign"
+
+
+class DutyFunction(StrEnum):
+    """What a garde is for: codes of `DUTY_FUNCTION` in Appointment.serviceType. The regulator here is the
+    regulating radiologist, not the medical dispatcher of a SAMU."""
+
+    REGULATION = "regulation"
+    READING = "reading"
+    SECOND_READING = "second-reading"
+
+
+DISPLAYS: Mapping[str, Mapping[str, str]] = {
+    TELERADIOLOGY_TASK: {
+        TaskKind.ORDER: "Demande de téléradiologie",
+        TaskKind.REGULATE: "Régulation radiologique",
+        TaskKind.ACQUIRE: "Acquisition des images",
+        TaskKind.AI_TRIAGE: "Analyse par un dispositif d'IA",
+        TaskKind.READ: "Interprétation",
+        TaskKind.COMMUNICATE_CRITICAL: "Communication d'un résultat critique",
+        TaskKind.SECOND_READ: "Seconde lecture",
+        TaskKind.SIGN: "Signature",
+    },
+    BUSINESS_STATUS: {
+        "info-requested": "Complément demandé à l'établissement",
+        "incident": "Incident sur les images",
+        "reading": "Interprétation en cours",
+        "signed": "Compte rendu signé",
+        "delivered": "Compte rendu remis",
+        "acknowledged": "Compte rendu consulté",
+        "no-reader-on-duty": "Aucun lecteur de garde",
+    },
+    STATUS_REASON: {
+        "not-justified": "Examen non justifié",
+        "contraindicated": "Contre-indication",
+        "other-exam-preferred": "Autre examen préférable",
+        "duplicate": "Demande en double",
+        "incomplete": "Demande incomplète",
+        "cancelled-by-requester": "Annulée par le demandeur",
+        "identity-mismatch": "Identité des images différente de celle de la demande",
+        "incomplete-study": "Série d'images incomplète",
+    },
+    DUTY_FUNCTION: {
+        DutyFunction.REGULATION: "Régulation",
+        DutyFunction.READING: "Lecture",
+        DutyFunction.SECOND_READING: "Seconde lecture",
+    },
+    CRITICAL_RESULT: {
+        "1": "Critique, à communiquer en minutes (ACR 1)",
+        "2": "Critique, à communiquer en heures (ACR 2)",
+        "3": "Critique, à communiquer en jours (ACR 3)",
+    },
+    TASK_PART: {
+        "protocol": "Protocole",
+        "imaging-study": "Examen d'imagerie",
+        "report": "Compte rendu",
+        "communication": "Communication",
+    },
+    TASK_CODE: {"fulfill": "Fulfill the focal request"},
+}
+
+IMAGING_CATEGORIES: frozenset[tuple[str, str]] = frozenset({
+    (SNOMED, "363679005"),  # Imaging
+    (LOINC, "LP29684-5"),  # Radiology
+    (LOINC, "18748-4"),  # Diagnostic imaging study
+    *((V2_0074, code) for code in ("RAD", "RX", "CT", "NMR", "RUS", "VUS", "OUS", "CUS", "NMS", "XRC", "VR")),
+})
+"""Codings of ServiceRequest.category that make an order an imaging order."""
+
+IMAGING_EXAMS: frozenset[str] = frozenset({
+    "24725-4", "24727-0", "24726-2", "24728-8", "90352-6", "37498-3", "87856-1", "92025-6", "24628-0", "36424-0",
+    "36813-4", "87869-4", "87848-8", "24590-2", "24587-8", "24557-1", "36803-5", "91523-1", "36401-8", "36399-4",
+    "24627-2", "24545-6", "24865-8", "36952-0", "87854-6", "87842-1",
+})  # fmt: skip
+"""LOINC codes of the emergency CT and MR exams of jdv-code-document-imagerie-cisis: they too say that it is imaging."""
+
+
+def coding(system: str, code: str) -> Json:
+    """A Coding with the display known for it."""
+    body: Json = {"system": system, "code": str(code)}
+    display = DISPLAYS.get(system, {}).get(code)
+    if display:
+        body["display"] = display
+    return body
+
+
+def concept(system: str, code: str, *, text: str | None = None) -> Json:
+    """A CodeableConcept of one coding."""
+    body: Json = {"coding": [coding(system, code)]}
+    if text:
+        body["text"] = text
+    return body
+
+
+def codings(concepts: Json | Sequence[Json]) -> Iterator[tuple[str, str]]:
+    """The (system, code) pairs of a CodeableConcept or of a list of them."""
+    for one in [concepts] if isinstance(concepts, dict) else concepts:
+        for item in one.get("coding", []):
+            yield item.get("system", ""), item.get("code", "")
+
+
+def code_of(concepts: Json | Sequence[Json], system: str) -> str | None:
+    """The first code of `system` in a CodeableConcept or a list of them."""
+    return next((code for found, code in codings(concepts) if found == system), None)
+
+
+def has_coding(concepts: Json | Sequence[Json], wanted: Iterable[tuple[str, str]]) -> bool:
+    """Whether any of `wanted` is among the codings."""
+    return not frozenset(wanted).isdisjoint(codings(concepts))

@@ -1,0 +1,151 @@
+"""A case: an imaging order with its Tasks, as one reads and moves them.
+
+There is one root Task and one of each child per order; `Case.load` finds them by Task.focus. Every write here is the
+server's own and goes on from the version that was read, so a race is lost, never overwritten.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from resources import task as tasks
+from resources.codes import DISPLAYS, STATUS_REASON, TaskKind, concept
+from resources.diagnostic_report import based_on
+from resources.identifiers import is_accession
+from resources.lifecycle import FINISHED_TASK
+from resources.outcomes import Json
+from store.access import Version
+from store.unit_of_work import UnitOfWork
+from workflow import context
+from workflow.context import Context, look_up
+from workflow.deadlines import deadline, instant_text
+
+
+@dataclass(slots=True)
+class Case:
+    """One order and its Tasks, inside one unit of work."""
+
+    uow: UnitOfWork
+    context: Context
+    order: Version
+    tasks: dict[TaskKind, Version]
+
+    @classmethod
+    def load(cls, uow: UnitOfWork, context: Context, order_ref: str | None) -> Case | None:
+        """The case of an order; None where that order is not in the workflow (it has no root Task)."""
+        if not order_ref or not order_ref.startswith("ServiceRequest/"):
+            return None
+        found: dict[TaskKind, Version] = {}
+        for version in uow.system.find("Task", [("focus", order_ref)]):
+            kind = tasks.kind_of(version.json())
+            if kind is not None and version.owner == context.platform:
+                found[kind] = version
+        if TaskKind.ORDER not in found:
+            return None
+        order = look_up(uow, order_ref)
+        return cls(uow, context, order, found) if order is not None else None
+
+    @classmethod
+    def of(cls, uow: UnitOfWork, context: Context, resource: Json) -> Case | None:
+        """The case that a report or a study is based on: the first of its orders that is in the workflow."""
+        for reference in based_on(resource):
+            case = cls.load(uow, context, reference)
+            if case is not None:
+                return case
+        return None
+
+    @property
+    def order_json(self) -> Json:
+        return self.order.json()
+
+    @property
+    def priority(self) -> str:
+        return str(self.order_json.get("priority", "routine"))
+
+    @property
+    def is_open(self) -> bool:
+        """Whether work on this order goes on."""
+        ended = self.status(TaskKind.ORDER) in FINISHED_TASK
+        return self.order_json.get("status") in ("active", "on-hold") and not ended
+
+    def task(self, kind: TaskKind) -> Json | None:
+        version = self.tasks.get(kind)
+        return version.json() if version else None
+
+    def status(self, kind: TaskKind) -> str | None:
+        """Task.status of that part; None where it is not there yet."""
+        task = self.task(kind)
+        return task.get("status") if task else None
+
+    def open(self, kind: TaskKind, **elements: Any) -> Version:
+        """Make the Task of that part, once: a deadline by priority, the case's order as focus."""
+        existing = self.tasks.get(kind)
+        if existing is None:
+            body = new_task(self.context, kind, self.order.reference, self.order_json, self.uow.now, platform=True)
+            body["partOf"] = [{"reference": self.tasks[TaskKind.ORDER].reference}]
+            body.update(elements)
+            existing = self.tasks[kind] = context.create(self.uow, "Task", body)
+        return existing
+
+    def move(self, kind: TaskKind, status: str | None = None, *, business: str | None = None, **elements: Any) -> None:
+        """Move that Task to `status` (None: stays) unless it is finished; `business` ``""`` clears businessStatus."""
+        version = self.tasks.get(kind)
+        if version is None:
+            return
+        task = version.json()
+        if status is not None and task.get("status") in FINISHED_TASK - {"failed"}:
+            return
+        changes: dict[str, Any] = dict(elements)
+        if status is not None:
+            changes["status"] = status
+        if business is not None:
+            changes["businessStatus"] = tasks.business_status(business) if business else None
+        if all(task.get(name) == value for name, value in changes.items()):
+            return
+        changes["lastModified"] = instant_text(self.uow.now)
+        self.tasks[kind] = context.update(self.uow, version, **changes)
+
+    def settle_order(self, status: str) -> None:
+        """Give the order its last status."""
+        if self.order_json.get("status") != status:
+            self.order = context.update(self.uow, self.order, status=status)
+
+    def cancel_open_tasks(self, reason: Json) -> None:
+        """End every task that is not finished yet."""
+        for kind in list(self.tasks):
+            self.move(kind, "cancelled", statusReason=reason)
+
+
+def new_task(
+    context: Context, kind: TaskKind, order_ref: str, order: Json, now: Any, *, platform: bool
+) -> Json:
+    """The Task of one part of an order's work."""
+    priority = str(order.get("priority", "routine"))
+    body: Json = {
+        "resourceType": "Task",
+        "status": "requested",
+        "intent": "order",
+        "priority": priority,
+        "code": tasks.code(kind),
+        "basedOn": [{"reference": order_ref}],
+        "focus": {"reference": order_ref},
+        "for": order.get("subject"),
+        "authoredOn": instant_text(now),
+        "lastModified": instant_text(now),
+        "restriction": {"period": {"end": instant_text(deadline(kind, priority, now))}},
+    }
+    accession = next((one for one in order.get("identifier", []) if is_accession(one) and one.get("value")), None)
+    if accession:
+        body["groupIdentifier"] = {name: accession[name] for name in ("system", "value") if name in accession}
+    encounter = order.get("encounter", {}).get("reference", "")
+    if encounter.startswith("Encounter/"):
+        body["encounter"] = {"reference": encounter}
+    if platform:
+        body["requester"] = {"reference": context.platform_reference}
+    return body
+
+
+def reason(code: str, text: str | None = None) -> Json:
+    """A statusReason of the local code system."""
+    return concept(STATUS_REASON, code, text=text or DISPLAYS[STATUS_REASON].get(code))

@@ -1,0 +1,99 @@
+"""What the workflow knows of the deployment, and how it writes: through the server's own repository, marked as its own.
+
+Observers see the server's derived writes too; `acting` tells them that a write is the workflow's consequence, not
+somebody's wish, so that the guards on who may do a step ask only callers.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from copy import deepcopy
+from dataclasses import dataclass, field
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from resources.outcomes import FhirError, Json
+from store.access import Draft, Version
+from store.unit_of_work import UnitOfWork
+
+_acting: ContextVar[bool] = ContextVar("workflow_acting", default=False)
+
+
+def _new_id() -> str:
+    return str(uuid.uuid4())
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The deployment's choices that the workflow's rules depend on."""
+
+    platform: str
+    """Id of the teleradiology platform's Organization."""
+    require_duty: bool = True
+    """Whether taking a task asks for a garde of that function at that instant."""
+    required_content: tuple[str, ...] = ()
+    """Names of `resources.service_request.REQUIREMENTS` that every order must meet."""
+    zone: str = "Europe/Paris"
+    """Zone of the times printed on a report."""
+    new_id: Callable[[], str] = field(default=_new_id)
+
+    @property
+    def platform_reference(self) -> str:
+        return f"Organization/{self.platform}"
+
+    def zone_info(self) -> ZoneInfo:
+        """The zone; UTC where the machine has no time zone data."""
+        try:
+            return ZoneInfo(self.zone)
+        except ZoneInfoNotFoundError:
+            return ZoneInfo("UTC")
+
+
+@contextmanager
+def acting() -> Iterator[None]:
+    """Mark the writes inside as the workflow's own."""
+    token = _acting.set(True)
+    try:
+        yield
+    finally:
+        _acting.reset(token)
+
+
+def is_acting() -> bool:
+    return _acting.get()
+
+
+def create(uow: UnitOfWork, type_name: str, resource: Json, *, resource_id: str | None = None) -> Version:
+    """Create on the server's behalf."""
+    with acting():
+        return uow.system.create(type_name, resource, id=resource_id)
+
+
+def update(uow: UnitOfWork, version: Version, **elements: object) -> Version:
+    """Write a new version of `version` on the server's behalf: given elements replaced, those given as None removed."""
+    resource = deepcopy(version.json())
+    for name, value in elements.items():
+        if value is None:
+            resource.pop(name, None)
+        else:
+            resource[name] = value
+    with acting():
+        return uow.system.update(version.type, version.id, resource, if_match=version.version)
+
+
+def look_up(uow: UnitOfWork, reference: str | None) -> Version | None:
+    """The current version behind a relative reference; None where there is none (integrity tells the caller)."""
+    type_name, _, resource_id = (reference or "").partition("/")
+    if not type_name or not resource_id or "/" in resource_id:
+        return None
+    try:
+        return uow.system.read(type_name, resource_id)
+    except FhirError:
+        return None
+
+
+def before_of(draft: Draft) -> Json | None:
+    """The resource that the draft replaces, if it is there and not deleted."""
+    return draft.before.json() if draft.before is not None and not draft.before.deleted else None

@@ -1,0 +1,76 @@
+"""The workflow's own operations: ``DiagnosticReport/{id}/$sign`` and ``$on-duty``.
+
+Both only say in one call what ordinary interactions say too: `$sign` is an update to status final, with the same guard.
+
+FHIR R4 §3.2.0 Operations  http://hl7.org/fhir/R4/operations.html
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+from datetime import datetime
+
+from resources.codes import DutyFunction
+from resources.outcomes import BadRequest, Json
+from resources.scheduling import instant
+from store.access import Version
+from store.unit_of_work import UnitOfWork
+from workflow.deadlines import instant_text
+from workflow.rota import Rota
+
+
+@dataclass(frozen=True, slots=True)
+class Operations:
+    """Functions that the edge routes; each takes the unit of work of the request."""
+
+    rota: Rota
+
+    def sign(
+        self, uow: UnitOfWork, report_id: str, parameters: Json | None = None, *, if_match: int | None = None
+    ) -> Version:
+        """Sign the report as it is stored: the version with status final. Raises as the update would."""
+        if parameters and parameters.get("parameter"):
+            raise BadRequest("$sign takes no parameters: it signs the report as it is stored", code="not-supported")
+        current = uow.resources.read("DiagnosticReport", report_id)
+        report = deepcopy(current.json())
+        report["status"] = "final"
+        return uow.resources.update("DiagnosticReport", report_id, report, if_match=if_match or current.version)
+
+    def on_duty(self, uow: UnitOfWork, *, at: str | None = None, function: str | None = None) -> Json:
+        """Parameters: one `duty` for each person on duty at `at` (default now) for `function` (default any)."""
+        moment = _moment(at) or uow.now
+        wanted = next((one for one in DutyFunction if one == function), None)
+        if function and wanted is None:
+            raise BadRequest(f"function is one of {', '.join(DutyFunction)}")
+        found = self.rota.on_duty(uow, moment, wanted)
+        return {
+            "resourceType": "Parameters",
+            "parameter": [
+                {
+                    "name": "duty",
+                    "part": [
+                        {"name": "practitioner", "valueReference": {"reference": duty.practitioner}},
+                        {"name": "function", "valueCode": str(duty.function)},
+                        {"name": "appointment", "valueReference": {"reference": duty.appointment}},
+                        {
+                            "name": "period",
+                            "valuePeriod": {
+                                "start": instant_text(duty.interval.start),
+                                "end": instant_text(duty.interval.end),
+                            },
+                        },
+                    ],
+                }
+                for duty in sorted(found, key=lambda one: (one.function, one.practitioner))
+            ],
+        }
+
+
+def _moment(text: str | None) -> datetime | None:
+    if not text:
+        return None
+    moment = instant(text.replace(" ", "+"))
+    if moment is None:
+        raise BadRequest("at is an instant with an explicit offset, e.g. 2026-10-25T02:30:00+01:00")
+    return moment

@@ -1,0 +1,76 @@
+"""The reading task: opened once the images are here, proposed to a reader on duty, claimed by whoever takes it.
+
+`Task.owner` of a ready task is a proposal; the claim makes the caller its owner. Nobody on duty leaves the task ready
+without an owner and says so in businessStatus: it is never lost.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from resources import task as tasks
+from resources.codes import TELERADIOLOGY_TASK, DutyFunction, TaskKind, codings
+from resources.lifecycle import FINISHED_TASK
+from store.access import Version
+from store.unit_of_work import UnitOfWork
+from workflow.assignment import Candidate, Choice, Order, choose
+from workflow.cases import Case
+from workflow.rota import Rota
+
+log = logging.getLogger(__name__)
+
+OPEN_READING = ("ready", "in-progress", "on-hold")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Opens reading tasks."""
+
+    rota: Rota
+
+    def open(self, uow: UnitOfWork, case: Case, studies: list[Version]) -> None:
+        """Make the case's reading task, once, with its studies as inputs."""
+        if TaskKind.READ in case.tasks:
+            self.add_studies(case, studies)
+            return
+        elements: dict[str, Any] = {
+            "status": "ready",
+            "input": [tasks.part("imaging-study", study.reference) for study in studies],
+        }
+        choice = self._propose(uow, case)
+        if choice is None:
+            elements["businessStatus"] = tasks.business_status("no-reader-on-duty")
+            log.warning("no reader is on duty", extra={"order": case.order.reference})
+        else:
+            elements["owner"] = {"reference": choice.practitioner}
+            elements["note"] = [{"text": choice.because}]
+        case.open(TaskKind.READ, **elements)
+
+    def add_studies(self, case: Case, studies: list[Version]) -> None:
+        """Name in the open reading task the studies that came later."""
+        task = case.task(TaskKind.READ)
+        if task is None or task.get("status") in FINISHED_TASK:
+            return
+        inputs = task.get("input", [])
+        known = set(tasks.references(inputs, "ImagingStudy"))
+        new = [tasks.part("imaging-study", study.reference) for study in studies if study.reference not in known]
+        if new:
+            case.move(TaskKind.READ, input=[*inputs, *new])
+
+    def _propose(self, uow: UnitOfWork, case: Case) -> Choice | None:
+        duties = self.rota.on_duty(uow, uow.now, DutyFunction.READING)
+        if not duties:
+            return None
+        in_hand = uow.system.find(
+            "Task", [("code", f"{TELERADIOLOGY_TASK}|{TaskKind.READ}"), ("status", ",".join(OPEN_READING))]
+        )
+        load = Counter(tasks.owner(version.json()) for version in in_hand)
+        candidates = [
+            Candidate(duty.practitioner, load[duty.practitioner], duty.interval.end, duty.specialties)
+            for duty in duties
+        ]
+        wanted = frozenset(codings(case.order_json.get("performerType", {})))
+        return choose(candidates, Order(uow.now, wanted))

@@ -1,0 +1,100 @@
+"""The workflow, assembled: read this first.
+
+`Workflow(platform=…)` gives the observers that the store calls, the operations that the edge routes, and the loops of
+the background worker. Everything happens by plain FHIR writes; docs/workflow.md tells the path call by call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from resources.outcomes import ForbiddenTransition
+from store.access import Change, Draft, Observer
+from store.loops import Loop
+from store.unit_of_work import Store, UnitOfWork
+from workflow.context import Context, is_acting
+from workflow.lateness import LatenessWatch
+from workflow.operations import Operations
+from workflow.orders import Orders
+from workflow.people import AI_ROLES, People
+from workflow.reading import Reading
+from workflow.reports import Reports
+from workflow.rota import Rota
+from workflow.task_steps import TaskSteps
+
+LATENESS_INTERVAL_S = 60.0
+
+
+class Workflow:
+    """Orders and duty. One per process; it keeps nothing but its settings."""
+
+    def __init__(
+        self,
+        *,
+        platform: str,
+        require_duty: bool = True,
+        required_content: tuple[str, ...] = (),
+        zone: str = "Europe/Paris",
+    ) -> None:
+        """`platform`: Organization id of the platform. `required_content`: names of
+        `resources.service_request.REQUIREMENTS` that every imaging order must meet."""
+        self.context = Context(platform, require_duty, required_content, zone)
+        self.rota = Rota(self.context)
+        self.people = People(self.context, self.rota)
+        self.orders = Orders(self.context, self.people, Reading(self.rota))
+        self.reports = Reports(self.context, self.people)
+        self.operations = Operations(self.rota)
+        self.observers: tuple[Observer, ...] = (_WorkflowObserver(self),)
+
+    def loops(self, store: Store) -> tuple[Loop, ...]:
+        """What the background worker runs."""
+        watch = LatenessWatch(store, self.context.platform)
+        return (Loop("workflow-lateness", watch.step, LATENESS_INTERVAL_S),)
+
+    def delivered(self, uow: UnitOfWork, report_reference: str) -> None:
+        """Tell that the requesting hospital has received a signed report (S10)."""
+        self.reports.delivered(uow, report_reference)
+
+
+@dataclass(frozen=True, slots=True)
+class _DeviceRule:
+    """What a device says, it says as itself."""
+
+    def prepare(self, uow: UnitOfWork, draft: Draft) -> None:
+        if draft.resource is not None and uow.caller.role in AI_ROLES and not draft.resource.get("device"):
+            raise ForbiddenTransition(
+                "An Observation of an AI vendor names its Device", expression="Observation.device"
+            )
+
+
+class _WorkflowObserver:
+    """Hands each draft and each change to the part that knows its type; the workflow's own writes need no guard."""
+
+    def __init__(self, workflow: Workflow) -> None:
+        steps = TaskSteps(workflow.people)
+        self._prepare: Mapping[str, Orders | TaskSteps | Reports | Rota | _DeviceRule] = {
+            "ServiceRequest": workflow.orders,
+            "Task": steps,
+            "DiagnosticReport": workflow.reports,
+            "Appointment": workflow.rota,
+            "Slot": workflow.rota,
+            "Observation": _DeviceRule(),
+        }
+        self._changed: Mapping[str, Orders | Reports | Rota] = {
+            "ServiceRequest": workflow.orders,
+            "Task": workflow.orders,
+            "ImagingStudy": workflow.orders,
+            "DiagnosticReport": workflow.reports,
+            "Appointment": workflow.rota,
+        }
+
+    def prepare(self, uow: UnitOfWork, draft: Draft) -> None:
+        part = self._prepare.get(draft.type)
+        if part is not None and not is_acting():
+            part.prepare(uow, draft)
+
+    def changed(self, uow: UnitOfWork, change: Change) -> None:
+        part = self._changed.get(change.after.type)
+        if part is not None:
+            part.changed(uow, change)

@@ -1,0 +1,154 @@
+"""The guards of the workflow's Tasks: who may move which task where, before it is written.
+
+Only the caller's own wish is judged here, one Task at a time; what several resources must show together (a protocol,
+a signed report) is checked after all writes, by `workflow.orders`. The path is docs/workflow.md; tables in
+`resources.lifecycle`.
+
+FHIR R4 §12.4  http://hl7.org/fhir/R4/task.html
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from resources import task as tasks
+from resources.codes import DutyFunction, TaskKind
+from resources.lifecycle import changed_elements, check_transition
+from resources.outcomes import ForbiddenTransition, InvalidContent, Issue, Json
+from store.access import Draft
+from store.unit_of_work import UnitOfWork
+from workflow.context import before_of
+from workflow.deadlines import instant_text
+from workflow.people import People
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSteps:
+    """Observer.prepare for Task."""
+
+    people: People
+
+    def prepare(self, uow: UnitOfWork, draft: Draft) -> None:
+        before, after = before_of(draft), draft.resource
+        kind = tasks.kind_of(before)
+        if after is None:
+            if kind is not None:
+                raise ForbiddenTransition(f"A Task {kind.value} of the workflow is not deleted: its history is kept")
+            return
+        if kind is None:
+            self._prepare_new(uow, before, after)
+            return
+        assert before is not None  # noqa: S101 - a kind was found in it
+        self._prepare_known(uow, kind, before, after)
+
+    def _prepare_new(self, uow: UnitOfWork, before: Json | None, after: Json) -> None:
+        """A Task that is not of the workflow yet."""
+        kind = tasks.kind_of(after)
+        if kind in tasks.SERVER_MADE and not uow.caller.is_system:
+            raise ForbiddenTransition(
+                f"A Task {kind.value} is made by the server, one per order", expression="Task.code"
+            )
+        if kind is TaskKind.COMMUNICATE_CRITICAL and not (uow.caller.is_system or self.people.is_radiologist(uow)):
+            raise ForbiddenTransition("A critical result is announced by a radiologist", expression="Task.code")
+        check_transition("Task", before.get("status") if before else None, after.get("status"))
+
+    def _prepare_known(self, uow: UnitOfWork, kind: TaskKind, before: Json, after: Json) -> None:
+        check_transition("Task", before.get("status"), after.get("status"), kind=kind)
+        reschedules = bool(changed_elements(before, after, tasks.REGULATED))
+        regulator = reschedules and self.people.has_duty(uow, DutyFunction.REGULATION)
+        tasks.check_fixed(before, after, regulator=regulator)
+        step = _STEPS.get(kind)
+        if step is not None and not uow.caller.is_system:
+            step(self, uow, before, after)
+        after["lastModified"] = instant_text(uow.now)
+
+    def _order(self, uow: UnitOfWork, before: Json, after: Json) -> None:
+        if before.get("status") != after.get("status"):
+            raise ForbiddenTransition(
+                "The root task follows its parts and its order: to cancel it, revoke the ServiceRequest",
+                expression="Task.status",
+            )
+        _keep_owner(before, after)
+
+    def _regulate(self, uow: UnitOfWork, before: Json, after: Json) -> None:
+        old, new = before.get("status"), after.get("status")
+        self.people.require_duty(uow, DutyFunction.REGULATION, "Regulating an order")
+        owner = tasks.owner(before)
+        if old in ("in-progress", "on-hold") and not self.people.is_caller(uow, owner) and owner is not None:
+            if old == "in-progress" and self.people.rota.is_on_duty(uow, owner, DutyFunction.REGULATION, uow.now):
+                raise ForbiddenTransition(
+                    f"The order is being regulated by {owner}, who is on duty", expression="Task.owner"
+                )
+            self._take(uow, after)
+        elif (old == "requested" and new != "requested") or owner is None:
+            self._take(uow, after)
+        else:
+            _keep_owner(before, after)
+        if new == "requested":
+            after.pop("owner", None)
+        if new == "rejected":
+            _refuse(tasks.check_refusal(after))
+        if new == "completed" and not tasks.references(after.get("output", []), "ServiceRequest"):
+            raise ForbiddenTransition(
+                "An accepted order needs its protocol: Task.output must refer to the filler-order ServiceRequest",
+                expression="Task.output",
+            )
+
+    def _acquire(self, uow: UnitOfWork, before: Json, after: Json) -> None:
+        new = after.get("status")
+        if new in ("on-hold", "failed") and new != before.get("status") and not after.get("statusReason"):
+            raise ForbiddenTransition(
+                "An acquisition that stops gives its reason", expression="Task.statusReason"
+            )
+
+    def _read(self, uow: UnitOfWork, before: Json, after: Json) -> None:
+        old, new = before.get("status"), after.get("status")
+        owner = tasks.owner(before)
+        if new == "in-progress" and old in ("ready", "on-hold"):
+            self.people.require_duty(uow, DutyFunction.READING, "Claiming a reading")
+            self._take(uow, after)
+            after["executionPeriod"] = {"start": instant_text(uow.now)}
+            return
+        if old == "in-progress" and new == "in-progress" and not self.people.is_caller(uow, owner):
+            raise ForbiddenTransition(f"The reading is already claimed by {owner}", expression="Task.status")
+        if old == "in-progress" and not self.people.is_caller(uow, owner):
+            self.people.require_duty(uow, DutyFunction.REGULATION, "Taking a reading from its reader")
+            if new == "completed":
+                raise ForbiddenTransition("A reading is completed by its reader", expression="Task.owner")
+        if old != "in-progress" and old != new:
+            self.people.require_duty(uow, DutyFunction.REGULATION, "Holding or releasing a reading")
+        if old == "ready" == new and before.get("owner") != after.get("owner"):
+            self.people.require_duty(uow, DutyFunction.REGULATION, "Proposing a reader")
+            return
+        _keep_owner(before, after)
+
+    def _critical(self, uow: UnitOfWork, before: Json, after: Json) -> None:
+        if not self.people.is_radiologist(uow):
+            raise ForbiddenTransition("A critical result is communicated by a radiologist", code="forbidden")
+        if after.get("status") in ("in-progress", "completed") and tasks.owner(after) is None:
+            self._take(uow, after)
+
+    def _take(self, uow: UnitOfWork, after: Json) -> None:
+        """The caller becomes the owner, whatever was sent: nobody takes work in another's name."""
+        after["owner"] = {"reference": uow.caller.practitioner}
+
+
+_STEPS = {
+    TaskKind.ORDER: TaskSteps._order,
+    TaskKind.REGULATE: TaskSteps._regulate,
+    TaskKind.ACQUIRE: TaskSteps._acquire,
+    TaskKind.READ: TaskSteps._read,
+    TaskKind.COMMUNICATE_CRITICAL: TaskSteps._critical,
+}
+
+
+def _keep_owner(before: Json, after: Json) -> None:
+    if "owner" in before:
+        after.setdefault("owner", before["owner"])
+    if before.get("owner") != after.get("owner"):
+        raise ForbiddenTransition("Task.owner changes only by claiming the task", expression="Task.owner")
+
+
+def _refuse(issues: list[Issue]) -> None:
+    if issues:
+        raise InvalidContent(issues[0].diagnostics, issues=issues)
