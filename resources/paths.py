@@ -60,6 +60,22 @@ def value_types(expression: str, type_name: str) -> tuple[str, ...]:
     return owners
 
 
+@cache
+def bound_value_sets(expression: str, type_name: str) -> tuple[str | None, ...]:
+    """For a path to elements of type code: the value set each is bound to by requirement; for others (None,)."""
+    if value_types(expression, type_name) == ("boolean",):
+        return ()
+    steps = _steps(expression, type_name)
+    if not steps or steps[-1][0] != "field" or set(value_types(expression, type_name)) != {"code"}:
+        return (None,)
+    owners: tuple[str, ...] = (type_name,)
+    for kind, *arguments in steps[:-1]:
+        if kind == "field":
+            owners = tuple(owner for _, owner in _options(owners, arguments[0]))
+    name = steps[-1][1]
+    return tuple(one.codes for owner in owners for one in definitions.children(owner) if one.name == name)
+
+
 def _deceased(node: Json, resource: Json) -> list[Typed]:
     """`deceased.exists() and deceased != false`: dead by a date as well, and false where nothing is said."""
     said = node.get("deceasedBoolean")

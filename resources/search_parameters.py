@@ -19,6 +19,7 @@ from typing import Any
 
 from resources import definitions
 from resources.criteria import Table
+from resources.paths import value_types
 
 TEXT = 100_000
 """Pseudo parameter `id + TEXT` in sp_string: the texts of a token parameter, for `:text`."""
@@ -112,6 +113,17 @@ def by_id(number: int) -> SearchParameter:
 def component_id(composite: SearchParameter, position: int) -> int:
     """The pseudo parameter of a composite's component, counted from 0."""
     return composite.id + COMPONENT + position * COMPONENT_STEP
+
+
+@cache
+def component_parameter(composite: SearchParameter, position: int) -> SearchParameter:
+    """A composite's component as a parameter of its own, whose rows are those of the pseudo parameter."""
+    component = composite.components[position]
+    relative = () if component.expression.startswith("%") else alternatives(component.expression)
+    owner = value_types(composite.paths[0], composite.type)[0]
+    return SearchParameter(
+        component_id(composite, position), owner, composite.code, component.kind, relative, component.targets
+    )
 
 
 @cache
