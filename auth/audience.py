@@ -1,0 +1,231 @@
+"""Who owns a version and which organisations may see it: a table by resource type.
+
+The server decides it from what is stored, never from what a payload says of itself. Where the rules find no answer,
+or two, the audience is the smaller one: a report whose order and patient belong to different hospitals is shown to
+neither.
+
+    type                                             audience
+    directory types                                  everybody
+    AuditEvent                                       platform
+    Subscription                                     its owner
+    Binary, Provenance                               as what they point to
+    anything else of a hospital                      the hospital and the platform
+    anything else of the platform                    the platform, and the hospital concerned where `_OPENED` says so
+
+"The hospital concerned" is the owner of the order, the patient or the focus that the resource refers to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from auth import records
+from resources import references
+from resources.codes import TELERADIOLOGY_TASK, TaskKind, has_coding
+from resources.lifecycle import SIGNED
+from resources.outcomes import FhirError, Json
+from resources.registry import type_id
+from store.access import EVERYONE, Audience, Caller, Change, Draft, Interaction, Version
+
+if TYPE_CHECKING:
+    from store.unit_of_work import UnitOfWork
+
+DIRECTORY = frozenset({
+    "Organization", "OrganizationAffiliation", "Practitioner", "PractitionerRole", "Location", "HealthcareService",
+    "Schedule", "Slot", "Endpoint", "Device", "DeviceDefinition",
+    "CodeSystem", "ValueSet", "ConceptMap", "NamingSystem", "ActivityDefinition", "PlanDefinition", "Questionnaire",
+    "Library", "Measure", "StructureDefinition", "StructureMap", "SearchParameter", "OperationDefinition",
+    "CapabilityStatement", "TerminologyCapabilities", "CompartmentDefinition", "GraphDefinition", "MessageDefinition",
+    "ImplementationGuide", "ExampleScenario", "EventDefinition",
+})  # fmt: skip
+"""Who and what there is, and definitions: for all partners."""
+
+RELEASED = SIGNED | {"cancelled", "entered-in-error"}
+"""DiagnosticReport.status from which on the requesting hospital sees the report."""
+
+POINTERS: dict[str, tuple[str, ...]] = {"Binary": ("securityContext",), "Provenance": ("target",)}
+
+CONCERNED: dict[str, tuple[str, ...]] = {
+    "DiagnosticReport": ("basedOn", "subject", "encounter"),
+    "ImagingStudy": ("basedOn", "subject", "encounter"),
+    "ServiceRequest": ("basedOn", "subject", "encounter"),
+    "Task": ("focus", "basedOn", "for", "encounter"),
+    "Communication": ("basedOn", "subject", "about", "encounter"),
+}
+"""Elements that say which hospital a resource of the platform concerns. All that lead to a hospital must agree."""
+
+MAX_STEPS = 3
+"""From a resource over others of the platform to the hospital: Task → filler order → order."""
+
+
+class Audiences:
+    """The owner and the audience of a version that is about to be written."""
+
+    def __init__(self, platform: str) -> None:
+        self.platform = platform
+
+    def of(self, uow: UnitOfWork, caller: Caller, draft: Draft) -> Audience:
+        """Ownership never changes; what is new belongs to its writer (the platform, when the server itself writes)."""
+        owner = self.owner(uow, caller, draft)
+        resource = draft.resource if draft.resource is not None else {}
+        organizations = self.organizations(uow, draft.type, owner, resource)
+        if draft.type == "ImagingStudy" and draft.before is not None and organizations == {self.platform}:
+            # Images that match no order yet stay visible to the hospital that sent them.
+            organizations = records.audience_of(uow.connection, draft.before.pk) or organizations
+        elif draft.type == "ImagingStudy" and draft.before is None and organizations == {self.platform}:
+            organizations = frozenset({self.platform, uow.caller.organization or self.platform})
+        return Audience(owner, organizations)
+
+    def owner(self, uow: UnitOfWork, caller: Caller, draft: Draft) -> str:
+        if draft.before is not None:
+            return draft.before.owner
+        if draft.interaction is Interaction.CREATE:
+            return caller.organization
+        # An update that creates: a deleted resource that is written anew is still its owner's.
+        return records.owner_of(uow.connection, type_id(draft.type), draft.id) or caller.organization
+
+    def organizations(
+        self, uow: UnitOfWork, type_name: str, owner: str, resource: Json, steps: int = MAX_STEPS
+    ) -> frozenset[str]:
+        """The audience of this content."""
+        if type_name == "AuditEvent":
+            return frozenset({self.platform})
+        if type_name == "Subscription":
+            return frozenset({owner})
+        if type_name in DIRECTORY and not _is_private(type_name, resource):
+            return frozenset({EVERYONE})
+        if type_name in POINTERS:
+            return self._as_targets(uow, type_name, owner, resource, steps)
+        if owner != self.platform:
+            return frozenset({owner, self.platform})
+        opened = _OPENED.get(type_name)
+        if opened is None or not opened(resource):
+            return frozenset({owner})
+        hospital = self.hospital_of(uow, type_name, resource)
+        if hospital is None or (type_name == "Communication" and not self._addressed(uow, resource, hospital)):
+            return frozenset({owner})
+        return frozenset({owner, hospital})
+
+    def hospital_of(
+        self, uow: UnitOfWork, type_name: str, resource: Json, steps: int = MAX_STEPS
+    ) -> str | None:
+        """The one hospital that a resource of the platform concerns; None: none, or more than one."""
+        found = set(self._hospitals(uow, type_name, resource, steps))
+        return found.pop() if len(found) == 1 else None
+
+    def _hospitals(self, uow: UnitOfWork, type_name: str, resource: Json, steps: int) -> Iterator[str]:
+        for version in self._targets(uow, resource, CONCERNED.get(type_name, ())):
+            if version.owner != self.platform:
+                yield version.owner
+            elif steps > 1:
+                yield from self._hospitals(uow, version.type, version.json(), steps - 1)
+
+    def _as_targets(
+        self, uow: UnitOfWork, type_name: str, owner: str, resource: Json, steps: int
+    ) -> frozenset[str]:
+        """Seen by whoever sees all that it points to, and by its owner; pointing at nothing, as any other resource."""
+        audience: frozenset[str] | None = None
+        for version in self._targets(uow, resource, POINTERS[type_name]):
+            theirs = (
+                frozenset({version.owner})
+                if steps <= 1
+                else self.organizations(uow, version.type, version.owner, version.json(), steps - 1)
+            )
+            audience = theirs if audience is None else _common(audience, theirs)
+        if audience is None:
+            return frozenset({owner, self.platform})
+        return audience if EVERYONE in audience else audience | {owner}
+
+    def _addressed(self, uow: UnitOfWork, communication: Json, hospital: str) -> bool:
+        """Whether a recipient is the hospital, or somebody whom the hospital has registered."""
+        for holder in _holders(communication, "recipient"):
+            reference = references.parse(str(holder.get("reference", "")), uow.store.base_urls)
+            if (reference.type, reference.id) == ("Organization", hospital):
+                return True
+        return any(version.owner == hospital for version in self._targets(uow, communication, ("recipient",)))
+
+    def _targets(self, uow: UnitOfWork, resource: Json, elements: tuple[str, ...]) -> Iterator[Version]:
+        for element in elements:
+            for holder in _holders(resource, element):
+                version = _resolve(uow, holder)
+                if version is not None:
+                    yield version
+
+
+class Widening:
+    """An observer: when a report becomes the hospital's to see, so do its PDF and its provenance.
+
+    They were stored before, with the audience of a draft; a version of theirs with the same content gets the new one.
+    """
+
+    def __init__(self, audiences: Audiences) -> None:
+        self._audiences = audiences
+
+    def prepare(self, uow: UnitOfWork, draft: Draft) -> None:
+        """Nothing is altered beforehand."""
+
+    def changed(self, uow: UnitOfWork, change: Change) -> None:
+        report, before = change.after, change.before
+        if report.type != "DiagnosticReport" or report.deleted or report.owner != self._audiences.platform:
+            return
+        status = report.json().get("status")
+        if status not in RELEASED or (before is not None and before.json().get("status") in RELEASED):
+            return
+        for version in self._dependents(uow, report):
+            belongs = self._audiences.organizations(uow, version.type, version.owner, version.json())
+            if belongs != records.audience_of(uow.connection, version.pk):
+                uow.system.update(version.type, version.id, version.json())
+
+    def _dependents(self, uow: UnitOfWork, report: Version) -> Iterator[Version]:
+        for form in report.json().get("presentedForm", ()):
+            version = _resolve(uow, {"reference": form.get("url", "")})
+            if version is not None and version.type == "Binary":
+                yield version
+        yield from uow.system.find("Provenance", [("target", report.reference)])
+
+
+def _is_acquisition_or_root(task: Json) -> bool:
+    acquires = has_coding(task.get("code", {}), [(TELERADIOLOGY_TASK, TaskKind.ACQUIRE)])
+    return acquires or not task.get("partOf")
+
+
+_OPENED: dict[str, Callable[[Json], bool]] = {
+    "DiagnosticReport": lambda report: report.get("status") in RELEASED,
+    "ImagingStudy": lambda study: True,
+    "ServiceRequest": lambda order: order.get("intent") == "filler-order",
+    "Task": _is_acquisition_or_root,
+    "Communication": lambda communication: True,
+}
+"""Which resources of the platform the hospital concerned sees too. Everything else (Observations of devices and of
+second readers, other Tasks, the rota) stays on the platform."""
+
+
+def _is_private(type_name: str, resource: Json) -> bool:
+    """A directory type that does not belong in a directory: a patient's device, an endpoint with its credentials."""
+    return (type_name == "Device" and "patient" in resource) or (type_name == "Endpoint" and "header" in resource)
+
+
+def _common(first: frozenset[str], second: frozenset[str]) -> frozenset[str]:
+    if EVERYONE in first:
+        return second
+    return first if EVERYONE in second else first & second
+
+
+def _holders(resource: Json, element: str) -> list[Json]:
+    value = resource.get(element)
+    values = value if isinstance(value, list) else [value]
+    return [holder for holder in values if isinstance(holder, dict)]
+
+
+def _resolve(uow: UnitOfWork, holder: Json) -> Version | None:
+    text = holder.get("reference")
+    if not isinstance(text, str):
+        return None
+    reference = references.parse(text, uow.store.base_urls)
+    if reference.type is None or reference.id is None:
+        return None
+    try:
+        return uow.system.read(reference.type, reference.id)
+    except FhirError:
+        return None  # absent or deleted: whether it may be missing is asked by the store, at the end

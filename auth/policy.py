@@ -1,0 +1,153 @@
+"""Who may: scope, interaction, type and organisation become what a caller may see and write.
+
+Reading: the organisation's audience and the constraints of the scopes are given to the store, which compiles them
+into every statement. Writing: the scope must allow it, a constrained scope must hold before **and** after, and only
+the owner alters what exists (a Task also the organisations that it is shown to: the workflow guards its transitions).
+
+SMART 2.2 https://hl7.org/fhir/smart-app-launch/STU2.2/scopes-and-launch-context.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from auth import records, scopes
+from auth.audience import Audiences
+from resources import indexing, matching
+from resources.outcomes import Forbidden, Json
+from store.access import EVERYONE, Audience, Caller, Draft, Interaction, Visibility
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from store.unit_of_work import UnitOfWork
+
+LETTERS: Mapping[Interaction, str] = {
+    Interaction.READ: "r",
+    Interaction.VREAD: "r",
+    Interaction.HISTORY_INSTANCE: "r",
+    Interaction.SEARCH_TYPE: "s",
+    Interaction.SEARCH_SYSTEM: "s",
+    Interaction.HISTORY_TYPE: "s",
+    Interaction.HISTORY_SYSTEM: "s",
+    Interaction.CREATE: "c",
+    Interaction.UPDATE: "u",
+    Interaction.PATCH: "u",
+    Interaction.DELETE: "d",
+    Interaction.NOTIFY: "r",
+    Interaction.OPERATION: "r",
+    Interaction.DICOM_QUERY: "s",
+    Interaction.DICOM_RETRIEVE: "r",
+    Interaction.DICOM_STORE: "cu",
+}
+"""The scope letter that each interaction needs; of several, one is enough. What is not here is never allowed on a type.
+
+`u` covers update-as-create, as SMART says. An instance stored into a study is a create or an update as one looks at it,
+so either letter admits it. A batch or transaction asks for each entry.
+"""
+
+SERVER_ONLY = frozenset({"AuditEvent"})
+"""Written by the server alone: nobody alters the record of what was done."""
+
+SHARED_WRITE = frozenset({"Task"})
+"""Types that the organisations of their audience may update too."""
+
+
+class Policy:
+    """The Permit of the store."""
+
+    def __init__(self, platform: str) -> None:
+        self.audiences = Audiences(platform)
+
+    def visibility(self, caller: Caller, interaction: Interaction, type_name: str) -> Visibility:
+        """What `caller` may see of `type_name` by this interaction. Raises Forbidden where no scope covers it."""
+        if caller.is_system:
+            return _EVERYTHING
+        visible = _visibility(caller.organization, caller.scopes, interaction, type_name)
+        if visible is None:
+            raise _not_covered(caller, interaction, type_name)
+        return visible
+
+    def authorise_write(self, uow: UnitOfWork, caller: Caller, draft: Draft) -> None:
+        """Raise Forbidden unless the caller may write this draft."""
+        if draft.type in SERVER_ONLY:
+            raise Forbidden(f"{draft.type} is written by the server alone")
+        if caller.is_system:
+            return
+        granting = _granting(caller, draft.interaction, draft.type)
+        if not granting:
+            raise _not_covered(caller, draft.interaction, draft.type)
+        self._check_constraints(uow, granting, draft)
+        self._check_ownership(uow, caller, draft)
+
+    def audience(self, uow: UnitOfWork, caller: Caller, draft: Draft) -> Audience:
+        """Owner and audience of the version that `draft` becomes."""
+        return self.audiences.of(uow, caller, draft)
+
+    def _check_constraints(self, uow: UnitOfWork, granting: tuple[scopes.Scope, ...], draft: Draft) -> None:
+        """Neither out of a constrained scope nor into it: what is there satisfies it, and what will be there too."""
+        if not all(scope.constraint for scope in granting):
+            return
+        if draft.before is not None and not draft.before.deleted:
+            existing = draft.before
+            if not self._satisfies(uow, granting, draft, existing.json(), existing.last_updated):
+                raise Forbidden("The resource is outside the search constraint of the granted scope")
+        if draft.resource is not None and not self._satisfies(uow, granting, draft, draft.resource, uow.now):
+            raise Forbidden("The resource would be outside the search constraint of the granted scope")
+
+    def _satisfies(
+        self, uow: UnitOfWork, granting: tuple[scopes.Scope, ...], draft: Draft, resource: Json, at: datetime
+    ) -> bool:
+        rows = indexing.extract(draft.type, resource, base_urls=uow.store.base_urls)
+        for scope in granting:
+            query = scope.query(draft.type)
+            if query is None or matching.matches(query.criteria, draft.type, draft.id, at, rows):
+                return True
+        return False
+
+    def _check_ownership(self, uow: UnitOfWork, caller: Caller, draft: Draft) -> None:
+        owner = self.audiences.owner(uow, caller, draft)
+        if owner == caller.organization:
+            return
+        shared = draft.type in SHARED_WRITE and draft.before is not None and draft.resource is not None
+        if shared and draft.before is not None:
+            audience = records.audience_of(uow.connection, draft.before.pk)
+            if caller.organization in audience:
+                return
+        raise Forbidden(f"Only the organization that owns the {draft.type} may alter it")
+
+
+_EVERYTHING = Visibility(None)
+
+
+@lru_cache(maxsize=16384)
+def _visibility(
+    organization: str, granted: frozenset[str], interaction: Interaction, type_name: str
+) -> Visibility | None:
+    letters = LETTERS.get(interaction)
+    if letters is None or not organization:
+        return None
+    granting = scopes.granting(granted, type_name, letters)
+    if not granting:
+        return None
+    queries = [scope.query(type_name) for scope in granting]
+    asked = tuple(query for query in queries if query is not None)
+    # One scope without a constraint is enough to ask for none.
+    return Visibility(frozenset({organization, EVERYONE}), asked if len(asked) == len(queries) else ())
+
+
+def _granting(caller: Caller, interaction: Interaction, type_name: str) -> tuple[scopes.Scope, ...]:
+    letters = LETTERS.get(interaction)
+    if letters is None or not caller.organization:
+        return ()
+    return scopes.granting(caller.scopes, type_name, letters)
+
+
+def _not_covered(caller: Caller, interaction: Interaction, type_name: str) -> Forbidden:
+    if not caller.organization:
+        return Forbidden("The client belongs to no organization")
+    letters = LETTERS.get(interaction, "")
+    wanted = " or ".join(f"system/{type_name}.{letter}" for letter in letters)
+    return Forbidden(f"No granted scope covers {interaction} of {type_name}" + (f": {wanted}" if wanted else ""))

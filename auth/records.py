@@ -1,0 +1,229 @@
+"""The tables of the authorization server and their queries: clients, issued tokens, used assertions.
+
+A token is kept as its SHA-256: who reads the database cannot use it. An assertion's (iss, jti) is a row of the shared
+database, so that it is used once whatever process sees it. Nothing here decides; the callers do.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from sqlalchemy import BigInteger, Boolean, Column, Connection, Index, LargeBinary, Row, Table, Text, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from resources.outcomes import Json
+from store.tables import MAX, audience_member, metadata, resource_version
+
+oauth_client = Table(
+    "oauth_client",
+    metadata,
+    Column("client_id", Text, primary_key=True),
+    Column("name", Text, nullable=False, comment="for people; no secret, no personal data"),
+    Column("organization", Text, nullable=False, comment="logical id of the Organization it belongs to"),
+    Column("scope", Text, nullable=False, comment="SMART v2 scopes that it may ask for, by spaces"),
+    Column("role", Text, nullable=False),
+    Column("practitioner", Text, comment="Practitioner/id of the person behind it, if there is one"),
+    Column("jwks", Text, nullable=False, comment="JWK Set as JSON text, public keys only"),
+    Column("jwks_uri", Text, comment="the only jku that its assertions may carry"),
+    Column("active", Boolean, nullable=False),
+    Column("created", BigInteger, nullable=False, comment="s since 1970-01-01T00:00Z"),
+)
+
+oauth_token = Table(
+    "oauth_token",
+    metadata,
+    Column("digest", LargeBinary(32), primary_key=True, comment="SHA-256 of the token"),
+    Column("token_ref", Text, nullable=False, unique=True, comment="random name of the token, for the audit record"),
+    Column("client_id", Text, nullable=False),
+    Column("scope", Text, nullable=False, comment="as granted"),
+    Column("issued", BigInteger, nullable=False, comment="s since 1970-01-01T00:00Z"),
+    Column("expires", BigInteger, nullable=False, comment="s since 1970-01-01T00:00Z, exclusive"),
+    Column("revoked", BigInteger, comment="s since 1970-01-01T00:00Z"),
+    Index("ix_oauth_token_expires", "expires"),
+)
+
+oauth_assertion = Table(
+    "oauth_assertion",
+    metadata,
+    Column("digest", LargeBinary(32), primary_key=True, comment="SHA-256 of iss and jti"),
+    Column("expires", BigInteger, nullable=False, comment="s since 1970-01-01T00:00Z: exp with its leeway"),
+    Index("ix_oauth_assertion_expires", "expires"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ClientRecord:
+    """One row of oauth_client."""
+
+    client_id: str
+    name: str
+    organization: str
+    scope: str
+    role: str
+    practitioner: str | None
+    jwks: Json
+    jwks_uri: str | None
+    active: bool
+    created: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRecord:
+    """One row of oauth_token, with the client that it was issued to (None: there is no such client any more)."""
+
+    digest: bytes
+    token_ref: str
+    client_id: str
+    scope: str
+    issued: int
+    expires: int
+    revoked: int | None
+    client: ClientRecord | None
+
+
+def digest_of(secret: str) -> bytes:
+    return sha256(secret.encode()).digest()
+
+
+def insert_client(connection: Connection, client: ClientRecord) -> None:
+    connection.execute(
+        oauth_client.insert().values(
+            client_id=client.client_id,
+            name=client.name,
+            organization=client.organization,
+            scope=client.scope,
+            role=client.role,
+            practitioner=client.practitioner,
+            jwks=json.dumps(client.jwks, separators=(",", ":"), sort_keys=True),
+            jwks_uri=client.jwks_uri,
+            active=client.active,
+            created=client.created,
+        )
+    )
+
+
+def find_client(connection: Connection, client_id: str) -> ClientRecord | None:
+    row = connection.execute(select(oauth_client).where(oauth_client.c.client_id == client_id)).one_or_none()
+    return None if row is None else _client(row)
+
+
+def list_clients(connection: Connection) -> list[ClientRecord]:
+    rows = connection.execute(select(oauth_client).order_by(oauth_client.c.created, oauth_client.c.client_id))
+    return [_client(row) for row in rows]
+
+
+def deactivate_client(connection: Connection, client_id: str) -> bool:
+    """Whether it was active until now."""
+    changed = connection.execute(
+        oauth_client.update()
+        .where(oauth_client.c.client_id == client_id, oauth_client.c.active.is_(True))
+        .values(active=False)
+    )
+    return changed.rowcount == 1
+
+
+def insert_token(connection: Connection, token: TokenRecord) -> None:
+    connection.execute(
+        oauth_token.insert().values(
+            digest=token.digest,
+            token_ref=token.token_ref,
+            client_id=token.client_id,
+            scope=token.scope,
+            issued=token.issued,
+            expires=token.expires,
+            revoked=token.revoked,
+        )
+    )
+
+
+def find_token(connection: Connection, digest: bytes) -> TokenRecord | None:
+    row = connection.execute(select(oauth_token).where(oauth_token.c.digest == digest)).one_or_none()
+    if row is None:
+        return None
+    return TokenRecord(
+        digest=row.digest,
+        token_ref=row.token_ref,
+        client_id=row.client_id,
+        scope=row.scope,
+        issued=row.issued,
+        expires=row.expires,
+        revoked=row.revoked,
+        client=find_client(connection, row.client_id),
+    )
+
+
+def revoke_token(connection: Connection, digest: bytes, at_s: int) -> None:
+    connection.execute(
+        oauth_token.update()
+        .where(oauth_token.c.digest == digest, oauth_token.c.revoked.is_(None))
+        .values(revoked=at_s)
+    )
+
+
+def use_assertion(connection: Connection, issuer: str, jti: str, expires: int) -> bool:
+    """Record this assertion as used; False if it already was. One statement, so one of many processes wins."""
+    insert: Any = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    # The lengths keep ("ab", "c") and ("a", "bc") apart.
+    digest = digest_of(f"{len(issuer)}:{issuer}{jti}")
+    statement = insert(oauth_assertion).values(digest=digest, expires=expires)
+    return bool(connection.execute(statement.on_conflict_do_nothing()).rowcount == 1)
+
+
+def purgeable(connection: Connection, before_s: int) -> bool:
+    """Whether anything expired before `before_s`: asked first, so that an idle server writes nothing."""
+    return any(
+        connection.execute(select(table.c.expires).where(table.c.expires < before_s).limit(1)).first() is not None
+        for table in (oauth_token, oauth_assertion)
+    )
+
+
+def purge(connection: Connection, before_s: int, limit: int) -> int:
+    """Forget tokens and assertions that expired before `before_s`, at most `limit` of each; how many there were."""
+    removed = 0
+    for table in (oauth_token, oauth_assertion):
+        old = select(table.c.digest).where(table.c.expires < before_s).limit(limit)
+        removed += connection.execute(table.delete().where(table.c.digest.in_(old))).rowcount
+    return removed
+
+
+def audience_of(connection: Connection, version_pk: int) -> frozenset[str]:
+    """The organisations that may see a stored version."""
+    rows = connection.execute(
+        select(audience_member.c.organization)
+        .join(resource_version, resource_version.c.audience_id == audience_member.c.audience_id)
+        .where(resource_version.c.pk == version_pk)
+    )
+    return frozenset(row[0] for row in rows)
+
+
+def owner_of(connection: Connection, type_id: int, resource_id: str) -> str | None:
+    """Who owns a resource, deleted or not; None: there never was one."""
+    row = connection.execute(
+        select(audience_member.c.organization)
+        .join(resource_version, resource_version.c.owner_id == audience_member.c.audience_id)
+        .where(
+            resource_version.c.type_id == type_id,
+            resource_version.c.resource_id == resource_id,
+            resource_version.c.valid_to == MAX,
+        )
+        .limit(1)
+    ).first()
+    return None if row is None else str(row[0])
+
+
+def _client(row: Row[Any]) -> ClientRecord:
+    return ClientRecord(
+        client_id=row.client_id,
+        name=row.name,
+        organization=row.organization,
+        scope=row.scope,
+        role=row.role,
+        practitioner=row.practitioner,
+        jwks=json.loads(row.jwks),
+        jwks_uri=row.jwks_uri,
+        active=bool(row.active),
+        created=row.created,
+    )

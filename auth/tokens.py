@@ -1,0 +1,125 @@
+"""Access tokens: opaque, short-lived, kept as hashes.
+
+A token is 32 random bytes and means nothing by itself; what it allows is looked up. Each process remembers a lookup
+for at most five seconds, so a revocation, or the end of a client, takes effect everywhere within that time.
+
+RFC 6750, SMART 2.2 backend services: `expires_in` SHOULD NOT exceed 300 s
+https://hl7.org/fhir/smart-app-launch/STU2.2/backend-services.html
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from dataclasses import dataclass
+
+from auth import records
+from auth.clients import Client, Clock, client_of
+from auth.records import TokenRecord, digest_of
+from store.engine import Database
+
+MAX_LIFETIME_S = 300
+REMEMBERED_FOR_S = 5.0
+MAX_REMEMBERED = 20_000
+TOKEN_BYTES = 32
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
+
+PURGE_AFTER_S = 3600
+"""What expired stays this long: whatever the clocks of other processes say, a used assertion is not forgotten early."""
+PURGE_BATCH = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A stored token and its client, as Authlib asks of one (its `TokenMixin`)."""
+
+    record: TokenRecord
+    client: Client | None
+    scopes: frozenset[str]
+    fault: str | None
+    """Why it gives no access (`revoked`, `client inactive`), time apart; None: it does until it expires."""
+    seen_s: float
+    """When the database said so."""
+
+    def live(self, now_s: float) -> bool:
+        return self.fault is None and now_s < self.record.expires
+
+    def check_client(self, client: Client) -> bool:
+        return self.record.client_id == client.client_id
+
+
+class Tokens:
+    """Issue, find, revoke and purge."""
+
+    def __init__(self, database: Database, *, clock: Clock, lifetime_s: int = MAX_LIFETIME_S) -> None:
+        if not 1 <= lifetime_s <= MAX_LIFETIME_S:
+            raise ValueError(f"A token lives for 1 to {MAX_LIFETIME_S} seconds")
+        self.lifetime_s = lifetime_s
+        self._database = database
+        self._clock = clock
+        self._remembered: dict[bytes, Token] = {}
+
+    def new(self, client: Client, scope: str, token: str) -> TokenRecord:
+        """The record of a fresh token, to be inserted."""
+        issued = int(self._clock().timestamp())
+        return TokenRecord(
+            digest=digest_of(token),
+            token_ref=secrets.token_hex(16),
+            client_id=client.client_id,
+            scope=scope,
+            issued=issued,
+            expires=issued + self.lifetime_s,
+            revoked=None,
+            client=client.record,
+        )
+
+    def find(self, token: str) -> Token | None:
+        """What is known of a token, at most `REMEMBERED_FOR_S` old; None: it was never issued, or is long expired."""
+        if not _TOKEN.fullmatch(token):
+            return None
+        digest = digest_of(token)
+        now_s = self._clock().timestamp()
+        found = self._remembered.get(digest)
+        if found is not None and 0 <= now_s - found.seen_s < REMEMBERED_FOR_S:
+            return found
+        return self._look_up(digest, now_s)
+
+    def forget(self, digest: bytes) -> None:
+        """Ask the database about this token next time."""
+        self._remembered.pop(digest, None)
+
+    def purge(self) -> bool:
+        """Remove what expired long ago; whether there may be more."""
+        before_s = int(self._clock().timestamp()) - PURGE_AFTER_S
+        with self._database.read() as connection:
+            if not records.purgeable(connection, before_s):
+                return False
+        with self._database.write() as connection:
+            return records.purge(connection, before_s, PURGE_BATCH) >= PURGE_BATCH
+
+    def _look_up(self, digest: bytes, now_s: float) -> Token | None:
+        with self._database.read() as connection:
+            record = records.find_token(connection, digest)
+        if record is None:
+            self._remembered.pop(digest, None)
+            return None
+        found = _token(record, now_s)
+        if len(self._remembered) >= MAX_REMEMBERED:
+            self._remembered.clear()
+        self._remembered[digest] = found
+        return found
+
+
+def random_token() -> str:
+    """43 characters that nobody can guess (RFC 6749 §10.10 asks for 2^-128 at most; these are 2^-256)."""
+    return secrets.token_urlsafe(TOKEN_BYTES)
+
+
+def _token(record: TokenRecord, now_s: float) -> Token:
+    client = None if record.client is None else client_of(record.client)
+    fault = None
+    if record.revoked is not None:
+        fault = "revoked"
+    elif client is None or not client.active:
+        fault = "client inactive"
+    return Token(record, client, frozenset(record.scope.split()), fault, now_s)
