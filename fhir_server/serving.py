@@ -36,7 +36,7 @@ def serve(settings: Settings) -> int:
             from fhir_server.demo import seed
 
             seed.seed(settings)
-        supervisor = Supervisor(_children(settings))
+        supervisor = Supervisor(children(settings))
         supervisor.start()
         try:
             return _watch(supervisor, settings)
@@ -44,11 +44,12 @@ def serve(settings: Settings) -> int:
             supervisor.stop()
 
 
-def _children(settings: Settings) -> list[Child]:
+def children(settings: Settings, site: str = "wsgi:app") -> list[Child]:
+    """The processes of one server. `site` is the WSGI application that the web process serves."""
     root = str(Path(__file__).resolve().parent.parent)
     environment = {**settings.environment(), "PYTHONPATH": root}
     children = [
-        Child("web", processes.module("fhir_server.web"), environment),
+        Child("web", processes.module("fhir_server.web", site), environment),
         Child("worker", processes.module("fhir_server.worker"), environment),
     ]
     if settings.dimse_port:
@@ -70,6 +71,16 @@ def _watch(supervisor: Supervisor, settings: Settings) -> int:
                 return 1
         time.sleep(_TICK_S)
     return 0
+
+
+def until_ready(settings: Settings, supervisor: Supervisor) -> None:
+    """Wait until the server can serve; TimeoutError where it cannot in time."""
+    deadline = time.monotonic() + _READY_WITHIN_S
+    while not _is_ready(settings):
+        supervisor.tick()
+        if time.monotonic() > deadline:
+            raise TimeoutError("the server is not ready in time")
+        time.sleep(_TICK_S)
 
 
 def _is_ready(settings: Settings) -> bool:

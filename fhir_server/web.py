@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 
 from granian import Granian
 from granian.constants import Interfaces
@@ -17,7 +18,7 @@ def main() -> None:
     logs.configure("web")
     settings = Settings.load().checked()
     Granian(
-        "wsgi:app",
+        sys.argv[1] if len(sys.argv) > 1 else "wsgi:app",
         address=settings.host,
         port=settings.port,
         interface=Interfaces.WSGI,
