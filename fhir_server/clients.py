@@ -36,7 +36,7 @@ def add(settings: Settings, name: str, organization: str, scope: str, role: str,
     services = Services.of(settings)
     try:
         made, private = services.authority.clients.add(
-            name, organization=organization, scope=scope, role=role, practitioner=practitioner, jwks=jwks)
+            name, organization, scope, role, practitioner, jwks)
     finally:
         services.close()
     described: dict[str, Any] = {

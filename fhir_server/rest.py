@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from urllib.parse import parse_qsl
 
-from flask import Blueprint, Response, g, request
+from flask import Blueprint, Response, request
 
 from fhir_server import batch, binary, capability, interactions, negotiation, operations, reads
 from fhir_server.exchange import Answer, Asked, location, of_json, of_version, version_headers
@@ -22,19 +22,16 @@ from resources import bundles, datetimes, jsontext
 from resources.outcomes import (
     BadRequest,
     FhirError,
-    Forbidden,
     InvalidContent,
     Issue,
     Json,
     Malformed,
     NotAllowed,
-    NotFound,
     TooLarge,
-    Unauthenticated,
     UnsupportedMediaType,
     outcome,
 )
-from store.access import Access, Caller, Interaction, Outcome, Version
+from store.access import Access, Caller, Interaction, Version
 from store.unit_of_work import UnitOfWork
 
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
@@ -77,16 +74,12 @@ class Edge:
         try:
             route = resolve(request.method, [part for part in rest.split("/") if part])
         except FhirError as error:
-            self._record(error, Access(Interaction.OPERATION, query=_raw()), self._guarded(error))
+            self._record(error, Access(Interaction.OPERATION, query=_raw()), self.services.authority.guard(request))
             raise
         if route.kind in _PUBLIC:
             return self._public(route)
         intent = Access(_INTERACTION[route.kind], route.type, route.id, route.version, query=_raw())
-        try:
-            caller = self.services.authority.guard(request)
-        except Unauthenticated as error:
-            self._record(error, intent, None)
-            raise
+        caller = self.services.authority.guard(request)
         try:
             return self._dispatch(self._asked(route, caller), intent)
         except FhirError as error:
@@ -318,25 +311,9 @@ class Edge:
 
     # — refusals —
 
-    def _guarded(self, error: FhirError) -> Caller | None:
-        """The caller of a request to a path that does not exist, if it has a good token."""
-        try:
-            return self.services.authority.guard(request)
-        except Unauthenticated:
-            return None
-
-    def _record(self, error: FhirError, intent: Access, caller: Caller | None) -> None:
-        if error.recorded:
-            return
-        anonymous = Caller("anonymous", "", address=request.remote_addr or "", request_id=g.get("request_id", ""))
-        self.services.record_refusal(error, intent, caller or anonymous)
-
-
-def failure(error: FhirError) -> Outcome:
-    """AuditEvent.outcome of a fault: 8 for a refusal of security, 12 for the server's own, else 4."""
-    if isinstance(error, (Unauthenticated, Forbidden)) or (isinstance(error, NotFound) and error.foreign):
-        return Outcome.SERIOUS
-    return Outcome.MAJOR if error.status >= 500 else Outcome.MINOR
+    def _record(self, error: FhirError, intent: Access, caller: Caller) -> None:
+        if not error.recorded:
+            self.services.record_refusal(error, intent, caller)
 
 
 def read_body(limit: int) -> bytes:

@@ -6,12 +6,15 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from flask import request
 from sqlalchemy import text
 
-from audit.ledger import Ledger
+from audit import checkpoint, verify
+from audit.offline import Report, split_notes
+from audit.trail import Ledger
 from auth.authority import Authority
 from dicomweb.imaging import Imaging
 from fhir_server.exchange import Answer, Asked, of_json
@@ -48,14 +51,37 @@ class Services:
     @staticmethod
     def of(settings: Settings, *, clock: Callable[[], datetime] | None = None,
            new_id: Callable[[], str] | None = None) -> Services:
-        """Assemble the server that `settings` describe."""
-        raise NotImplementedError
+        """Assemble the server that `settings` describe. Opens nothing: each process connects when it first needs to."""
+        clock, new_id = clock or utc_now, new_id or random_id
+        settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        database = open_engine(settings.database_url)
+        objects = ObjectStore(settings.objects_folder)
+        bases = tuple(f"{base}/fhir" for base in settings.bases)
+        signer = checkpoint.load_or_create(settings.data / "keys" / "audit-checkpoint", f"vigie/{settings.platform}")
+        ledger = Ledger(
+            database, signer, observer="Device/vigie", base_url=bases[0], base_urls=bases, platform=settings.platform,
+            published=settings.data / "checkpoints.txt", clock=clock, ids=new_id)
+        authority = Authority(
+            database, trail=ledger, platform=settings.platform, origins=settings.bases, clock=clock,
+            token_lifetime_s=settings.token_lifetime_s, trusted_proxies=settings.trusted_proxies)
+        store = Store(
+            database, permit=authority.permit, trail=ledger, clock=clock, ids=new_id, platform=settings.platform,
+            base_urls=bases, references="lenient" if settings.references == "lenient" else "strict",
+            page_key=settings.key("pages"))
+        workflow = Workflow(platform=settings.platform, zone=settings.report_zone)
+        imaging = Imaging(store, objects, public_bases=settings.bases)
+        subscriptions = Subscriptions(
+            store, caller_of=authority.caller_of, trail=ledger, base_urls=bases, key=settings.key("webhooks"),
+            allowed=settings.endpoints_allowed, delivered=workflow.delivered)
+        # Order matters: the workflow completes a write before its outbox row is made.
+        store.observers += [*authority.observers, *workflow.observers, imaging.observer, *subscriptions.observers]
+        return Services(settings, database, objects, ledger, authority, store, imaging, subscriptions, workflow, clock, new_id)
 
     @property
     def loops(self) -> Sequence[Loop]:
         """What the background process turns."""
-        return [*self.ledger.loops, *self.authority.loops, *self.imaging.loops, *self.subscriptions.loops,
-                *self.workflow.loops, *self.store.loops]
+        return [self.ledger.loop(), *self.authority.loops, *self.imaging.loops, *self.subscriptions.loops,
+                *self.workflow.loops(self.store), *self.store.loops]
 
     @property
     def topics(self) -> tuple[str, ...]:
@@ -99,9 +125,24 @@ class Services:
             raise BadRequest("This operation is not available", code="not-supported")
         return of_json(table[name](asked, intent))
 
+    def verify_audit(self) -> Report:
+        """Verify the whole audit log, against the checkpoints published beside the database too."""
+        published = self.settings.data / "checkpoints.txt"
+        elsewhere = split_notes(published.read_text(encoding="utf-8")) if published.exists() else []
+        return verify.verify(self.database, self._verifier, platform=self.settings.platform, elsewhere=elsewhere)
+
+    def export_audit(self, file: Path) -> int:
+        """Export the log for the offline verifier; the number of records."""
+        return verify.export(self.database, file, self._verifier)
+
+    @property
+    def _verifier(self) -> checkpoint.Verifier:
+        return checkpoint.load_or_create(
+            self.settings.data / "keys" / "audit-checkpoint", f"vigie/{self.settings.platform}").verifier
+
     def readiness(self) -> Mapping[str, Callable[[], None]]:
         """Name → check; a check raises where the server cannot serve."""
-        return {"database": self._database_answers, "objects": self.objects.check, "audit": self._audit_writable}
+        return {"database": self._database_answers, "objects": self._objects_writable, "audit": self._audit_writable}
 
     def close(self) -> None:
         self.ledger.close()
@@ -111,9 +152,13 @@ class Services:
         with self.database.read() as connection:
             connection.execute(text("SELECT count(*) FROM alembic_version")).scalar_one()
 
+    def _objects_writable(self) -> None:
+        self.objects.put(b"")
+
     def _audit_writable(self) -> None:
-        """The audit record is what every answer waits for: an inbox that cannot be read cannot be written."""
-        self.ledger.check()
+        """Every answer waits for its audit record: where a write transaction cannot begin, nothing can be served."""
+        with self.database.write():
+            pass
 
 
 def utc_now() -> datetime:
@@ -122,6 +167,3 @@ def utc_now() -> datetime:
 
 def random_id() -> str:
     return str(uuid.uuid4())
-
-
-_ = open_engine

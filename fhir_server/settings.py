@@ -57,6 +57,8 @@ class Settings:
     """Say that TLS ends in front of this server; without it the server does not listen beyond loopback."""
     zone: str = "UTC"
     """Time zone in which a search by a date without time is understood."""
+    report_zone: str = "Europe/Paris"
+    """Time zone of the times printed on a report."""
     endpoints_allowed: tuple[str, ...] = ()
     """Subscription endpoints allowed although private or http: ``host``, ``host:port`` or CIDR, comma-separated."""
     max_body_bytes: int = 16 * 1024 * 1024
@@ -119,10 +121,11 @@ class Settings:
             raise SettingsError(
                 "host is beyond loopback and HTTP is plain: put TLS in front and say so with VIGIE_TLS_TERMINATED=1"
             )
-        try:
-            ZoneInfo(self.zone)
-        except (KeyError, ValueError) as error:
-            raise SettingsError("zone is not a known time zone") from error
+        for name in ("zone", "report_zone"):
+            try:
+                ZoneInfo(getattr(self, name))
+            except (KeyError, ValueError) as error:
+                raise SettingsError(f"{name} is not a known time zone") from error
         return self
 
     def environment(self) -> dict[str, str]:
@@ -189,6 +192,7 @@ class _SettingsSchema(Schema):
     trusted_proxies = fields.Integer(validate=validate.Range(0, 8))
     tls_terminated = fields.Boolean()
     zone = fields.String()
+    report_zone = fields.String()
     endpoints_allowed = _Listed()
     max_body_bytes = fields.Integer(validate=validate.Range(min=1024))
     demo = fields.Boolean()

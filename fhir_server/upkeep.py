@@ -30,10 +30,10 @@ def audit_verify(settings: Settings, echo: Callable[[str], None] = click.echo) -
     services = Services.of(settings)
     try:
         services.ledger.catch_up()
-        report = services.ledger.verify()
+        report = services.verify_audit()
     finally:
         services.close()
-    echo(report.text())
+    echo("\n".join(report.lines()))
     return 0 if report.ok else 1
 
 
@@ -42,7 +42,7 @@ def audit_export(settings: Settings, file: Path) -> int:
     services = Services.of(settings)
     try:
         services.ledger.catch_up()
-        count = services.ledger.export(file)
+        count = services.export_audit(file)
     finally:
         services.close()
     click.echo(f"{count} records")

@@ -63,8 +63,8 @@ def _register_clients(settings: Settings, services: Services) -> None:
     listed = []
     for one in world.CLIENTS:
         made, private = services.authority.clients.add(
-            one.name, organization=one.organization, scope=one.scope, role=one.role, practitioner=one.practitioner)
-        listed.append({"client_id": made.client_id, "organization": one.organization, "scope": one.scope,
+            one.name, one.organization, one.scope, one.role, one.practitioner)
+        listed.append({"client_id": made.client_id, "organization": one.organization, "scope": made.scope,
                        "private_key": private, "role": one.role})
     clients.keep(settings.data / "demo" / "clients.json", listed)
 
