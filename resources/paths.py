@@ -62,18 +62,35 @@ def value_types(expression: str, type_name: str) -> tuple[str, ...]:
 
 @cache
 def bound_value_sets(expression: str, type_name: str) -> tuple[str | None, ...]:
-    """For a path to elements of type code: the value set each is bound to by requirement; for others (None,)."""
-    if value_types(expression, type_name) == ("boolean",):
+    """For a path to elements of type code: the value set that each is bound to by requirement; for others (None,)."""
+    types = set(value_types(expression, type_name))
+    if types == {"boolean"}:
         return ()
-    steps = _steps(expression, type_name)
-    if not steps or steps[-1][0] != "field" or set(value_types(expression, type_name)) != {"code"}:
+    if types != {"code"}:
         return (None,)
+    return tuple(element.codes for element in _last_elements(expression, type_name)) or (None,)
+
+
+@cache
+def reference_targets(expression: str, type_name: str) -> frozenset[str]:
+    """The resource types that a Reference at `expression` may have as target; empty: not a Reference, or not told."""
+    steps = _steps(expression, type_name)
+    if steps and steps[-1][0] == "resolve":
+        return frozenset((steps[-1][1],))
+    return frozenset().union(*(element.targets for element in _last_elements(expression, type_name)))
+
+
+def _last_elements(expression: str, type_name: str) -> list[definitions.Element]:
+    """The elements that the last field of a path may be."""
     owners: tuple[str, ...] = (type_name,)
-    for kind, *arguments in steps[:-1]:
+    elements: list[definitions.Element] = []
+    for kind, *arguments in _steps(expression, type_name):
         if kind == "field":
+            elements = [e for owner in owners for e in definitions.children(owner) if e.name == arguments[0]]
             owners = tuple(owner for _, owner in _options(owners, arguments[0]))
-    name = steps[-1][1]
-    return tuple(one.codes for owner in owners for one in definitions.children(owner) if one.name == name)
+        elif kind == "as":
+            owners = (arguments[0],)
+    return elements
 
 
 def _deceased(node: Json, resource: Json) -> list[Typed]:

@@ -34,6 +34,8 @@ OR_VALUES_MAX = 100
 """Values between commas."""
 CHAIN_MAX = 3
 """References followed, by chains and `_has` together."""
+CHAIN_TYPES_MAX = 12
+"""Target types that a chain tries when none is named."""
 VALUE_MAX = 16_384
 """Characters of one value."""
 
@@ -181,8 +183,8 @@ def _chain(
         types: tuple[str, ...] = (target,)
     else:
         types = tuple(sorted(one for one in found.targets if registry.is_type(one)))
-    if not types:
-        raise refuse(name, f"{found.code} may refer to any type: name one, as in {found.code}:Patient.{rest}")
+    if not types or len(types) > CHAIN_TYPES_MAX:
+        raise refuse(name, f"{found.code} may refer to many types: name one, as in {found.code}:Patient.{rest}")
     alternatives: list[tuple[str, Criterion]] = []
     unknown: UnknownParameter | None = None
     fault: BadRequest | None = None

@@ -19,7 +19,7 @@ from typing import Any
 
 from resources import definitions
 from resources.criteria import Table
-from resources.paths import value_types
+from resources.paths import reference_targets, value_types
 
 TEXT = 100_000
 """Pseudo parameter `id + TEXT` in sp_string: the texts of a token parameter, for `:text`."""
@@ -67,7 +67,7 @@ class SearchParameter:
     paths: tuple[str, ...]
     """The alternatives of the expression that begin at this type."""
     targets: tuple[str, ...] = ()
-    """Resource types that a reference parameter may point to."""
+    """Resource types that a reference parameter may point to; empty or with ``Resource``: any."""
     components: tuple[ComponentParameter, ...] = ()
 
     @property
@@ -143,13 +143,14 @@ def _registry() -> Mapping[str, Mapping[str, SearchParameter]]:
 
 
 def _parameter(number: int, base: str, row: dict[str, Any], by_definition: Mapping[str, Any]) -> SearchParameter:
+    paths = tuple(_paths(base, row.get("expression", "")))
     return SearchParameter(
         id=number,
         type=base,
         code=row["code"],
         kind=row["type"],
-        paths=tuple(_paths(base, row.get("expression", ""))),
-        targets=tuple(row.get("target", ())),
+        paths=paths,
+        targets=_targets(base, paths, row),
         components=tuple(
             ComponentParameter(
                 expression=part["expression"],
@@ -171,6 +172,16 @@ def alternatives(expression: str) -> tuple[str, ...]:
             start = position + 1
     parts.append(expression[start:])
     return tuple(part.strip() for part in parts if part.strip())
+
+
+def _targets(base: str, paths: tuple[str, ...], row: dict[str, Any]) -> tuple[str, ...]:
+    """The declared targets, narrowed to what this type's elements allow: a shared definition has those of all types."""
+    declared = tuple(row.get("target", ()))
+    allowed = [reference_targets(path, base) for path in paths] if declared else []
+    if not all(allowed) or any("Resource" in one for one in allowed):
+        return declared
+    together = frozenset().union(*allowed)
+    return tuple(name for name in declared if name in together) or declared
 
 
 def _paths(base: str, expression: str) -> Iterator[str]:

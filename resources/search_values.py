@@ -32,6 +32,8 @@ from resources.search_parameters import SearchParameter
 from resources.strings import composed, folded, normalise
 
 ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
+TARGET_TYPES_MAX = 20
+"""More target types than this are not told apart by `focus=1`: what is stored is a valid target anyway."""
 SPECIAL_VALUES = "http://terminology.hl7.org/CodeSystem/special-values"
 """The implicit system of true and false (§3.1.1.5.11)."""
 
@@ -170,8 +172,7 @@ def _reference(text: str, parameter: SearchParameter, modifier: str, reading: Re
     written = unescape(text)
     if modifier == "identifier":
         return _token(text, parameter, modifier, reading)
-    types = (modifier,) if modifier else parameter.targets
-    type_ids = tuple(sorted(registry.type_id(name) for name in types if registry.is_type(name)))
+    type_ids = _type_ids((modifier,) if modifier else parameter.targets)
     if ID.fullmatch(written):
         return (ReferenceValue(type_ids, written, None, None),)
     target = references.parse(written, reading.base_urls)
@@ -185,6 +186,12 @@ def _reference(text: str, parameter: SearchParameter, modifier: str, reading: Re
         raise ValueError("must be an id, Type/id or a URL")
     url, bar, version = written.partition("|")
     return (ReferenceValue((), None, bounded(version, URI_LIMIT) if bar else None, bounded(url, URI_LIMIT)),)
+
+
+def _type_ids(types: tuple[str, ...]) -> tuple[int, ...]:
+    """Numbers of the types that an id alone may belong to; empty (any) where the parameter hardly narrows them."""
+    found = sorted(registry.type_id(name) for name in types if registry.is_type(name))
+    return tuple(found) if len(found) <= TARGET_TYPES_MAX else ()
 
 
 def _uri(text: str, parameter: SearchParameter, modifier: str, reading: Reading) -> tuple[Value, ...]:

@@ -1,6 +1,7 @@
 """Searches by date, string and token as another server's suite states them, where the standard's answer is known.
 
-FHIR R4 §3.1.1 http://hl7.org/fhir/R4/search.html ; the cases are ../shared/fhir/search-cases (microsoft/fhir-server, MIT).
+FHIR R4 §3.1.1 http://hl7.org/fhir/R4/search.html
+The cases are ../shared/fhir/search-cases (microsoft/fhir-server, MIT).
 """
 
 from __future__ import annotations
