@@ -39,6 +39,12 @@ class GroupCommitter(Generic[Row]):
         if ticket.error is not None:
             raise Unavailable("The audit record could not be written", retry_after_s=1) from ticket.error
 
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for the next commit."""
+        process = self._process
+        return process.queue.qsize() if process is not None else 0
+
     def close(self) -> None:
         """Commit what waits and end the thread."""
         process, self._process = self._process, None

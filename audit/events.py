@@ -150,7 +150,7 @@ def _data(caller: Caller, access: Access, pattern: Pattern) -> list[Json]:
 def _query(caller: Caller, access: Access, pattern: Pattern) -> list[Json]:
     """The raw request in base64 and its cleaned text; results are not recorded (BALP 3:5.7.4.5)."""
     entities = []
-    if access.query is not None:
+    if access.query:
         entities.append(_request(access.query, secrets_only=False))
     elif pattern.profile is not None:
         entities.append(_request(f"GET {access.type or ''}", secrets_only=False))
@@ -174,7 +174,7 @@ def _study(caller: Caller, access: Access, pattern: Pattern) -> list[Json]:
         if access.type and access.id:
             entity["what"]["reference"] = f"{access.type}/{access.id}"
         entities.append(entity)
-    if access.query is not None:
+    if access.query:
         entities.append(_request(access.query, secrets_only=False))
     if not studies:
         entities += _facts(access)

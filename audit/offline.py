@@ -119,7 +119,6 @@ class Judge:
         self._whole = True
         self._signed = 0
         self._ahead: list[int] = []
-        self._invalid: set[int] = set()
         self._elsewhere = self._opened(elsewhere)
 
     def record(self, seq: int, event_id: str, leaf: bytes, salt: bytes, event: bytes | None) -> None:
@@ -147,7 +146,6 @@ class Judge:
             signed_size, root = self._key.open(note)
         except ValueError as error:
             self._found(size, "checkpoint", f"the checkpoint at {size} is not valid: {error}")
-            self._invalid.add(size)
             return
         if signed_size != size:
             self._found(size, "checkpoint", f"the checkpoint kept at {size} says {signed_size}")
@@ -163,7 +161,7 @@ class Judge:
                             *((size, "a checkpoint kept elsewhere") for size in sorted(self._elsewhere))]:
             if size > self._size:
                 self._found(self._size + 1, "truncated", f"{which} signs {size} records, the log ends at {self._size}")
-        if self._whole and self._signed < self._size and self._size not in self._invalid:
+        if self._whole and self._signed < self._size and not self._explained():
             self._found(self._signed + 1, "unsigned",
                         f"no checkpoint covers records {self._signed + 1} to {self._size}")
         self.report.root = self._root()
@@ -177,12 +175,19 @@ class Judge:
         if size < self._size:
             self._found(size, "checkpoint", f"{which} of {size} stands after record {self._size}")
         elif self._whole and self._root() != root:
+            if self._explained():
+                self._whole = False
+                return
             self._found(self._signed + 1, "root",
                         f"{which} of {size} signs another history; the change lies in records "
                         f"{self._signed + 1} to {size}")
             self._whole = False
         elif self._whole:
             self._signed = size
+
+    def _explained(self) -> bool:
+        """Whether something after the last good checkpoint was already found, at a position of its own."""
+        return any(finding.position > self._signed for finding in self.report.findings)
 
     def _check_elsewhere(self) -> None:
         root = self._elsewhere.get(self._size) if self._elsewhere else None
