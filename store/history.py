@@ -16,7 +16,8 @@ from resources.registry import TYPES, type_id
 from store.access import Access, Interaction, Version, Visibility
 from store.audiences import admits
 from store.pages import Page
-from store.tables import MAX, resource_version
+from store.search import constraint_clauses, types_visible
+from store.tables import CURRENT, resource_version
 from store.versions import COLUMNS, microseconds
 
 if TYPE_CHECKING:
@@ -49,9 +50,9 @@ def page(
     uow = repository.uow
     interaction = _interaction(type_name, id)
     if id is not None:
-        repository._attempt(Access(interaction, type_name, id))
+        repository.attempt(Access(interaction, type_name, id))
     else:
-        repository._attempt(Access(interaction, type_name))
+        repository.attempt(Access(interaction, type_name))
     subject = f"history {type_name}/{id} {since} {at}"
     found = uow.store.pages.open(token, repository.caller, subject, uow.now) if token else None
     snapshot = found.snapshot if found else uow.snapshot
@@ -68,7 +69,7 @@ def page(
     total = found.total if found and found.total is not None else _total(repository, asked)
     if id is not None and total == 0 and since is None and at is None:
         assert type_name is not None  # noqa: S101 - as above
-        raise repository._not_found(type_name, id)
+        raise repository.not_found(type_name, id)
     rows = _rows(repository, asked, found.last_pk if found else None, count)
     versions = [repository.version(tuple(row)) for row in rows[:count]]
     _note(repository, interaction, versions, type_name, id)
@@ -89,25 +90,21 @@ def _interaction(type_name: str | None, id: str | None) -> Interaction:
 
 def _visible(repository: Repository, interaction: Interaction, type_name: str | None) -> ColumnElement[bool]:
     """The predicate of one type, or of all the types that the caller may see."""
-    from store.search import types_visible
-
     if type_name is not None:
         visible = repository.visibility(interaction, type_name)
-        return and_(resource_version.c.type_id == type_id(type_name), *_admits(repository, type_name, visible))
+        return and_(resource_version.c.type_id == type_id(type_name), *_admits(repository, visible))
     groups = types_visible(repository, interaction, tuple(TYPES))
     clauses = [
-        and_(resource_version.c.type_id.in_([type_id(name) for name in names]), *_admits(repository, names[0], visible))
+        and_(resource_version.c.type_id.in_([type_id(name) for name in names]), *_admits(repository, visible))
         for visible, names in groups
     ]
     return or_(*clauses) if clauses else false()
 
 
-def _admits(repository: Repository, type_name: str, visible: Visibility) -> list[ColumnElement[bool]]:
-    from store.search import constraint_clauses
-
+def _admits(repository: Repository, visible: Visibility) -> list[ColumnElement[bool]]:
     return [
         *admits(resource_version, visible.organizations),
-        *constraint_clauses(resource_version, visible, type_name, repository),
+        *constraint_clauses(resource_version, visible, repository),
     ]
 
 
@@ -126,7 +123,7 @@ def _current_at(at_us: int) -> ColumnElement[bool]:
         .correlate(version)
         .exists()
     )
-    return and_(version.c.last_updated <= at_us, or_(version.c.valid_to == MAX, ~replaced))
+    return and_(version.c.last_updated <= at_us, or_(version.c.valid_to == CURRENT, ~replaced))
 
 
 def _total(repository: Repository, asked: list[ColumnElement[bool]]) -> int:

@@ -20,7 +20,7 @@ from store.access import EVERYONE
 from store.audiences import admits
 from store.locks import lock, lock_shared
 from store.statements import Prepared
-from store.tables import ANY_REFERENCE, MAX, resource_version, sp_reference
+from store.tables import ANY_REFERENCE, CURRENT, resource_version, sp_reference
 
 if TYPE_CHECKING:
     from store.unit_of_work import UnitOfWork
@@ -57,7 +57,7 @@ _REFERRED = Prepared(
         sp_reference.c.param_id == ANY_REFERENCE,
         sp_reference.c.target_id == bindparam("target_id"),
         sp_reference.c.target_type_id == bindparam("target_type_id"),
-        resource_version.c.valid_to == MAX,
+        resource_version.c.valid_to == CURRENT,
         resource_version.c.deleted == 0,
     )
     .limit(1)
@@ -93,7 +93,7 @@ class Integrity:
             self._check_made(server)
         for target in self._deleted:
             row = _REFERRED.first(
-                self._uow.connection, {"target_type_id": target[0], "target_id": target[1], "max": MAX}
+                self._uow.connection, {"target_type_id": target[0], "target_id": target[1]}
             )
             if row:
                 raise Conflict("The resource is referred to by others and cannot be deleted")
@@ -125,7 +125,7 @@ class Integrity:
         found: set[Target] = set()
         for start in range(0, len(targets), 200):
             statement = select(version.c.type_id, version.c.resource_id).where(
-                version.c.valid_to == MAX,
+                version.c.valid_to == CURRENT,
                 version.c.deleted == 0,
                 tuple_(version.c.type_id, version.c.resource_id).in_(targets[start : start + 200]),
                 *admits(version, organizations),

@@ -18,13 +18,13 @@ from resources import jsontext
 from resources.criteria import Query
 from resources.outcomes import Gone, Json, NotFound, PreconditionFailed
 from resources.registry import patients_of, type_id
-from store import history, integrity
+from store import history, integrity, search
 from store.access import Access, Audience, Caller, Change, Draft, Interaction, Version, Visibility
 from store.audiences import admits, audience_id
 from store.copies import copy_json
 from store.faults import LostRace
 from store.statements import Prepared, Row
-from store.tables import MAX, resource_version
+from store.tables import CURRENT, resource_version
 from store.versions import (
     COLUMNS,
     NewVersion,
@@ -37,7 +37,6 @@ from store.versions import (
 )
 
 if TYPE_CHECKING:
-    from store.search import SearchPage
     from store.unit_of_work import UnitOfWork
 
 EVERYTHING = Visibility(None)
@@ -64,10 +63,10 @@ class Repository:
 
     def read(self, type_name: str, id: str) -> Version:
         """The current version. Raises NotFound, or Gone where it was deleted (§3.1.0.1)."""
-        self._attempt(Access(Interaction.READ, type_name, id))
+        self.attempt(Access(Interaction.READ, type_name, id))
         version = self._current(type_name, id, self.visibility(Interaction.READ, type_name))
         if version is None:
-            raise self._not_found(type_name, id)
+            raise self.not_found(type_name, id)
         if version.deleted:
             raise Gone(version=version.version)
         self.note_read(Interaction.READ, version)
@@ -75,12 +74,12 @@ class Repository:
 
     def vread(self, type_name: str, id: str, version: int) -> Version:
         """One version. Raises NotFound, or Gone where that version is the deletion (§3.1.0.2)."""
-        self._attempt(Access(Interaction.VREAD, type_name, id, version))
+        self.attempt(Access(Interaction.VREAD, type_name, id, version))
         visible = self.visibility(Interaction.VREAD, type_name)
         key = {"type_id": type_id(type_name), "resource_id": id, "version": version}
-        found = self._one(_vread, visible, type_name, key)
+        found = self._one(_vread, visible, key)
         if found is None:
-            raise self._not_found(type_name, id, version)
+            raise self.not_found(type_name, id, version)
         if found.deleted:
             raise Gone(version=found.version)
         self.note_read(Interaction.VREAD, found)
@@ -104,22 +103,16 @@ class Repository:
         """Versions, newest first (§3.1.0.11). `token` continues an earlier page."""
         return history.page(self, type_name, id, since=since, at=at, count=count, token=token)
 
-    def search(self, query: Query, *, token: str | None = None) -> SearchPage:
+    def search(self, query: Query, *, token: str | None = None) -> search.SearchPage:
         """A page of matches and what they include (§3.1.1). `token` continues an earlier page of the same query."""
-        from store import search
-
         return search.page(self, query, token=token)
 
     def conditional_match(self, type_name: str, criteria: Query) -> list[Version]:
         """At most two matches of conditional criteria; none other can be made to match until this transaction ends."""
-        from store import search
-
         return search.conditional_match(self, type_name, criteria)
 
     def find(self, type_name: str, parameters: Sequence[tuple[str, str]]) -> list[Version]:
         """All matches of a search written as (name, value) pairs, for rules of the server itself."""
-        from store import search
-
         return search.find(self, type_name, parameters)
 
     # Writing
@@ -127,7 +120,7 @@ class Repository:
     def create(self, type_name: str, resource: Json, *, id: str | None = None) -> Version:
         """Store a new resource; the server chooses the id unless given (§3.1.0.8). `resource` is not altered."""
         id = id or self.uow.store.new_id()
-        self._attempt(Access(Interaction.CREATE, type_name, id))
+        self.attempt(Access(Interaction.CREATE, type_name, id))
         return self._write(Draft(type_name, id, Interaction.CREATE, copy_json(resource), None), None)
 
     def update(
@@ -145,10 +138,10 @@ class Repository:
         Content that is the same as before makes a version all the same. Raises PreconditionFailed where `if_match` is
         not the current version, NotFound where there is no such resource (or none of the caller's).
         """
-        self._attempt(Access(interaction, type_name, id, if_match))
+        self.attempt(Access(interaction, type_name, id, if_match))
         before = self._current(type_name, id, self.visibility(interaction, type_name))
         if before is None and (not create or if_match is not None or self._is_taken(type_name, id)):
-            raise self._not_found(type_name, id)
+            raise self.not_found(type_name, id)
         if before is not None and before.deleted and not create:
             raise Gone(version=before.version)
         _check_match(before, if_match)
@@ -160,10 +153,10 @@ class Repository:
 
         Raises NotFound where there is no such resource (or none of the caller's).
         """
-        self._attempt(Access(Interaction.DELETE, type_name, id, if_match))
+        self.attempt(Access(Interaction.DELETE, type_name, id, if_match))
         before = self._current(type_name, id, self.visibility(Interaction.DELETE, type_name))
         if before is None:
-            raise self._not_found(type_name, id)
+            raise self.not_found(type_name, id)
         _check_match(before, if_match)
         if before.deleted:
             return before
@@ -198,22 +191,19 @@ class Repository:
             )
         )
 
-    def _attempt(self, access: Access) -> None:
+    def attempt(self, access: Access) -> None:
+        """Remember what is tried: it is recorded as failed if the unit of work fails, and no intent was given."""
         if not self.derived:
             self.uow.attempted = access
 
     def _current(self, type_name: str, id: str, visible: Visibility) -> Version | None:
-        return self._one(_read, visible, type_name, {"type_id": type_id(type_name), "resource_id": id})
+        return self._one(_read, visible, {"type_id": type_id(type_name), "resource_id": id})
 
-    def _one(
-        self, statement: _Statement, visible: Visibility, type_name: str, key: dict[str, int | str]
-    ) -> Version | None:
+    def _one(self, statement: _Statement, visible: Visibility, key: dict[str, int | str]) -> Version | None:
         if visible.constraints:
-            from store import search
-
             self.uow.flush()
             rows = self.uow.connection.execute(
-                search.constrained(statement.select, visible, type_name, self), key
+                search.constrained(statement.select, visible, self), key
             ).first()
             return self.version(tuple(rows)) if rows else None
         row = statement.prepared(visible.organizations).first(
@@ -221,12 +211,12 @@ class Repository:
         )
         return self.version(row) if row else None
 
-    def _not_found(self, type_name: str, id: str, version: int | None = None) -> NotFound:
+    def not_found(self, type_name: str, id: str, version: int | None = None) -> NotFound:
         """The same answer, after the same two questions, whether the resource is absent or another's."""
         key: dict[str, int | str] = {"type_id": type_id(type_name), "resource_id": id}
-        found = self._one(_read, EVERYTHING, type_name, key)
+        found = self._one(_read, EVERYTHING, key)
         if found is not None and version is not None:
-            found = self._one(_vread, EVERYTHING, type_name, key | {"version": version})
+            found = self._one(_vread, EVERYTHING, key | {"version": version})
         return NotFound(foreign=found is not None)
 
     def _is_taken(self, type_name: str, id: str) -> bool:
@@ -342,7 +332,7 @@ _read = _Statement(
     select(*COLUMNS).where(
         resource_version.c.type_id == bindparam("type_id"),
         resource_version.c.resource_id == bindparam("resource_id"),
-        resource_version.c.valid_to == MAX,
+        resource_version.c.valid_to == CURRENT,
     )
 )
 _vread = _Statement(

@@ -1,20 +1,295 @@
-"""Search (in building)."""
+"""Search: one select for a page, one more for each round of includes, all at one snapshot.
+
+FHIR R4 §3.1.1 http://hl7.org/fhir/R4/search.html
+"""
+
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from sqlalchemy import ColumnElement, FromClause, Select, and_, exists, false, func, or_, select
+
+from resources import search as search_parameters
+from resources.criteria import Query, SortKey
+from resources.outcomes import Forbidden
+from resources.registry import TYPES, type_id
+from store.access import Access, Interaction, Version, Visibility
+from store.includes import gather
+from store.locks import lock
+from store.ordering import Order, Walk
+from store.pages import Page
+from store.planning import choose
+from store.probes import TABLES
+from store.query import Asked, OrderedJoin, distinct_keys
+from store.snapshots import Snapshot
+from store.tables import resource_version
+from store.versions import COLUMNS
+
+if TYPE_CHECKING:
+    from store.repository import Repository
+
+Clause = ColumnElement[bool]
+
+FIND_LIMIT = 1000
+"""Most matches that a rule of the server may ask for at once."""
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class SearchPage:
-    pass
-def constraint_clauses(version, visible, type_name, repository): return []
-def types_visible(repository, interaction, names):
-    from resources.outcomes import Forbidden
-    groups = {}
+    """Matches in order, and what they include."""
+
+    matches: list[Version]
+    includes: list[Version]
+    total: int | None
+    """Number of matches on all pages, where it was asked for or is known anyway."""
+    next: str | None
+    """Token of the next page; None on the last."""
+    incomplete: bool = False
+    """More was to be included than is ever sent at once."""
+
+
+def page(repository: Repository, query: Query, *, token: str | None = None) -> SearchPage:
+    """One page of `query`. Raises BadRequest or Gone for a token that does not fit, Forbidden without a scope."""
+    uow = repository.uow
+    interaction = Interaction.SEARCH_TYPE if query.type else Interaction.SEARCH_SYSTEM
+    raw = _raw(repository, query)
+    repository.attempt(Access(interaction, query.type, query=raw))
+    subject = f"search {query.type} {query.types} {query.processed}"
+    found = uow.store.pages.open(token, repository.caller, subject, uow.now) if token else None
+    uow.flush()
+    running = _Search.of(repository, query, found.snapshot if found else None)
+    total = found.total if found else None
+    counted = query.summary == "count" or query.count == 0
+    if total is None and (counted or query.total in ("accurate", "estimate")):
+        total = running.total()
+    if counted:
+        _note(repository, interaction, query, raw, [], total)
+        return SearchPage([], [], total, None)
+    rows = running.rows(query.count + 1, found.last_pk if found else None)
+    matches = [repository.version(row) for row in rows[: query.count]]
+    more = len(rows) > query.count
+    if total is None and found is None and not more and query.total != "none":
+        total = len(matches)
+    included = gather(repository, query, matches, running.asked)
+    _note(repository, interaction, query, raw, [*matches, *included.versions], total)
+    following = None
+    if more and matches:
+        snapshot = found.snapshot if found else uow.snapshot
+        following = uow.store.pages.seal(
+            Page(snapshot, matches[-1].pk, found.issued if found else uow.now, total), repository.caller, subject
+        )
+    return SearchPage(matches, included.versions, total, following, included.incomplete)
+
+
+def conditional_match(repository: Repository, type_name: str, criteria: Query) -> list[Version]:
+    """At most two matches; whoever asks the same of the same organisation waits until this transaction ends.
+
+    That makes `If-None-Exist` and conditional update safe against one another (§3.1.0.8.1). The lock says nothing
+    to other organisations: they have keys of their own.
+    """
+    uow = repository.uow
+    if uow.write:
+        asked = sorted(criteria.processed)
+        lock(uow.connection, f"criteria {repository.caller.organization} {type_name} {asked}")
+    uow.flush()
+    rows = _Search.of(repository, criteria, None).rows(2, None)
+    return [repository.version(row) for row in rows]
+
+
+def find(repository: Repository, type_name: str, parameters: Sequence[tuple[str, str]]) -> list[Version]:
+    """All matches, newest first unless `_sort` says otherwise. Not recorded where the server asks for its own rules."""
+    query = search_parameters.parse(type_name, parameters, base_urls=repository.uow.store.base_urls)
+    repository.uow.flush()
+    rows = _Search.of(repository, query, None).rows(FIND_LIMIT + 1, None)
+    if len(rows) > FIND_LIMIT:
+        raise RuntimeError(f"A rule asks for more than {FIND_LIMIT} {type_name} at once")
+    matches = [repository.version(row) for row in rows]
+    if not repository.derived:
+        _note(repository, Interaction.SEARCH_TYPE, query, _raw(repository, query), matches, len(matches))
+    return matches
+
+
+def asked_by(repository: Repository, snapshot: Snapshot | None = None) -> Asked:
+    """How criteria are compiled for the caller of `repository`."""
+    return Asked(repository.uow.store.database.dialect, snapshot, repository)
+
+
+def constrained(
+    statement: Select[Any], visible: Visibility, repository: Repository
+) -> Select[Any]:
+    """A select of resource_version, with the predicate and the constraints of the caller's scopes."""
+    return statement.where(*asked_by(repository).rights_clauses(resource_version, visible))
+
+
+def constraint_clauses(version: FromClause, visible: Visibility, repository: Repository) -> list[Clause]:
+    return asked_by(repository).constraints(version, visible.constraints)
+
+
+def types_visible(
+    repository: Repository, interaction: Interaction, names: Sequence[str]
+) -> list[tuple[Visibility, tuple[str, ...]]]:
+    """The types of `names` that the caller may see at all, grouped by what it may see of them."""
+    groups: dict[Visibility, list[str]] = {}
     for name in names:
         try:
-            v = repository.visibility(interaction, name)
+            visible = repository.visibility(interaction, name)
         except Forbidden:
             continue
-        groups.setdefault(v, []).append(name)
-    return [(v, tuple(n)) for v, n in groups.items()]
+        groups.setdefault(visible, []).append(name)
+    return [(visible, tuple(found)) for visible, found in groups.items()]
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """A query ready to run: for whom, when, of which types."""
+
+    repository: Repository
+    query: Query
+    asked: Asked
+    groups: tuple[tuple[Visibility, tuple[str, ...]], ...]
+
+    @staticmethod
+    def of(repository: Repository, query: Query, snapshot: Snapshot | None) -> _Search:
+        if query.type is not None:
+            visible = repository.visibility(Interaction.SEARCH_TYPE, query.type)
+            groups = [(visible, (query.type,))]
+        else:
+            groups = types_visible(repository, Interaction.SEARCH_SYSTEM, query.types or tuple(TYPES))
+            if not groups:
+                raise Forbidden("No scope covers a search of these types")
+        return _Search(repository, query, asked_by(repository, snapshot), tuple(groups))
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        return tuple(name for _, names in self.groups for name in names)
+
+    def total(self) -> int:
+        version = resource_version.alias()
+        driver, few = self._driver()
+        source, joined = _driven(version, driver if few else None)
+        counted = select(func.count()).select_from(source).where(*joined, *self._clauses(version))
+        return int(self.repository.uow.connection.execute(counted).scalar_one())
+
+    def rows(self, limit: int, last_pk: int | None) -> list[tuple[Any, ...]]:
+        """Rows of COLUMNS in order, after the version `last_pk` if given."""
+        order = Order(self.query.sort)
+        last = self._last_values(order, last_pk) if last_pk is not None else None
+        driver, few = self._driver()
+        walk = None if few else Walk.along(order, self.asked.dialect)
+        if walk is None:
+            return self._sorted(order, driver, limit, last_pk, last)
+        rows = [] if last is not None and last[0] is None else self._walked(walk, limit, last_pk, last)
+        if len(rows) < limit and not walk.by_column:
+            continuing = last if last is not None and last[0] is None else None
+            rows += self._without_value(order, limit - len(rows), last_pk if continuing else None)
+        return rows
+
+    def _driver(self) -> tuple[Select[tuple[int]] | None, bool]:
+        organizations = self.groups[0][0].organizations if len(self.groups) == 1 else None
+        return choose(
+            self.repository.uow.connection,
+            self.repository.uow.store.estimates,
+            self.asked,
+            self.types,
+            self.query.criteria,
+            organizations,
+        )
+
+    def _sorted(
+        self, order: Order, driver: Select[tuple[int]] | None, limit: int, last_pk: int | None, last: Any
+    ) -> list[tuple[Any, ...]]:
+        version = resource_version.alias()
+        source, joined = _driven(version, driver)
+        statement = select(*_columns(version)).select_from(source).where(*joined, *self._clauses(version))
+        if last_pk is not None:
+            statement = statement.where(order.after(version, last, last_pk))
+        return self._run(statement.order_by(*order.order_by(version)).limit(limit))
+
+    def _walked(self, walk: Walk, limit: int, last_pk: int | None, last: Any) -> list[tuple[Any, ...]]:
+        version = resource_version.alias()
+        row = walk.row()
+        source: FromClause = version if row is None else OrderedJoin(row, version)
+        statement = (
+            select(*_columns(version))
+            .select_from(source)
+            .where(*walk.clauses(version, row), *self._clauses(version))
+        )
+        if last_pk is not None:
+            statement = statement.where(walk.after(version, row, last[0], last_pk))
+        return self._run(statement.order_by(*walk.order_by(version, row)).limit(limit))
+
+    def _without_value(self, order: Order, limit: int, last_pk: int | None) -> list[tuple[Any, ...]]:
+        """The last ones: versions that have no value to be sorted by."""
+        version = resource_version.alias()
+        (key,) = order.sort
+        statement = select(*_columns(version)).where(_lacks(version, key), *self._clauses(version))
+        if last_pk is not None:
+            statement = statement.where(version.c.pk < last_pk if order.descending else version.c.pk > last_pk)
+        tie = version.c.pk.desc() if order.descending else version.c.pk.asc()
+        return self._run(statement.order_by(tie).limit(limit))
+
+    def _last_values(self, order: Order, last_pk: int) -> Any:
+        return self.repository.uow.connection.execute(order.last_values(last_pk)).one()
+
+    def _clauses(self, version: FromClause) -> Iterator[Clause]:
+        """Everything that a match fulfils."""
+        groups = [
+            and_(
+                version.c.type_id.in_([type_id(name) for name in names])
+                if len(names) > 1
+                else version.c.type_id == type_id(names[0]),
+                *self.asked.rights_clauses(version, visible),
+            )
+            for visible, names in self.groups
+        ]
+        yield or_(*groups) if groups else false()
+        yield from self.asked.alive(version)
+        for criterion in self.query.criteria:
+            yield self.asked.clause(version, criterion)
+
+    def _run(self, statement: Select[Any]) -> list[tuple[Any, ...]]:
+        return [tuple(row) for row in self.repository.uow.connection.execute(statement)]
+
+
+def _driven(version: FromClause, driver: Select[tuple[int]] | None) -> tuple[FromClause, list[Clause]]:
+    if driver is None:
+        return version, []
+    keys = distinct_keys(driver)
+    return OrderedJoin(keys, version), [version.c.pk == keys.c.version_pk]
+
+
+def _columns(version: FromClause) -> list[ColumnElement[Any]]:
+    return [version.c[column.key] for column in COLUMNS]
+
+
+def _lacks(version: FromClause, key: SortKey) -> Clause:
+    row = TABLES[key.table].alias()
+    return ~exists().where(row.c.version_pk == version.c.pk, row.c.param_id == key.param_id).correlate(version)
+
+
+def _raw(repository: Repository, query: Query) -> str:
+    """The request as the record has it: as received if the edge said so, else as understood."""
+    intent = repository.uow.intent
+    if intent is not None and intent.query is not None:
+        return intent.query
+    return f"{query.type or ''}?{urlencode(query.processed)}"
+
+
+def _note(
+    repository: Repository,
+    interaction: Interaction,
+    query: Query,
+    raw: str,
+    versions: list[Version],
+    total: int | None,
+) -> None:
+    if repository.derived:
+        return
+    patients = tuple(dict.fromkeys(patient for version in versions for patient in version.patients))
+    detail = [("count", str(len(versions)))]
+    if total is not None:
+        detail.append(("total", str(total)))
+    repository.note(Access(interaction, query.type, patients=patients, query=raw, detail=tuple(detail)))

@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     Column,
+    ColumnElement,
     Double,
     Index,
     Integer,
@@ -21,11 +22,14 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     Text,
+    literal_column,
     text,
 )
 
 MAX = 2**63 - 1
 """`valid_to` of a current version: later than any transaction."""
+CURRENT: ColumnElement[int] = literal_column(str(MAX), BigInteger)
+"""MAX written into the statement: a bound value does not let the planner use the index of current versions."""
 
 metadata = MetaData(
     naming_convention={
@@ -61,6 +65,7 @@ audience_member = Table(
     metadata,
     Column("audience_id", BigInteger, primary_key=True, comment="hash64 of the sorted organisation ids"),
     Column("organization", BinaryText, primary_key=True, comment="Organization id, or * for every one"),
+    Index("ix_audience_member_organization", "organization", "audience_id"),
     sqlite_with_rowid=False,
 )
 

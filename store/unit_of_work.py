@@ -30,6 +30,7 @@ from store.faults import DRIVER_ERRORS, LostRace, is_away, is_race
 from store.integrity import Integrity
 from store.locks import lock
 from store.pages import PageSeal
+from store.planning import Estimates
 from store.repository import Repository
 from store.snapshots import Snapshot
 from store.versions import IndexBuffer, instant, microseconds
@@ -158,6 +159,7 @@ class Store:
         self.lenient = references == "lenient"
         self.pages = PageSeal(page_key)
         self.audiences = Audiences()
+        self.estimates = Estimates()
         self._epoch: int | None = None
 
     @contextmanager

@@ -23,6 +23,7 @@ from store.audiences import Audiences
 from store.statements import Prepared, Row
 from store.tables import (
     ANY_REFERENCE,
+    CURRENT,
     MAX,
     resource_version,
     sp_date,
@@ -135,7 +136,7 @@ _INSERT = Prepared(
 _INSERT_NUMBERED = Prepared(insert(resource_version))
 _CLOSE = Prepared(
     update(resource_version)
-    .where(resource_version.c.pk == bindparam("version_pk"), resource_version.c.valid_to == MAX)
+    .where(resource_version.c.pk == bindparam("version_pk"), resource_version.c.valid_to == CURRENT)
     .values(valid_to=bindparam("tx"))
 )
 _LAST_KEY = Prepared(select(func.coalesce(func.max(resource_version.c.pk), 0)))

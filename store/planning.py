@@ -1,0 +1,100 @@
+"""Which criterion drives a search: the most selective one, or none, and then the sort index is walked.
+
+Each criterion that an index answers is counted, but only up to a limit: that is enough to tell few from many, and costs
+little. Counts are remembered for a short time; an old one makes a search slower at worst, never wrong.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, Select, func, literal_column, select
+
+from resources.criteria import Criterion, Leaf, Table
+from store.query import Asked
+
+FEW = 2000
+"""Candidates that are fetched and sorted rather than found by walking the sort index."""
+REMEMBERED_S = 20.0
+_REMEMBERED = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A way to drive."""
+
+    name: Hashable
+    select: Select[tuple[int]]
+
+
+class Estimates:
+    """Capped counts by candidate, remembered by one process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: OrderedDict[Hashable, tuple[float, int]] = OrderedDict()
+
+    def of(self, connection: Connection, candidates: Sequence[Candidate]) -> list[int]:
+        """How many rows each has, at most FEW, in one statement for those not remembered."""
+        now = time.monotonic()
+        with self._lock:
+            known = {c.name: self._counts[c.name][1] for c in candidates if self._is_fresh(c.name, now)}
+        asked = [candidate for candidate in candidates if candidate.name not in known]
+        if asked:
+            counts = [
+                select(func.count())
+                .select_from(candidate.select.limit(literal_column(str(FEW))).subquery())
+                .scalar_subquery()
+                for candidate in asked
+            ]
+            row = connection.execute(select(*counts)).one()
+            known.update(zip((candidate.name for candidate in asked), row, strict=True))
+            with self._lock:
+                for candidate in asked:
+                    self._counts[candidate.name] = now, known[candidate.name]
+                    self._counts.move_to_end(candidate.name)
+                while len(self._counts) > _REMEMBERED:
+                    self._counts.popitem(last=False)
+        return [known[candidate.name] for candidate in candidates]
+
+    def _is_fresh(self, name: Hashable, now: float) -> bool:
+        found = self._counts.get(name)
+        return found is not None and now - found[0] < REMEMBERED_S
+
+
+def choose(
+    connection: Connection,
+    estimates: Estimates,
+    asked: Asked,
+    types: Sequence[str],
+    criteria: Sequence[Criterion],
+    organizations: frozenset[str] | None,
+) -> tuple[Select[tuple[int]] | None, bool]:
+    """The driver, if any, and whether it has few candidates."""
+    named = _by_id(criteria)
+    if named is not None:
+        return asked.driver(named, types), True
+    candidates = []
+    for criterion in criteria:
+        driver = asked.driver(criterion, types)
+        if driver is not None:
+            candidates.append(Candidate((criterion, tuple(types), organizations), driver))
+    if organizations is not None:
+        candidates.append(Candidate((tuple(types), organizations), asked.audience_driver(organizations, types)))
+    if not candidates:
+        return None, False
+    counts = estimates.of(connection, candidates)
+    least = min(range(len(candidates)), key=counts.__getitem__)
+    return candidates[least].select, counts[least] < FEW
+
+
+def _by_id(criteria: Sequence[Criterion]) -> Criterion | None:
+    """`_id`: as selective as can be, without asking."""
+    for criterion in criteria:
+        if isinstance(criterion, Leaf) and criterion.table is Table.ID and not criterion.negated:
+            return criterion
+    return None
