@@ -1,0 +1,253 @@
+"""What is sent to a subscriber now: the notification, its headers, and its audit records. Rights are asked again here.
+
+An event was numbered when the subscriber could see it; what it may not see any more when it is sent stays out
+(Backport IG §safety-security: "ensure that authorization is still in place when sending"). The focus is the event's
+own version; what goes along as additional-context is the current one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection
+
+from resources import jsontext
+from store.access import Access, Caller, Interaction, Outcome, Version
+from store.unit_of_work import Store
+from subscriptions import notifications, outbox, signature, terms, topics
+from subscriptions.endpoints import Endpoint, EndpointPolicy
+from subscriptions.leases import Lease
+from subscriptions.notifications import Event, Kind, Notified, Status
+from subscriptions.outbox import EventRow, State
+from subscriptions.sequencer import CallerOf
+from subscriptions.signature import Keyring
+from subscriptions.terms import Terms
+from subscriptions.versions import Versions
+
+CLIENT_INACTIVE = "the subscriber's client is not active"
+RIGHTS_LOST = "the subscriber may not see this any more"
+ENDPOINT_REFUSED = "this deployment does not send to the endpoint any more"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One notification, ready to be sent; or, without `body`, why nothing is."""
+
+    kind: Kind
+    subscription: str
+    first: int
+    last: int
+    """Numbers of the events that it settles; for a handshake or heartbeat both are the newest event's."""
+    recipient: Caller
+    accesses: tuple[Access, ...]
+    detail: tuple[tuple[str, str], ...]
+    endpoint: Endpoint | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes | None = None
+    withheld: str = ""
+    """Why nothing is sent."""
+
+
+class Composer:
+    """Renders notifications."""
+
+    def __init__(
+        self,
+        store: Store,
+        versions: Versions,
+        caller_of: CallerOf,
+        keyring: Keyring,
+        policy: EndpointPolicy,
+        base_url: str,
+    ) -> None:
+        self._store = store
+        self._versions = versions
+        self._caller_of = caller_of
+        self._keyring = keyring
+        self._policy = policy
+        self._base_url = base_url
+
+    def compose(self, held: Lease, now: datetime) -> Message | None:
+        """What to send for this lease at `now`; None: nothing is due any more."""
+        state = held.state
+        kind = due_kind(state, now)
+        if kind is None:
+            return None
+        first, last = _numbers(state, kind)
+        caller = self._caller_of(state.client_id)
+        if caller is None or caller.organization != state.organization:
+            everything = state.events if kind is Kind.EVENT else last
+            return self._withheld(state, kind, (first, everything), CLIENT_INACTIVE)
+        with self._store.database.read() as connection:
+            resource = self._versions.get(connection, [state.version_pk])[state.version_pk].json()
+            accepted = terms.stored(resource, self._policy)
+            if accepted is None:
+                return self._withheld(state, kind, (first, last), ENDPOINT_REFUSED)
+            if kind is not Kind.EVENT:
+                return self._message(state, kind, (first, last), caller, accepted, (), now)
+            rows = outbox.events_between(connection, state.subscription_id, first, last, limit=terms.MAX_COUNT_MAX)
+            allowed, withheld = self.split(connection, caller, rows)
+            if not allowed:
+                return self._withheld(state, kind, (first, last), RIGHTS_LOST, withheld)
+            events = [
+                self.event(connection, caller, row, version, topic=state.topic, content=state.content)
+                for row, version in allowed
+            ]
+            return self._message(
+                state, kind, (first, last), caller, accepted, events, now, allowed=allowed, withheld=withheld
+            )
+
+    def split(
+        self, connection: Connection, caller: Caller, rows: Sequence[EventRow]
+    ) -> tuple[list[tuple[EventRow, Version]], list[EventRow]]:
+        """The events that the caller may see, with their versions; and the others."""
+        versions = self._versions.get(connection, [row.version_pk for row in rows])
+        allowed, withheld = [], []
+        for row in rows:
+            version = versions.get(row.version_pk)
+            if version is not None and self._versions.visible(connection, caller, version):
+                allowed.append((row, version))
+            else:
+                withheld.append(row)
+        return allowed, withheld
+
+    def event(
+        self, connection: Connection, caller: Caller, row: EventRow, version: Version, *, topic: str, content: str
+    ) -> Event:
+        """One event as `caller` may see it, with what goes along."""
+        full = content == "full-resource"
+        context: tuple[Notified, ...] = ()
+        published = topics.by_url(topic)
+        if content != "empty" and published is not None:
+            context = tuple(
+                _notified(found, full=full)
+                for found in self._versions.current(connection, published.references(version.json()))
+                if self._versions.visible(connection, caller, found)
+            )
+        return Event(row.number, outbox.moment(row.occurred_at), _notified(version, full=full), context)
+
+    def _message(
+        self,
+        state: State,
+        kind: Kind,
+        numbers: tuple[int, int],
+        caller: Caller,
+        accepted: Terms,
+        events: Sequence[Event],
+        now: datetime,
+        *,
+        allowed: Sequence[tuple[EventRow, Version]] = (),
+        withheld: Sequence[EventRow] = (),
+    ) -> Message:
+        status = Status(state.subscription_id, state.topic, state.status, state.events)
+        bundle = notifications.bundle(kind, status, events, content=state.content, base_url=self._base_url, at=now)
+        body = jsontext.dump(bundle)
+        identifier = (
+            signature.message_id(state.subscription_id, *numbers)
+            if kind is Kind.EVENT
+            else f"sub/{state.subscription_id}/{kind}/{outbox.micros(now)}"
+        )
+        secret = self._keyring.secret(state.subscription_id, state.client_id)
+        headers = [("Content-Type", accepted.mime_type), *self._opened(accepted, state)]
+        headers += signature.webhook_headers(secret, identifier, now, body)
+        detail = _detail(state, kind, numbers, accepted.endpoint.origin)
+        accesses = _accesses(state, kind, detail, allowed) + _withheld_accesses(state, detail, withheld)
+        return Message(
+            kind, state.subscription_id, *numbers, caller, accesses, detail, accepted.endpoint, tuple(headers), body
+        )
+
+    def _opened(self, accepted: Terms, state: State) -> list[tuple[str, str]]:
+        opened = []
+        for name, value in accepted.headers:
+            plain = self._keyring.open(value, state.subscription_id, state.client_id)
+            if plain is not None:
+                opened.append((name, plain))
+        return opened
+
+    def _withheld(
+        self, state: State, kind: Kind, numbers: tuple[int, int], why: str, rows: Sequence[EventRow] = ()
+    ) -> Message:
+        """Nothing is sent: to the record goes what was held back, under the subscriber's name."""
+        recipient = Caller(state.client_id, state.organization)
+        detail = _detail(state, kind, numbers, state.origin)
+        accesses = _withheld_accesses(state, detail, rows) or (
+            Access(
+                Interaction.NOTIFY, "Subscription", state.subscription_id, owner=state.organization, detail=detail,
+                outcome=Outcome.SERIOUS, reason=f"suppressed: {why}",
+            ),
+        )  # fmt: skip
+        return Message(kind, state.subscription_id, *numbers, recipient, accesses, detail, withheld=why)
+
+
+def due_kind(state: State, now: datetime) -> Kind | None:
+    """What a leased subscription is due for. Events go before a heartbeat: they say more."""
+    at = outbox.micros(now)
+    if state.status == "requested":
+        return Kind.HANDSHAKE
+    if state.status != "active":
+        return None
+    if state.events > state.delivered and (state.retry_at is None or state.retry_at <= at):
+        return Kind.EVENT
+    if state.heartbeat_at is not None and state.heartbeat_at <= at:
+        return Kind.HEARTBEAT
+    return None
+
+
+def _numbers(state: State, kind: Kind) -> tuple[int, int]:
+    if kind is not Kind.EVENT:
+        return state.events, state.events
+    first = state.delivered + 1
+    return first, state.batch_last or min(state.events, state.delivered + state.max_count)
+
+
+def _notified(version: Version, *, full: bool) -> Notified:
+    resource = version.json() if full else None
+    return Notified(version.reference, version.version, version.method, version.last_updated, resource)
+
+
+def _detail(state: State, kind: Kind, numbers: tuple[int, int], origin: str) -> tuple[tuple[str, str], ...]:
+    return (
+        ("subscription", state.subscription_id),
+        ("notification", str(kind)),
+        ("events", f"{numbers[0]}-{numbers[1]}"),
+        ("content", state.content),
+        ("endpoint", origin),
+    )
+
+
+def _accesses(
+    state: State, kind: Kind, detail: tuple[tuple[str, str], ...], allowed: Sequence[tuple[EventRow, Version]]
+) -> tuple[Access, ...]:
+    """One record per focus; its patients where content leaves (a disclosure), not where only an id does."""
+    if kind is not Kind.EVENT:
+        return (
+            Access(Interaction.NOTIFY, "Subscription", state.subscription_id, owner=state.organization, detail=detail),
+        )
+    full = state.content == "full-resource"
+    return tuple(
+        Access(
+            Interaction.NOTIFY, version.type, version.id, version.version, patients=version.patients if full else (),
+            owner=version.owner, detail=detail,
+        )
+        for _, version in allowed
+    )  # fmt: skip
+
+
+def _withheld_accesses(
+    state: State, detail: tuple[tuple[str, str], ...], rows: Sequence[EventRow]
+) -> tuple[Access, ...]:
+    return tuple(
+        Access(
+            Interaction.NOTIFY,
+            row.resource_type,
+            row.resource_id,
+            row.version,
+            owner=state.organization,
+            detail=detail,
+            outcome=Outcome.SERIOUS,
+            reason=f"suppressed: {RIGHTS_LOST}",
+        )
+        for row in rows
+    )

@@ -1,0 +1,358 @@
+"""The dispatcher: lease what is due, send it, settle it. Handshakes, events and heartbeats.
+
+    lease ──► compose (rights asked again) ──► audit, durable ──► POST ──► settle
+      ▲                                                                   │ delivered: the next batch
+      └────────────── retry ladder, breaker, or error ◄───────────────────┘
+
+One request in flight per subscription, so events arrive in order. A crash anywhere leaves a lease that runs out and a
+batch whose numbers are fixed: the same notification goes out again under the same webhook-id. Healthy and failing
+endpoints have threads of their own, so that one that hangs delays nobody else.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import structlog
+from sqlalchemy import Connection
+
+from resources.outcomes import Unavailable
+from store.access import Access, Interaction, Outcome, Trail
+from store.faults import LostRace, is_race
+from store.unit_of_work import Store, UnitOfWork
+from subscriptions import leases, outbox, schedule
+from subscriptions.composition import ENDPOINT_REFUSED, Composer, Message
+from subscriptions.delivery import Answer, Sender
+from subscriptions.leases import Attempt, Lane, Lease
+from subscriptions.notifications import Kind
+from subscriptions.outbox import State
+from subscriptions.statuses import server_for, write_status
+
+PER_ORIGIN = 4
+"""Requests in flight per origin and process."""
+HEALTHY_THREADS = 32
+FAILING_THREADS = 8
+IN_SUCCESSION = 50
+"""Notifications of one subscription that a thread sends before it lets others go first."""
+SETTLE_ATTEMPTS = 5
+RECORD_PAUSE = timedelta(seconds=1)
+
+log = structlog.get_logger()
+
+
+class Dispatcher:
+    """Sends what the sequencer numbered."""
+
+    def __init__(
+        self,
+        store: Store,
+        composer: Composer,
+        sender: Sender,
+        trail: Trail,
+        clock: Callable[[], datetime],
+        *,
+        healthy_threads: int = HEALTHY_THREADS,
+        failing_threads: int = FAILING_THREADS,
+    ) -> None:
+        self._store = store
+        self._database = store.database
+        self._composer = composer
+        self._sender = sender
+        self._trail = trail
+        self._clock = clock
+        self._threads = (
+            _Threads("deliver", healthy_threads, PER_ORIGIN, failing=False),
+            _Threads("deliver-failing", failing_threads, 1, failing=True),
+        )
+
+    def step(self) -> bool:
+        """Hand what is due to the threads. Returns whether anything was."""
+        handed = False
+        for threads in self._threads:
+            for held in self.lease(threads):
+                threads.submit(held, self._work)
+                handed = True
+        return handed
+
+    def drain(self) -> None:
+        """Wait until every request under way is settled (shutdown, tests)."""
+        for threads in self._threads:
+            threads.drain()
+
+    def close(self) -> None:
+        """Settle what is under way, then stop."""
+        for threads in self._threads:
+            threads.close()
+        self._sender.close()
+
+    def lease(self, threads: _Threads | None = None) -> list[Lease]:
+        """Take what is due and may be sent now, by default to healthy endpoints."""
+        threads = threads or self._threads[0]
+        limit, lane = threads.free, threads.lane
+        if limit <= 0:
+            return []
+        now = self._clock()
+        with self._database.read() as connection:
+            if not leases.is_due(connection, now, lane):
+                return []
+        with self._database.write() as connection:
+            return leases.take(connection, now, token=uuid.uuid4().hex, limit=limit, lane=lane)
+
+    def attempt(self, held: Lease) -> Lease | None:
+        """Send what the lease is for, once, and settle it. Returns the lease for the next notification, if there is one
+        at once."""
+        message = self._composer.compose(held, self._clock())
+        if message is None:  # nothing to say any more
+            self._settled(held, lambda connection, current: self._release(connection, held, current))
+            return None
+        if message.body is None or message.endpoint is None:
+            self._withhold(held, message)
+            return None
+        if message.kind is Kind.EVENT and held.state.batch_last is None and not self._fix(held, message):
+            return None
+        started = time.monotonic()
+        try:
+            self._trail.disclose(message.recipient, message.accesses, self._clock())
+        except Unavailable:
+            self._postpone(held, message)
+            return None
+        answer = self._sender.post(message.endpoint, message.headers, message.body, timeout_s=held.state.timeout_s)
+        duration_ms = round((time.monotonic() - started) * 1000)
+        if answer.accepted:
+            return self._delivered(held, message, answer, duration_ms)
+        self._failed(held, message, answer, duration_ms)
+        return None
+
+    def _work(self, held: Lease) -> None:
+        following: Lease | None = held
+        for _ in range(IN_SUCCESSION):
+            if following is None:
+                return
+            following = self.attempt(following)
+        if following is not None:
+            last = following
+            self._settled(last, lambda connection, current: self._release(connection, last, current))
+
+    def _fix(self, held: Lease, message: Message) -> bool:
+        """Before the first attempt: which numbers this notification carries, whatever happens to it."""
+        with self._database.write() as connection:
+            return leases.fix_batch(connection, held, last=message.last, now=self._clock())
+
+    def _delivered(self, held: Lease, message: Message, answer: Answer, duration_ms: int) -> Lease | None:
+        now = self._clock()
+        following: list[Lease] = []
+
+        def settle(connection: Connection, current: State) -> None:
+            leases.endpoint_answered(connection, current.origin, now)
+            leases.note_attempt(connection, _attempt(message, answer, duration_ms, "delivered", now))
+            after = replace(current, heartbeat_at=_next_heartbeat(current, now))
+            if message.kind is Kind.HANDSHAKE:
+                after = replace(after, status="active")
+            elif message.kind is Kind.EVENT:
+                after = replace(
+                    after, delivered=message.last, batch_last=None, attempts=0, first_attempt_at=None, retry_at=None
+                )
+                if after.events > after.delivered:
+                    following.append(leases.keep(connection, held, after, now))
+                    return
+            leases.release(connection, after, now)
+
+        self._settled(held, settle, status="active" if message.kind is Kind.HANDSHAKE else None)
+        return following[0] if following else None
+
+    def _failed(self, held: Lease, message: Message, answer: Answer, duration_ms: int) -> None:
+        now = self._clock()
+        reason = answer.reason
+        log.warning("notification failed", subscription=message.subscription, kind=str(message.kind), reason=reason)
+        retry_at = _retry_at(held.state, message.kind, answer, now)
+        ends = retry_at is None and message.kind is not Kind.HEARTBEAT
+
+        def settle(connection: Connection, current: State) -> None:
+            failures = leases.endpoint_failed(connection, current.origin)
+            leases.set_breaker(connection, current.origin, schedule.breaker_open_until(failures, now))
+            leases.note_attempt(connection, _attempt(message, answer, duration_ms, "failed", now))
+            self._trail.append(connection, message.recipient, [_failure(message, reason)], now)
+            if ends:
+                outbox.halt(connection, current.subscription_id, status="error")
+            elif message.kind is Kind.HEARTBEAT:
+                leases.release(connection, replace(current, heartbeat_at=_next_heartbeat(current, now)), now)
+            else:
+                after = replace(current, attempts=current.attempts + 1, retry_at=_micros(retry_at))
+                leases.release(connection, after, now)
+
+        self._settled(held, settle, status="error" if ends else None, error=reason)
+
+    def _withhold(self, held: Lease, message: Message) -> None:
+        """The subscriber may not have it any more: nothing is sent, it counts as settled, and it is on record."""
+        now = self._clock()
+        ends = message.kind is Kind.HANDSHAKE or message.withheld == ENDPOINT_REFUSED
+
+        def settle(connection: Connection, current: State) -> None:
+            self._trail.append(connection, message.recipient, message.accesses, now)
+            leases.note_attempt(connection, _attempt(message, Answer(None, message.withheld), 0, "suppressed", now))
+            if ends:
+                outbox.halt(connection, current.subscription_id, status="error")
+                return
+            after = replace(current, heartbeat_at=_next_heartbeat(current, now))
+            if message.kind is Kind.EVENT:
+                after = replace(
+                    after, delivered=message.last, batch_last=None, attempts=0, first_attempt_at=None, retry_at=None
+                )
+            self._release(connection, held, after)
+
+        self._settled(held, settle, status="error" if ends else None, error=message.withheld)
+
+    def _postpone(self, held: Lease, message: Message) -> None:
+        """No record, no disclosure: try again soon, without counting it against the endpoint."""
+        log.error(
+            "notification not recorded, hence not sent", subscription=message.subscription, kind=str(message.kind)
+        )
+        soon = outbox.micros(self._clock() + RECORD_PAUSE)
+
+        def settle(connection: Connection, current: State) -> None:
+            heartbeat_at = None if current.heartbeat_at is None else max(current.heartbeat_at, soon)
+            self._release(connection, held, replace(current, retry_at=soon, heartbeat_at=heartbeat_at))
+
+        self._settled(held, settle)
+
+    def _release(self, connection: Connection, held: Lease, after: State) -> None:
+        """Give the lease back without having asked the endpoint."""
+        if held.failures:
+            leases.set_breaker(connection, after.origin, None)
+        leases.release(connection, after, self._clock())
+
+    def _settled(
+        self,
+        held: Lease,
+        function: Callable[[Connection, State], None],
+        *,
+        status: str | None = None,
+        error: str | None = None,
+    ) -> None:
+        """Run `function` on the leased row if the lease is still ours; with `status`, also write the Subscription
+        itself."""
+        if status is not None:
+            self._store.transact(
+                server_for(held.state.organization), lambda uow: self._with_status(uow, held, function, status, error)
+            )
+            return
+        for attempt in range(SETTLE_ATTEMPTS):
+            try:
+                with self._database.write() as connection:
+                    current = leases.held_state(connection, held)
+                    if current is not None:
+                        function(connection, current)
+            except Exception as fault:
+                if attempt + 1 == SETTLE_ATTEMPTS or not is_race(fault):
+                    raise
+                time.sleep(random.uniform(0, 0.05))  # noqa: S311
+            else:
+                return
+
+    @staticmethod
+    def _with_status(
+        uow: UnitOfWork, held: Lease, function: Callable[[Connection, State], None], status: str, error: str | None
+    ) -> None:
+        # The Subscription first, then its delivery row: the order in which a client's write takes them.
+        if not leases.is_held(uow.connection, held):
+            return
+        if not write_status(uow, held.state.subscription_id, status, error=error):
+            return
+        current = leases.held_state(uow.connection, held)
+        if current is None:
+            raise LostRace
+        function(uow.connection, current)
+
+
+class _Threads:
+    """Threads for one kind of endpoint, and how many requests each origin has under way."""
+
+    def __init__(self, name: str, size: int, per_origin: int, *, failing: bool) -> None:
+        self._size = size
+        self._per_origin = per_origin
+        self._failing = failing
+        self._pool = ThreadPoolExecutor(size, thread_name_prefix=name)
+        self._busy: Counter[str] = Counter()
+        self._futures: set[Future[None]] = set()
+        self._lock = threading.Lock()
+
+    @property
+    def free(self) -> int:
+        with self._lock:
+            return self._size - len(self._futures)
+
+    @property
+    def lane(self) -> Lane:
+        with self._lock:
+            return Lane(self._failing, self._per_origin, dict(+self._busy))
+
+    def submit(self, held: Lease, function: Callable[[Lease], None]) -> None:
+        origin = held.state.origin
+        with self._lock:
+            self._busy[origin] += 1
+            future = self._pool.submit(function, held)
+            self._futures.add(future)
+        future.add_done_callback(lambda done: self._done(done, origin))
+
+    def drain(self) -> None:
+        with self._lock:
+            waiting = list(self._futures)
+        wait(waiting)
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=True)
+
+    def _done(self, future: Future[None], origin: str) -> None:
+        with self._lock:
+            self._busy[origin] -= 1
+            self._futures.discard(future)
+        fault = future.exception()
+        if fault is not None:  # the lease runs out, and it is tried again
+            log.error("dispatch failed", error=type(fault).__name__)
+
+
+def _retry_at(state: State, kind: Kind, answer: Answer, now: datetime) -> datetime | None:
+    """When to try again; None: never, the subscription goes into error. A handshake has one chance (the IG's words)."""
+    if kind is not Kind.EVENT or answer.gone:
+        return None
+    return schedule.next_attempt(
+        state.attempts + 1,
+        now,
+        first_attempt_at=now if state.first_attempt_at is None else outbox.moment(state.first_attempt_at),
+        share=random.random(),  # noqa: S311 - jitter
+        retry_after_s=answer.retry_after_s,
+    )
+
+
+def _next_heartbeat(current: State, now: datetime) -> int | None:
+    if not current.heartbeat_s:
+        return None
+    share = random.random()  # noqa: S311 - jitter
+    return outbox.micros(schedule.next_heartbeat(current.heartbeat_s, now, share=share))
+
+
+def _micros(at: datetime | None) -> int | None:
+    return None if at is None else outbox.micros(at)
+
+
+def _failure(message: Message, reason: str) -> Access:
+    return Access(
+        Interaction.NOTIFY, "Subscription", message.subscription, owner=message.recipient.organization,
+        detail=message.detail, outcome=Outcome.MAJOR, reason=reason,
+    )  # fmt: skip
+
+
+def _attempt(message: Message, answer: Answer, duration_ms: int, result: str, now: datetime) -> Attempt:
+    return Attempt(
+        subscription_id=message.subscription, kind=str(message.kind), first_number=message.first,
+        last_number=message.last, at=now, duration_ms=duration_ms, http_status=answer.status, result=result,
+        fault=None if answer.accepted else answer.reason,
+    )  # fmt: skip

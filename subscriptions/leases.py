@@ -1,0 +1,273 @@
+"""Leases on subscriptions, the circuit breaker of their endpoints, and the record of attempts: queries on the
+outbox's tables.
+
+A lease is a row held until a time: whoever dies holding it is overtaken after the request's timeout and a margin. Its
+token makes a late settlement harmless. `SKIP LOCKED` lets dispatchers of many processes lease at once on PostgreSQL;
+on SQLite the writer is alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, delete, insert, or_, select, update
+
+from subscriptions import outbox
+from subscriptions.outbox import (
+    RETENTION,
+    State,
+    attempt_table,
+    endpoint_table,
+    event_table,
+    micros,
+    moment,
+    state_table,
+)
+
+LEASE_MARGIN_S = 10
+"""What a dispatcher needs beside the request itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A subscription held by one dispatcher, and how its endpoint fares."""
+
+    state: State
+    token: str
+    failures: int
+    """Consecutive failures of the endpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """Which endpoints a group of threads serves, and how many requests an origin may have in flight."""
+
+    failing: bool
+    """The endpoints that failed last time: they delay nobody else, and are asked one request at a time."""
+    per_origin: int
+    busy: Mapping[str, int]
+    """Requests under way by origin."""
+
+    @property
+    def full(self) -> list[str]:
+        return [origin for origin, count in self.busy.items() if count >= self.per_origin]
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What was tried."""
+
+    subscription_id: str
+    kind: str
+    first_number: int
+    last_number: int
+    at: datetime
+    duration_ms: int
+    http_status: int | None
+    result: str
+    """delivered, failed, suppressed."""
+    fault: str | None
+
+
+def is_due(connection: Connection, now: datetime, lane: Lane) -> bool:
+    """Whether there is something to send, so that an idle dispatcher takes no write lock."""
+    return connection.execute(_due_now(micros(now), lane).limit(1)).first() is not None
+
+
+def take(connection: Connection, now: datetime, *, token: str, limit: int, lane: Lane) -> list[Lease]:
+    """Lease up to `limit` due subscriptions of a lane, the longest due first."""
+    at = micros(now)
+    statement = _due_now(at, lane).order_by(state_table.c.due_at).limit(4 * limit)
+    statement = statement.with_for_update(of=state_table, skip_locked=True)
+    taken = dict(lane.busy)
+    found: list[Lease] = []
+    for row in connection.execute(statement).all():
+        if len(found) == limit:
+            break
+        if taken.get(row.origin, 0) >= lane.per_origin:
+            continue
+        taken[row.origin] = taken.get(row.origin, 0) + 1
+        found.append(Lease(outbox.state_of(row, lease_token=token), token, row.failures or 0))
+    for held in found:
+        until = _until(at, held.state)
+        connection.execute(
+            update(state_table)
+            .where(state_table.c.subscription_id == held.state.subscription_id)
+            .values(lease_until=until, lease_token=token)
+        )
+        if held.failures:  # half open: nobody else probes while this probe is out
+            connection.execute(
+                update(endpoint_table).where(endpoint_table.c.origin == held.state.origin).values(open_until=until)
+            )
+    return found
+
+
+def fix_batch(connection: Connection, held: Lease, *, last: int, now: datetime) -> bool:
+    """Settle which numbers the notification carries, before it is first sent. False: the lease was lost."""
+    touched = connection.execute(
+        update(state_table)
+        .where(state_table.c.subscription_id == held.state.subscription_id, state_table.c.lease_token == held.token)
+        .values(batch_last=last, first_attempt_at=held.state.first_attempt_at or micros(now))
+    )
+    return bool(touched.rowcount)
+
+
+def is_held(connection: Connection, held: Lease) -> bool:
+    """Whether the lease is still ours, without locking its row."""
+    current = outbox.state(connection, held.state.subscription_id)
+    return current is not None and current.lease_token == held.token
+
+
+def held_state(connection: Connection, held: Lease) -> State | None:
+    """The row of a lease as it is now, locked; None if the lease was lost."""
+    current = outbox.state(connection, held.state.subscription_id, lock=True)
+    return current if current is not None and current.lease_token == held.token else None
+
+
+def release(connection: Connection, after: State, now: datetime) -> None:
+    """Give the lease back, leaving the subscription as `after` says."""
+    _write(connection, replace(after, lease_token=None), lease_until=None, now=now)
+
+
+def keep(connection: Connection, held: Lease, after: State, now: datetime) -> Lease:
+    """Hold on to the lease for the next notification."""
+    _write(connection, after, lease_until=_until(micros(now), after), now=now)
+    return Lease(after, held.token, 0)
+
+
+def _write(connection: Connection, after: State, *, lease_until: int | None, now: datetime) -> None:
+    connection.execute(
+        update(state_table)
+        .where(state_table.c.subscription_id == after.subscription_id)
+        .values(
+            status=after.status,
+            delivered=after.delivered,
+            batch_last=after.batch_last,
+            attempts=after.attempts,
+            first_attempt_at=after.first_attempt_at,
+            retry_at=after.retry_at,
+            heartbeat_at=after.heartbeat_at,
+            lease_token=after.lease_token,
+            lease_until=lease_until,
+            due_at=outbox.due_at(after, micros(now)),
+        )
+    )
+
+
+# Endpoints: the circuit breaker.
+
+
+def endpoint_answered(connection: Connection, origin: str, now: datetime) -> None:
+    """The origin works. If it did not before, everything that waits for it is due at once."""
+    recovered = connection.execute(
+        update(endpoint_table)
+        .where(endpoint_table.c.origin == origin, endpoint_table.c.failures > 0)
+        .values(failures=0, open_until=None)
+    )
+    if not recovered.rowcount:
+        return
+    at = micros(now)
+    connection.execute(
+        update(state_table)
+        .where(state_table.c.origin == origin, state_table.c.status == "active", state_table.c.retry_at > at)
+        .values(retry_at=None, due_at=at)
+    )
+
+
+def endpoint_failed(connection: Connection, origin: str) -> int:
+    """Count a failure; returns how many there were in a row."""
+    counted = connection.execute(
+        update(endpoint_table)
+        .where(endpoint_table.c.origin == origin)
+        .values(failures=endpoint_table.c.failures + 1)
+        .returning(endpoint_table.c.failures)
+    ).scalar()
+    if counted is not None:
+        return int(counted)
+    connection.execute(insert(endpoint_table).values(origin=origin, failures=1, open_until=None))
+    return 1
+
+
+def set_breaker(connection: Connection, origin: str, until: datetime | None) -> None:
+    """Leave the origin alone until then; None: it may be asked."""
+    connection.execute(
+        update(endpoint_table)
+        .where(endpoint_table.c.origin == origin)
+        .values(open_until=None if until is None else micros(until))
+    )
+
+
+# Attempts, ends, retention.
+
+
+def note_attempt(connection: Connection, attempt: Attempt) -> None:
+    """Keep what was tried."""
+    connection.execute(
+        insert(attempt_table).values(
+            subscription_id=attempt.subscription_id,
+            kind=attempt.kind,
+            first_number=attempt.first_number,
+            last_number=attempt.last_number,
+            at=micros(attempt.at),
+            duration_ms=attempt.duration_ms,
+            http_status=attempt.http_status,
+            result=attempt.result,
+            fault=attempt.fault,
+        )
+    )
+
+
+def attempts_of(connection: Connection, subscription_id: str, *, limit: int = 1000) -> Sequence[Attempt]:
+    """What was tried for a subscription, newest first."""
+    statement = (
+        select(attempt_table)
+        .where(attempt_table.c.subscription_id == subscription_id)
+        .order_by(attempt_table.c.id.desc())
+        .limit(limit)
+    )
+    return [
+        Attempt(
+            row.subscription_id, row.kind, row.first_number, row.last_number, moment(row.at), row.duration_ms,
+            row.http_status, row.result, row.fault,
+        )
+        for row in connection.execute(statement)
+    ]  # fmt: skip
+
+
+def ended(connection: Connection, now: datetime) -> list[State]:
+    """Subscriptions whose `end` has passed and that are not off."""
+    statement = select(state_table).where(state_table.c.end_at <= micros(now), state_table.c.status != "off")
+    return [outbox.state_of(row) for row in connection.execute(statement)]
+
+
+def sweep(connection: Connection, now: datetime) -> int:
+    """Remove events and attempts older than the retention; returns how many."""
+    before = micros(now - RETENTION)
+    events = connection.execute(delete(event_table).where(event_table.c.occurred_at < before)).rowcount
+    attempts = connection.execute(delete(attempt_table).where(attempt_table.c.at < before)).rowcount
+    return events + attempts
+
+
+def _until(at: int, state: State) -> int:
+    return at + (state.timeout_s + LEASE_MARGIN_S) * 1_000_000
+
+
+def _due_now(at: int, lane: Lane) -> Any:
+    failures = endpoint_table.c.failures
+    statement = (
+        select(state_table, failures)
+        .outerjoin(endpoint_table, endpoint_table.c.origin == state_table.c.origin)
+        .where(
+            state_table.c.due_at <= at,
+            or_(state_table.c.lease_until.is_(None), state_table.c.lease_until <= at),
+            failures > 0 if lane.failing else or_(failures.is_(None), failures == 0),
+        )
+    )
+    if lane.failing:
+        statement = statement.where(or_(endpoint_table.c.open_until.is_(None), endpoint_table.c.open_until <= at))
+    if lane.full:
+        statement = statement.where(state_table.c.origin.not_in(lane.full))
+    return statement

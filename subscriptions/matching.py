@@ -1,0 +1,85 @@
+"""The Observer: changes of topic types go to the outbox, and Subscriptions are accepted, inside the write's
+transaction.
+
+One insert per change, no matching here: the sequencer does that, in commit order. So a change and its outbox row are
+one commit (nothing is lost between them) and a writer never waits for a subscriber.
+"""
+
+from __future__ import annotations
+
+from store.access import Change, Draft
+from store.unit_of_work import UnitOfWork
+from subscriptions import outbox, terms, topics
+from subscriptions.acceptance import Acceptance
+from subscriptions.endpoints import EndpointPolicy
+
+
+class Watch:
+    """store.access.Observer for subscriptions."""
+
+    def __init__(self, acceptance: Acceptance, policy: EndpointPolicy) -> None:
+        self._acceptance = acceptance
+        self._policy = policy
+
+    def prepare(self, uow: UnitOfWork, draft: Draft) -> None:
+        self._acceptance.prepare(uow, draft)
+
+    def changed(self, uow: UnitOfWork, change: Change) -> None:
+        after = change.after
+        if after.type == "Subscription":
+            self._subscription(uow, change)
+        elif after.type in topics.TYPES and not after.deleted:
+            outbox.append_change(
+                uow.connection,
+                tx_id=after.tx,
+                resource_type=after.type,
+                resource_id=after.id,
+                version=after.version,
+                version_pk=after.pk,
+                before_pk=None if change.before is None else change.before.pk,
+                at=uow.now,
+            )
+
+    def _subscription(self, uow: UnitOfWork, change: Change) -> None:
+        after = change.after
+        if after.deleted:
+            outbox.forget(uow.connection, after.id)
+            return
+        if change.derived or change.caller.is_system:
+            outbox.repoint(uow.connection, after.id, version_pk=after.pk)
+            return
+        resource = after.json()
+        if resource.get("status") == "off":
+            outbox.halt(uow.connection, after.id, status="off", version_pk=after.pk)
+            return
+        accepted = terms.stored(resource, self._policy)
+        if accepted is None:  # prepare has just admitted it
+            raise RuntimeError("an accepted Subscription has no terms")
+        outbox.accept(
+            uow.connection,
+            subscription_id=after.id,
+            version_pk=after.pk,
+            organization=after.owner,
+            client_id=change.caller.client_id,
+            topic=accepted.topic.url,
+            filters=accepted.filters,
+            content=accepted.content,
+            origin=accepted.endpoint.origin,
+            timeout_s=accepted.timeout_s,
+            max_count=accepted.max_count,
+            heartbeat_s=accepted.heartbeat_s,
+            end=accepted.end,
+            since_tx=_since(uow),
+            now=uow.now,
+        )
+
+
+def _since(uow: UnitOfWork) -> int:
+    """The oldest transaction whose changes this subscription is told: whatever had not ended when it was made.
+
+    On PostgreSQL a transaction that began earlier may commit later; a number is not a time. Telling one change too many
+    is harmless, one too few is not.
+    """
+    snapshot = uow.snapshot
+    own = snapshot.xmax if uow.tx is None else uow.tx
+    return min((own, *snapshot.in_progress))

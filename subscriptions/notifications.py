@@ -1,0 +1,178 @@
+"""Events → notification Bundle; status → Parameters. Pure.
+
+A notification is a Bundle of type history whose first entry is the SubscriptionStatus as Parameters; every entry has a
+request and a response (bdl-3, bdl-4), and parameter names and value types are exactly the R4 profile's.
+
+http://hl7.org/fhir/uv/subscriptions-backport/STU1.1/StructureDefinition-backport-subscription-status-r4.html
+http://hl7.org/fhir/uv/subscriptions-backport/STU1.1/StructureDefinition-backport-subscription-notification-r4.html
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from subscriptions.terms import BACKPORT
+
+Json = dict[str, Any]
+
+STATUS_PROFILE = f"{BACKPORT}/backport-subscription-status-r4"
+NOTIFICATION_PROFILE = f"{BACKPORT}/backport-subscription-notification-r4"
+
+
+class Kind(StrEnum):
+    """SubscriptionNotificationType."""
+
+    HANDSHAKE = "handshake"
+    HEARTBEAT = "heartbeat"
+    EVENT = "event-notification"
+    QUERY_STATUS = "query-status"
+    QUERY_EVENT = "query-event"
+
+
+@dataclass(frozen=True, slots=True)
+class Notified:
+    """One version as it goes into a notification."""
+
+    reference: str
+    """``Type/id``."""
+    version: int
+    method: str
+    """HTTP method that made the version."""
+    last_updated: datetime
+    resource: Json | None = None
+    """Given for full-resource only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event of a subscription."""
+
+    number: int
+    at: datetime
+    focus: Notified
+    context: tuple[Notified, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A subscription at the moment of a notification."""
+
+    subscription: str
+    """Logical id."""
+    topic: str
+    status: str
+    events: int
+    """Events since the subscription began, whether or not they were delivered."""
+    error: str | None = None
+
+
+def bundle(kind: Kind, status: Status, events: Sequence[Event], *, content: str, base_url: str, at: datetime) -> Json:
+    """The notification Bundle. `content` is empty, id-only or full-resource."""
+    entries: list[Json] = [_status_entry(kind, status, events, content, base_url)]
+    seen: set[tuple[str, int]] = set()
+    for event in events if content != "empty" else ():
+        for notified in (event.focus, *event.context):
+            if (notified.reference, notified.version) not in seen:
+                seen.add((notified.reference, notified.version))
+                entries.append(_entry(notified, base_url))
+    return {
+        "resourceType": "Bundle",
+        "id": str(uuid.uuid4()),
+        "meta": {"profile": [NOTIFICATION_PROFILE]},
+        "type": "history",
+        "timestamp": instant(at),
+        "entry": entries,
+    }
+
+
+def status_bundle(statuses: Sequence[Status], *, base_url: str, at: datetime) -> Json:
+    """The answer of ``$status``: a searchset with one SubscriptionStatus per subscription."""
+    return {
+        "resourceType": "Bundle",
+        "type": "searchset",
+        "timestamp": instant(at),
+        "total": len(statuses),
+        "entry": [
+            {
+                "fullUrl": f"urn:uuid:{uuid.uuid4()}",
+                "resource": parameters(Kind.QUERY_STATUS, status, (), "id-only", base_url),
+                "search": {"mode": "match"},
+            }
+            for status in statuses
+        ],
+    }
+
+
+def parameters(kind: Kind, status: Status, events: Sequence[Event], content: str, base_url: str) -> Json:
+    """The SubscriptionStatus in its R4 form."""
+    found: list[Json] = [
+        {"name": "subscription", "valueReference": {"reference": f"{base_url}/Subscription/{status.subscription}"}}
+    ]
+    if content != "empty":  # an empty notification tells nothing but that something happened (SHOULD NOT)
+        found.append({"name": "topic", "valueCanonical": status.topic})
+    found += [
+        {"name": "status", "valueCode": status.status},
+        {"name": "type", "valueCode": str(kind)},
+        {"name": "events-since-subscription-start", "valueString": str(status.events)},
+    ]
+    found += [{"name": "notification-event", "part": _event_parts(event, content, base_url)} for event in events]
+    if status.error is not None:
+        found.append({"name": "error", "valueCodeableConcept": {"text": status.error}})
+    return {
+        "resourceType": "Parameters",
+        "id": str(uuid.uuid4()),
+        "meta": {"profile": [STATUS_PROFILE]},
+        "parameter": found,
+    }
+
+
+def instant(at: datetime) -> str:
+    """A FHIR instant in UTC with milliseconds."""
+    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{at.microsecond // 1000:03d}Z"
+
+
+def _event_parts(event: Event, content: str, base_url: str) -> list[Json]:
+    parts: list[Json] = [
+        {"name": "event-number", "valueString": str(event.number)},
+        {"name": "timestamp", "valueInstant": instant(event.at)},
+    ]
+    if content == "empty":
+        return parts
+    parts.append({"name": "focus", "valueReference": {"reference": f"{base_url}/{event.focus.reference}"}})
+    parts += [
+        {"name": "additional-context", "valueReference": {"reference": f"{base_url}/{context.reference}"}}
+        for context in event.context
+    ]
+    return parts
+
+
+def _status_entry(kind: Kind, status: Status, events: Sequence[Event], content: str, base_url: str) -> Json:
+    resource = parameters(kind, status, events, content, base_url)
+    return {
+        "fullUrl": f"urn:uuid:{resource['id']}",
+        "resource": resource,
+        "request": {"method": "GET", "url": f"{base_url}/Subscription/{status.subscription}/$status"},
+        "response": {"status": "200"},
+    }
+
+
+def _entry(notified: Notified, base_url: str) -> Json:
+    created = notified.method == "POST"
+    entry: Json = {"fullUrl": f"{base_url}/{notified.reference}"}
+    if notified.resource is not None:
+        entry["resource"] = notified.resource
+    entry["request"] = {
+        "method": notified.method,
+        "url": notified.reference.partition("/")[0] if created else notified.reference,
+    }
+    entry["response"] = {
+        "status": "201" if created else "200",
+        "etag": f'W/"{notified.version}"',
+        "lastModified": instant(notified.last_updated),
+    }
+    return entry

@@ -1,0 +1,155 @@
+"""The subscription operations: `$status` (type and instance) and `$events` (instance).
+
+`$events` is how a hospital fills the gap that it sees in the event numbers. What it answers is what the asking client
+may see today, whatever was delivered before.
+
+http://hl7.org/fhir/uv/subscriptions-backport/STU1.1/OperationDefinition-backport-subscription-status.html
+http://hl7.org/fhir/uv/subscriptions-backport/STU1.1/OperationDefinition-backport-subscription-events.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from resources.outcomes import BadRequest, Gone, NotFound
+from store.access import Access, Interaction, Version
+from store.unit_of_work import UnitOfWork
+from subscriptions import notifications, outbox, terms
+from subscriptions.composition import Composer
+from subscriptions.notifications import Kind, Status
+from subscriptions.outbox import State
+
+Json = dict[str, Any]
+Parameters = Sequence[tuple[str, str]]
+Operation = Callable[[UnitOfWork, str | None, Parameters, str], Json]
+"""(read-only unit of work of the request, id or None at type level, parameters, FHIR base that the client used) →
+resource."""
+
+EVENTS_MAX = 100
+STATUSES_MAX = 1000
+CLIENT_CONTROLS = frozenset({"_format", "_pretty"})
+
+
+class Operations:
+    """What the edge routes under ``Subscription/$…``."""
+
+    def __init__(self, composer: Composer) -> None:
+        self._composer = composer
+
+    @property
+    def table(self) -> Mapping[str, Operation]:
+        """Operation name, without the dollar → function."""
+        return {"status": self.status, "events": self.events}
+
+    def status(self, uow: UnitOfWork, id: str | None, parameters: Parameters, base_url: str) -> Json:
+        """A searchset with the SubscriptionStatus of one subscription, or of those of the caller's organisation."""
+        asked = _read(parameters, {"id", "status"} if id is None else set())
+        if id is not None:
+            found = [self._one(uow, id)]
+        else:
+            found = self._all(uow, _several(asked, "id"))
+            wanted = _several(asked, "status")
+            found = [status for status in found if not wanted or status.status in wanted]
+        return notifications.status_bundle(found, base_url=base_url, at=uow.now)
+
+    def events(self, uow: UnitOfWork, id: str | None, parameters: Parameters, base_url: str) -> Json:
+        """A notification with events from `eventsSinceNumber` to `eventsUntilNumber`, both included; at most 100."""
+        if id is None:
+            raise BadRequest("$events is asked of one Subscription", code="not-supported")
+        asked = _read(parameters, {"eventsSinceNumber", "eventsUntilNumber", "content"})
+        version, state = self._subscription(uow, id)
+        first = _number(asked, "eventsSinceNumber", 1)
+        last = _number(asked, "eventsUntilNumber", state.events)
+        content = _several(asked, "content")[-1:] or [state.content]
+        if content[0] not in terms.CONTENT_LEVELS:
+            raise BadRequest(f"content is one of {', '.join(terms.CONTENT_LEVELS)}", expression="content")
+        rows = outbox.events_between(uow.connection, id, first, last, limit=EVENTS_MAX)
+        allowed, _ = self._composer.split(uow.connection, uow.caller, rows)
+        events = [
+            self._composer.event(uow.connection, uow.caller, row, focus, topic=state.topic, content=content[0])
+            for row, focus in allowed
+        ]
+        detail = (
+            ("operation", "$events"),
+            ("subscription", id),
+            ("events", f"{first}-{last}"),
+            ("content", content[0]),
+        )
+        full = content[0] == "full-resource"
+        for _, focus in allowed:
+            uow.note(
+                Access(
+                    Interaction.OPERATION, focus.type, focus.id, focus.version, patients=focus.patients if full else (),
+                    owner=focus.owner, detail=detail,
+                )
+            )  # fmt: skip
+        return notifications.bundle(
+            Kind.QUERY_EVENT, _status(version, state), events, content=content[0], base_url=base_url, at=uow.now
+        )
+
+    def _one(self, uow: UnitOfWork, id: str) -> Status:
+        version, state = self._subscription(uow, id)
+        return _status(version, state)
+
+    def _all(self, uow: UnitOfWork, ids: Sequence[str]) -> list[Status]:
+        uow.resources.visibility(Interaction.READ, "Subscription")  # Forbidden, also where there is none
+        states = outbox.of_organization(uow.connection, uow.caller.organization)
+        wanted = {text.rpartition("/")[2] for text in ids}
+        found = []
+        for state in states[:STATUSES_MAX]:
+            if wanted and state.subscription_id not in wanted:
+                continue
+            try:
+                found.append(self._one(uow, state.subscription_id))
+            except (NotFound, Gone):  # the scope's constraints leave it out
+                continue
+        return found
+
+    def _subscription(self, uow: UnitOfWork, id: str) -> tuple[Version, State]:
+        version = uow.resources.read("Subscription", id)
+        state = outbox.state(uow.connection, id)
+        if state is None:
+            raise NotFound
+        return version, state
+
+
+def flatten(parameters: Json) -> list[tuple[str, str]]:
+    """The name, value pairs of a Parameters resource sent by POST."""
+    if parameters.get("resourceType") != "Parameters":
+        raise BadRequest("The body must be a Parameters resource", expression="Parameters")
+    found = []
+    for index, parameter in enumerate(parameters.get("parameter") or ()):
+        values = [value for key, value in parameter.items() if key.startswith("value")]
+        if "name" not in parameter or len(values) != 1 or isinstance(values[0], dict | list):
+            raise BadRequest(
+                "Each parameter must have a name and one simple value", expression=f"Parameters.parameter[{index}]"
+            )
+        found.append((str(parameter["name"]), str(values[0])))
+    return found
+
+
+def _status(version: Version, state: State) -> Status:
+    resource = version.json()
+    return Status(state.subscription_id, state.topic, resource["status"], state.events, resource.get("error"))
+
+
+def _read(parameters: Parameters, known: set[str]) -> list[tuple[str, str]]:
+    asked = [(name, value) for name, value in parameters if name not in CLIENT_CONTROLS]
+    for name, _ in asked:
+        if name not in known:
+            raise BadRequest(f"The operation has no parameter {name}" if name.isidentifier() else "Unknown parameter")
+    return asked
+
+
+def _several(asked: Parameters, name: str) -> list[str]:
+    return [part for key, value in asked if key == name for part in value.split(",") if part]
+
+
+def _number(asked: Parameters, name: str, default: int) -> int:
+    given = _several(asked, name)
+    if not given:
+        return default
+    if len(given) > 1 or not given[0].isdecimal() or len(given[0]) > 18:
+        raise BadRequest(f"{name} is one whole number", expression=name)
+    return int(given[0])

@@ -1,0 +1,402 @@
+"""The tables of delivery, and every query on them: changes, subscribers, events, endpoints, attempts.
+
+    subscription_change     what was written and not yet looked at; in the write's own transaction
+    subscription_state      one row per Subscription: how far it has got, what it waits for, who holds it
+    subscription_event      the numbered events of a subscription, kept 30 days for $events
+    subscription_endpoint   consecutive failures of an origin: the circuit breaker
+    subscription_attempt    what was tried, for operators
+
+An event's number is `subscription_state.events` after it; `delivered` is the greatest number that is settled. So "in
+order, one at a time" needs no row per pending delivery: a subscription has one head, and one lease.
+
+Times are µs since 1970-01-01T00:00Z. docs/decisions/0007-delivery.md says why this shape.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Index,
+    Integer,
+    Row,
+    SmallInteger,
+    Table,
+    Text,
+    bindparam,
+    delete,
+    insert,
+    select,
+    text,
+    update,
+)
+
+from store.statements import Prepared
+from store.tables import BinaryText, Key, metadata
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+RETENTION = timedelta(days=30)
+
+change_table = Table(
+    "subscription_change",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("tx_id", BigInteger, nullable=False, comment="orders changes, with id"),
+    Column("resource_type", Text, nullable=False),
+    Column("resource_id", BinaryText, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("version_pk", BigInteger, nullable=False, comment="resource_version.pk after the change"),
+    Column("before_pk", BigInteger, comment="resource_version.pk before it; null: created"),
+    Column("occurred_at", BigInteger, nullable=False, comment="µs since 1970"),
+    Index("ix_subscription_change_order", "tx_id", "id"),
+)
+
+state_table = Table(
+    "subscription_state",
+    metadata,
+    Column("subscription_id", BinaryText, primary_key=True),
+    Column("version_pk", BigInteger, nullable=False, comment="resource_version.pk of the Subscription in effect"),
+    Column("organization", BinaryText, nullable=False),
+    Column("client_id", Text, nullable=False, comment="the subscriber, whose rights decide"),
+    Column("topic", Text, nullable=False),
+    Column("filters", Text, nullable=False, comment="JSON array of backport-filter-criteria"),
+    Column("content", Text, nullable=False, comment="empty, id-only, full-resource"),
+    Column("origin", Text, nullable=False, comment="scheme://host:port, the lane"),
+    Column("timeout_s", SmallInteger, nullable=False, comment="seconds"),
+    Column("max_count", SmallInteger, nullable=False, comment="events per notification"),
+    Column("heartbeat_s", Integer, comment="seconds; null: none asked"),
+    Column("end_at", BigInteger, comment="µs since 1970"),
+    Column("status", Text, nullable=False, comment="requested, active, error, off"),
+    Column("since_tx", BigInteger, nullable=False, comment="changes of this tx_id and later count"),
+    Column("events", BigInteger, nullable=False, comment="number of the newest event"),
+    Column("delivered", BigInteger, nullable=False, comment="number of the newest settled event"),
+    Column("batch_last", BigInteger, comment="last number of the notification being tried; fixed over retries"),
+    Column("attempts", Integer, nullable=False, comment="failures of that notification so far"),
+    Column("first_attempt_at", BigInteger, comment="µs since 1970"),
+    Column("retry_at", BigInteger, comment="µs since 1970; null: not backing off"),
+    Column("heartbeat_at", BigInteger, comment="µs since 1970"),
+    Column("due_at", BigInteger, comment="µs since 1970: when there is something to send; null: nothing"),
+    Column("lease_until", BigInteger, comment="µs since 1970"),
+    Column("lease_token", Text, comment="who holds it"),
+    Index("ix_subscription_state_due", "due_at"),
+    Index("ix_subscription_state_topic", "topic", "organization"),
+    Index("ix_subscription_state_origin", "origin"),
+)
+
+event_table = Table(
+    "subscription_event",
+    metadata,
+    Column("subscription_id", BinaryText, primary_key=True),
+    Column("number", BigInteger, primary_key=True, comment="gapless from 1 per subscription"),
+    Column("resource_type", Text, nullable=False),
+    Column("resource_id", BinaryText, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("version_pk", BigInteger, nullable=False),
+    Column("occurred_at", BigInteger, nullable=False, comment="µs since 1970"),
+    Index("ix_subscription_event_age", "occurred_at"),
+)
+
+endpoint_table = Table(
+    "subscription_endpoint",
+    metadata,
+    Column("origin", Text, primary_key=True),
+    Column("failures", Integer, nullable=False, comment="consecutive"),
+    Column("open_until", BigInteger, comment="µs since 1970: no request before, then one probe"),
+)
+
+attempt_table = Table(
+    "subscription_attempt",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("subscription_id", BinaryText, nullable=False),
+    Column("kind", Text, nullable=False, comment="handshake, heartbeat, event-notification"),
+    Column("first_number", BigInteger, nullable=False),
+    Column("last_number", BigInteger, nullable=False),
+    Column("at", BigInteger, nullable=False, comment="µs since 1970"),
+    Column("duration_ms", Integer, nullable=False),
+    Column("http_status", Integer, comment="null: no answer"),
+    Column("result", Text, nullable=False, comment="delivered, failed, suppressed"),
+    Column("fault", Text, comment="why it failed, machine text"),
+    Index("ix_subscription_attempt_subscription", "subscription_id", "at"),
+    Index("ix_subscription_attempt_age", "at"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeRow:
+    """One change that nobody has looked at yet."""
+
+    id: int
+    tx_id: int
+    resource_type: str
+    resource_id: str
+    version: int
+    version_pk: int
+    before_pk: int | None
+    occurred_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A subscription as it stands."""
+
+    subscription_id: str
+    version_pk: int
+    organization: str
+    client_id: str
+    topic: str
+    filters: tuple[str, ...]
+    content: str
+    origin: str
+    timeout_s: int
+    max_count: int
+    heartbeat_s: int | None
+    end_at: int | None
+    status: str
+    since_tx: int
+    events: int
+    delivered: int
+    batch_last: int | None
+    attempts: int
+    first_attempt_at: int | None
+    retry_at: int | None
+    heartbeat_at: int | None
+    lease_token: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class EventRow:
+    """One numbered event."""
+
+    number: int
+    resource_type: str
+    resource_id: str
+    version: int
+    version_pk: int
+    occurred_at: int
+
+
+def micros(at: datetime) -> int:
+    """µs since 1970-01-01T00:00Z."""
+    return (at - EPOCH) // timedelta(microseconds=1)
+
+
+def moment(value: int) -> datetime:
+    """The instant of `micros`."""
+    return EPOCH + timedelta(microseconds=value)
+
+
+# Changes: written by every unit of work that touches a topic's type, hence a prepared statement.
+
+_APPEND = Prepared(
+    insert(change_table).values(
+        {name: bindparam(name) for name in (
+            "tx_id", "resource_type", "resource_id", "version", "version_pk", "before_pk", "occurred_at")}
+    )
+)  # fmt: skip
+
+
+def append_change(
+    connection: Connection,
+    *,
+    tx_id: int,
+    resource_type: str,
+    resource_id: str,
+    version: int,
+    version_pk: int,
+    before_pk: int | None,
+    at: datetime,
+) -> None:
+    """Note a change, in the transaction that makes it."""
+    _APPEND.run(
+        connection,
+        {"tx_id": tx_id, "resource_type": resource_type, "resource_id": resource_id, "version": version,
+         "version_pk": version_pk, "before_pk": before_pk, "occurred_at": micros(at)},
+    )  # fmt: skip
+
+
+def has_changes(connection: Connection) -> bool:
+    return connection.execute(select(change_table.c.id).limit(1)).first() is not None
+
+
+def pending_changes(connection: Connection, *, below_tx: int, limit: int) -> list[ChangeRow]:
+    """The oldest changes of transactions below `below_tx`, in the order (tx_id, id)."""
+    statement = (
+        select(change_table)
+        .where(change_table.c.tx_id < below_tx)
+        .order_by(change_table.c.tx_id, change_table.c.id)
+        .limit(limit)
+    )
+    return [ChangeRow(*row) for row in connection.execute(statement)]
+
+
+def remove_changes(connection: Connection, ids: Sequence[int]) -> None:
+    connection.execute(delete(change_table).where(change_table.c.id.in_(ids)))
+
+
+# Subscriptions.
+
+
+def accept(
+    connection: Connection,
+    *,
+    subscription_id: str,
+    version_pk: int,
+    organization: str,
+    client_id: str,
+    topic: str,
+    filters: Sequence[str],
+    content: str,
+    origin: str,
+    timeout_s: int,
+    max_count: int,
+    heartbeat_s: int | None,
+    end: datetime | None,
+    since_tx: int,
+    now: datetime,
+) -> None:
+    """A client asked for (or asked anew for) a subscription: the handshake is due, numbers go on where they were.
+
+    What was not delivered while it was in error is due again; what happened while it was off is not counted.
+    """
+    earlier = connection.execute(_one(subscription_id)).first()
+    values: dict[str, Any] = {
+        "version_pk": version_pk, "organization": organization, "client_id": client_id, "topic": topic,
+        "filters": json.dumps(list(filters)), "content": content, "origin": origin, "timeout_s": timeout_s,
+        "max_count": max_count, "heartbeat_s": heartbeat_s, "end_at": None if end is None else micros(end),
+        "status": "requested", "batch_last": None, "attempts": 0, "first_attempt_at": None, "retry_at": None,
+        "heartbeat_at": None, "due_at": micros(now), "lease_until": None, "lease_token": None,
+    }  # fmt: skip
+    if earlier is None:
+        fresh = {"subscription_id": subscription_id, "since_tx": since_tx, "events": 0, "delivered": 0}
+        connection.execute(insert(state_table).values(**values, **fresh))
+        return
+    if earlier.status == "off":
+        values |= {"since_tx": since_tx, "delivered": earlier.events}
+    connection.execute(update(state_table).where(state_table.c.subscription_id == subscription_id).values(**values))
+
+
+def repoint(connection: Connection, subscription_id: str, *, version_pk: int) -> None:
+    """The Subscription has a newer version with the same terms."""
+    connection.execute(
+        update(state_table).where(state_table.c.subscription_id == subscription_id).values(version_pk=version_pk)
+    )
+
+
+def halt(connection: Connection, subscription_id: str, *, status: str, version_pk: int | None = None) -> None:
+    """Send nothing more: the subscription is off or in error."""
+    values: dict[str, Any] = {
+        "status": status, "due_at": None, "retry_at": None, "batch_last": None, "attempts": 0, "first_attempt_at": None,
+        "heartbeat_at": None, "lease_until": None, "lease_token": None,
+    }  # fmt: skip
+    if version_pk is not None:
+        values["version_pk"] = version_pk
+    connection.execute(update(state_table).where(state_table.c.subscription_id == subscription_id).values(**values))
+
+
+def forget(connection: Connection, subscription_id: str) -> None:
+    """The Subscription was deleted: nothing of it is sent or kept."""
+    for table in (event_table, attempt_table, state_table):
+        connection.execute(delete(table).where(table.c.subscription_id == subscription_id))
+
+
+def state(connection: Connection, subscription_id: str, *, lock: bool = False) -> State | None:
+    """A subscription; `lock` holds its row until the transaction ends."""
+    statement = _one(subscription_id)
+    row = connection.execute(statement.with_for_update() if lock else statement).first()
+    return None if row is None else state_of(row)
+
+
+def listening(connection: Connection, topics: Iterable[str], organizations: Iterable[str] | None) -> list[State]:
+    """Subscriptions to any of `topics` that are not off, locked, in a fixed order; by these organisations (None: by
+    any)."""
+    statement = (
+        select(state_table)
+        .where(state_table.c.topic.in_(list(topics)), state_table.c.status != "off")
+        .order_by(state_table.c.subscription_id)
+        .with_for_update()
+    )
+    if organizations is not None:
+        statement = statement.where(state_table.c.organization.in_(list(organizations)))
+    return [state_of(row) for row in connection.execute(statement)]
+
+
+def of_organization(connection: Connection, organization: str) -> list[State]:
+    """The subscriptions of an organisation."""
+    statement = (
+        select(state_table).where(state_table.c.organization == organization).order_by(state_table.c.subscription_id)
+    )
+    return [state_of(row) for row in connection.execute(statement)]
+
+
+def listened_topics(connection: Connection) -> set[str]:
+    """Topics that anybody listens to."""
+    statement = select(state_table.c.topic).where(state_table.c.status != "off").distinct()
+    return set(connection.execute(statement).scalars())
+
+
+def append_events(connection: Connection, subscription: State, changes: Sequence[ChangeRow], *, now: datetime) -> None:
+    """Number `changes` as the newest events of `subscription`, whose row is locked."""
+    rows = [
+        {"subscription_id": subscription.subscription_id, "number": number, "resource_type": change.resource_type,
+         "resource_id": change.resource_id, "version": change.version, "version_pk": change.version_pk,
+         "occurred_at": change.occurred_at}
+        for number, change in enumerate(changes, subscription.events + 1)
+    ]  # fmt: skip
+    connection.execute(insert(event_table), rows)
+    events = subscription.events + len(rows)
+    connection.execute(
+        update(state_table)
+        .where(state_table.c.subscription_id == subscription.subscription_id)
+        .values(events=events, due_at=due_at(replace(subscription, events=events), micros(now)))
+    )
+
+
+def events_between(
+    connection: Connection, subscription_id: str, first: int, last: int, *, limit: int
+) -> list[EventRow]:
+    """Events with numbers from `first` to `last`, both included."""
+    statement = (
+        select(event_table)
+        .where(event_table.c.subscription_id == subscription_id, event_table.c.number.between(first, last))
+        .order_by(event_table.c.number)
+        .limit(limit)
+    )
+    return [EventRow(*row[1:]) for row in connection.execute(statement)]
+
+
+def due_at(subscription: State, now: int) -> int | None:
+    """When there is something to send (µs since 1970): the handshake, the next events or a heartbeat; None: nothing."""
+    if subscription.status == "requested":
+        return now
+    if subscription.status != "active":
+        return None
+    times = [] if subscription.heartbeat_at is None else [subscription.heartbeat_at]
+    if subscription.events > subscription.delivered:
+        times.append(subscription.retry_at or now)
+    return min(times, default=None)
+
+
+def try_lead(connection: Connection, key: int) -> bool:
+    """Become the one leader of `key` until the transaction ends. SQLite: whoever writes is alone."""
+    if connection.dialect.name == "sqlite":
+        return True
+    return bool(connection.execute(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": key}).scalar())
+
+
+def _one(subscription_id: str) -> Any:
+    return select(state_table).where(state_table.c.subscription_id == subscription_id)
+
+
+def state_of(row: Row[Any], **changes: Any) -> State:
+    """The State in a row of `state_table`."""
+    found = {name: getattr(row, name) for name in State.__dataclass_fields__}
+    found["filters"] = tuple(json.loads(row.filters))
+    return State(**(found | changes))

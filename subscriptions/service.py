@@ -1,0 +1,129 @@
+"""Subscriptions: what the composition root takes from this package.
+
+observer     accepts Subscriptions and fills the outbox, inside every write
+loops        sequencer, dispatcher, maintenance
+operations   $status, $events
+mask, shown  a Subscription as its reader may see it
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from resources import jsontext
+from store.access import Caller, Observer, Version
+from store.loops import Loop
+from store.unit_of_work import Store, UnitOfWork
+from subscriptions import leases, outbox, topics
+from subscriptions.acceptance import Acceptance
+from subscriptions.composition import Composer
+from subscriptions.delivery import Sender
+from subscriptions.dispatcher import FAILING_THREADS, HEALTHY_THREADS, Dispatcher
+from subscriptions.endpoints import EndpointPolicy
+from subscriptions.matching import Watch
+from subscriptions.operations import Operation, Operations
+from subscriptions.sequencer import CallerOf, Sequencer
+from subscriptions.signature import Keyring
+from subscriptions.statuses import server_for, write_status
+from subscriptions.versions import Versions
+
+Json = dict[str, Any]
+
+SEQUENCER_INTERVAL_S = 0.1
+DISPATCHER_INTERVAL_S = 0.1
+"""At most this long after a retry or heartbeat is due; new events wake the loops by `database.wait_for_change`."""
+MAINTENANCE_INTERVAL_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionSettings:
+    """What a deployment says about delivery."""
+
+    key: bytes
+    """Secret of at least 32 bytes: signing keys are derived from it, channel headers are sealed by it."""
+    base_url: str
+    """FHIR base URL used in notifications, without a slash at the end."""
+    endpoints: EndpointPolicy = field(default_factory=EndpointPolicy)
+    healthy_threads: int = HEALTHY_THREADS
+    failing_threads: int = FAILING_THREADS
+    ssl_context: ssl.SSLContext | None = None
+    """For a private CA or a client certificate; None: the system's authorities."""
+
+
+class Subscriptions:
+    """Reports out. One per process; only the background process turns its loops."""
+
+    def __init__(
+        self,
+        store: Store,
+        caller_of: CallerOf,
+        settings: SubscriptionSettings,
+        *,
+        clock: Callable[[], datetime] | None = None,
+    ) -> None:
+        self._store = store
+        self._clock = clock or _utc_now
+        keyring, policy = Keyring(settings.key), settings.endpoints
+        versions = Versions(store.permit, store.audiences, store.base_urls)
+        composer = Composer(store, versions, caller_of, keyring, policy, settings.base_url)
+        self._acceptance = Acceptance(keyring, policy)
+        self.observer: Observer = Watch(self._acceptance, policy)
+        self.sequencer = Sequencer(store, versions, caller_of, self._clock)
+        self.dispatcher = Dispatcher(
+            store, composer, Sender(policy, ssl_context=settings.ssl_context), store.trail, self._clock,
+            healthy_threads=settings.healthy_threads, failing_threads=settings.failing_threads,
+        )  # fmt: skip
+        self.operations: Mapping[str, Operation] = Operations(composer).table
+
+    @property
+    def loops(self) -> tuple[Loop, ...]:
+        return (
+            Loop("subscription-sequencer", self.sequencer.step, SEQUENCER_INTERVAL_S),
+            Loop("subscription-dispatcher", self.dispatcher.step, DISPATCHER_INTERVAL_S),
+            Loop("subscription-maintenance", self.maintain, MAINTENANCE_INTERVAL_S),
+        )
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """Canonical URLs for the CapabilityStatement."""
+        return tuple(topic.url for topic in topics.TOPICS)
+
+    def mask(self, resource: Json, caller: Caller) -> Json:
+        """`resource` as `caller` may see it (see `Acceptance.mask`)."""
+        return self._acceptance.mask(resource, caller)
+
+    def shown(self, version: Version, caller: Caller) -> bytes:
+        """The JSON text of a version as `caller` may see it."""
+        if version.type != "Subscription" or version.deleted:
+            return version.content
+        return jsontext.dump(self.mask(version.json(), caller))
+
+    def maintain(self) -> bool:
+        """Turn off what has reached its end; drop events and attempts older than 30 days."""
+        now = self._clock()
+        with self._store.database.read() as connection:
+            ended = leases.ended(connection, now)
+        for state in ended:
+            turn_off = partial(_turn_off, subscription_id=state.subscription_id)
+            self._store.transact(server_for(state.organization), turn_off)
+        with self._store.database.write() as connection:
+            leases.sweep(connection, now)
+        return False
+
+    def close(self) -> None:
+        """Settle what is under way and stop the threads."""
+        self.dispatcher.close()
+
+
+def _turn_off(uow: UnitOfWork, subscription_id: str) -> None:
+    if write_status(uow, subscription_id, "off"):
+        outbox.halt(uow.connection, subscription_id, status="off")
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,368 @@
+"""What a Subscription asks for, as values; and every reason to refuse it, at once. Pure.
+
+The Backport IG lets a server reject any channel, content level, filter or topic that it does not support, and obliges
+it to (SHALL): what is accepted here is honoured, what is not understood is never silently ignored.
+
+Subscriptions R5 Backport 1.1.0, R4 form
+http://hl7.org/fhir/uv/subscriptions-backport/STU1.1/StructureDefinition-backport-subscription.html
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import parse_qsl
+
+from resources import search
+from resources.criteria import Chain, Criterion, Has
+from resources.outcomes import FhirError, InvalidContent, Issue
+from subscriptions import schedule, topics
+from subscriptions.endpoints import Endpoint, EndpointPolicy, RefusedEndpoint
+from subscriptions.topics import TOPICS, Topic
+
+Json = dict[str, Any]
+
+BACKPORT = "http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition"
+PROFILE = f"{BACKPORT}/backport-subscription"
+FILTER = f"{BACKPORT}/backport-filter-criteria"
+PAYLOAD_CONTENT = f"{BACKPORT}/backport-payload-content"
+HEARTBEAT = f"{BACKPORT}/backport-heartbeat-period"
+TIMEOUT = f"{BACKPORT}/backport-timeout"
+MAX_COUNT = f"{BACKPORT}/backport-max-count"
+CHANNEL_EXTENSIONS = {HEARTBEAT: "valueUnsignedInt", TIMEOUT: "valueUnsignedInt", MAX_COUNT: "valuePositiveInt"}
+CROSS_VERSION = "http://hl7.org/fhir/5.0/"
+"""Extensions that carry R5 elements into R4: what knows only the backport form must not half understand them."""
+
+CONTENT_LEVELS = ("empty", "id-only", "full-resource")
+MIME_TYPE = "application/fhir+json"
+HEARTBEAT_MIN_S, HEARTBEAT_MAX_S = 5, 7 * 24 * 3600
+MAX_COUNT_DEFAULT, MAX_COUNT_MAX = 1, 100
+HEADERS_MAX, HEADER_LENGTH_MAX, FILTERS_MAX = 16, 4096, 10
+
+_PAYLOAD = re.compile(r"application/fhir\+json(\s*;\s*(fhirVersion=4\.0|charset=utf-8))*", re.IGNORECASE)
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_FIELD_VALUE = re.compile(r"[\t -~]*")
+_TYPED_FILTER = re.compile(r"([A-Z][A-Za-z]+)[?.](.*)", re.DOTALL)
+RESERVED_HEADERS = frozenset(
+    {
+        "host",
+        "connection",
+        "cookie",
+        "cookie2",
+        "expect",
+        "keep-alive",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "user-agent",
+        "accept-encoding",
+    }
+)
+RESERVED_PREFIXES = ("content-", "proxy-", "webhook-", "sec-")
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """The terms of one accepted Subscription."""
+
+    topic: Topic
+    filters: tuple[str, ...]
+    """Texts of backport-filter-criteria; all must hold."""
+    endpoint: Endpoint
+    headers: tuple[tuple[str, str], ...]
+    """Name and value (sealed, once stored)."""
+    content: str
+    """empty, id-only or full-resource."""
+    mime_type: str
+    """channel.payload as the subscriber wrote it: the Content-Type of every notification."""
+    heartbeat_s: int | None
+    timeout_s: int
+    max_count: int
+    end: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """One backport-filter-criteria: criteria by the resource type that they apply to."""
+
+    criteria: dict[str, tuple[Criterion, ...]]
+
+    def of(self, type_name: str) -> tuple[Criterion, ...]:
+        """Criteria for a focus of this type; none: the filter is about another type and lets it pass."""
+        return self.criteria.get(type_name, ())
+
+
+def read(resource: Json, policy: EndpointPolicy, now: datetime) -> Terms:
+    """The terms of `resource`. Raises InvalidContent with every problem, each with its expression."""
+    reader = _Reader(resource, policy, now)
+    terms = reader.terms()
+    if reader.issues:
+        raise InvalidContent(reader.issues[0].diagnostics, issues=reader.issues)
+    if terms is None:  # an issue was noted for every element that is missing
+        raise InvalidContent("The Subscription is not understood", expression="Subscription")
+    return terms
+
+
+def stored(resource: Json, policy: EndpointPolicy) -> Terms | None:
+    """The terms of a Subscription that was accepted earlier, its headers sealed; None if the policy admits its endpoint
+    no longer."""
+    return _StoredReader(resource, policy, datetime.min.replace(tzinfo=UTC)).terms()
+
+
+def check_headers(resource: Json) -> None:
+    """Raise InvalidContent unless every channel.header may be sent."""
+    reader = _Reader(resource, EndpointPolicy(), datetime.min.replace(tzinfo=UTC))
+    reader.headers()
+    if reader.issues:
+        raise InvalidContent(reader.issues[0].diagnostics, issues=reader.issues)
+
+
+def read_filter(text: str, topic: Topic, *, base_urls: Sequence[str] = ()) -> Filter:
+    """Parse one filter in any of its notations: ``Type?param=value``, ``Type.param=value``, ``param=value``. Raises
+    InvalidContent.
+
+    The IG's text, its examples and the certification kit each use another notation, so all three are read.
+    """
+    typed = _TYPED_FILTER.fullmatch(text)
+    query = typed.group(2) if typed else text
+    if typed and typed.group(1) not in topic.trigger:
+        raise InvalidContent(f"The topic has no resource type {typed.group(1)}; it has {', '.join(topic.types)}")
+    types = (typed.group(1),) if typed else topic.types
+    pairs = parse_qsl(query, keep_blank_values=True)
+    if not pairs or not all(name and value for name, value in pairs):
+        raise InvalidContent("The filter is not of the form [Type?]parameter=value")
+    found: dict[str, tuple[Criterion, ...]] = {}
+    for type_name in types:
+        for name, _ in pairs:
+            code = name.partition(":")[0]
+            if code not in topic.filters[type_name]:
+                allowed = ", ".join(sorted(topic.filters[type_name]))
+                raise InvalidContent(
+                    f"The topic does not filter {type_name} by this parameter; it filters by {allowed}",
+                    code="not-supported",
+                )
+        try:
+            criteria = search.parse(type_name, pairs, base_urls=base_urls).criteria
+        except FhirError as error:
+            raise InvalidContent(f"The filter is not a valid search of {type_name}: {error.diagnostics}") from error
+        if any(isinstance(criterion, Chain | Has) for criterion in criteria):
+            raise InvalidContent("A filter may not be chained", code="not-supported")
+        found[type_name] = criteria
+    return Filter(found)
+
+
+def header_fault(text: str) -> str | None:
+    """Why a channel.header is refused, or None. RFC 9110 §5; the reserved ones would alter what is sent, or to whom."""
+    name, colon, value = text.partition(":")
+    if not colon or not _TOKEN.fullmatch(name):
+        return "A channel header must be of the form 'Name: value' (RFC 9110 §5.1)"
+    if not _FIELD_VALUE.fullmatch(value) or not value.strip() or len(text) > HEADER_LENGTH_MAX:
+        return "A channel header's value has characters that a header may not have, is empty or is too long"
+    lower = name.lower()
+    if lower in RESERVED_HEADERS or lower.startswith(RESERVED_PREFIXES):
+        return f"The channel header {name} is set by the server and cannot be given"
+    return None
+
+
+def split_header(text: str) -> tuple[str, str]:
+    """Name and value; only the first colon divides them (a value may hold others)."""
+    name, _, value = text.partition(":")
+    return name, value.strip()
+
+
+class _Reader:
+    """Reads a Subscription, noting every problem."""
+
+    def __init__(self, resource: Json, policy: EndpointPolicy, now: datetime) -> None:
+        self.issues: list[Issue] = []
+        self._resource = resource
+        self._policy = policy
+        self._now = now
+        channel = resource.get("channel")
+        self._channel: Json = channel if isinstance(channel, dict) else {}
+
+    def terms(self) -> Terms | None:
+        self._refuse_cross_version()
+        topic, filters = self._topic(), self._filters()
+        endpoint, headers, end = self._endpoint(), self.headers(), self._end()
+        self._channel_type()
+        mime_type, content = self._payload()
+        heartbeat_s = self._number(HEARTBEAT, HEARTBEAT_MIN_S, HEARTBEAT_MAX_S)
+        timeout_s = self._number(TIMEOUT, 0, 2**31 - 1)
+        max_count = self._number(MAX_COUNT, 1, 2**31 - 1) or MAX_COUNT_DEFAULT
+        if topic is None or endpoint is None:
+            return None
+        for index, text in enumerate(filters):
+            self._check_filter(text, index, topic)
+        return Terms(
+            topic=topic, filters=filters, endpoint=endpoint, headers=headers, content=content, mime_type=mime_type,
+            heartbeat_s=heartbeat_s or None, timeout_s=schedule.timeout_s(timeout_s),
+            max_count=min(max_count, MAX_COUNT_MAX), end=end,
+        )  # fmt: skip
+
+    def _refuse(self, diagnostics: str, expression: str, code: str = "not-supported") -> None:
+        self.issues.append(Issue("error", code, diagnostics, (expression,)))
+
+    def _topic(self) -> Topic | None:
+        topic = topics.by_url(self._resource.get("criteria"))
+        if topic is None:
+            urls = ", ".join(known.url for known in TOPICS)
+            self._refuse(
+                f"criteria must be the canonical URL of a topic of this server: {urls}", "Subscription.criteria"
+            )
+        return topic
+
+    def _filters(self) -> tuple[str, ...]:
+        found: list[str] = []
+        for index, extension in enumerate(_extensions(self._resource, "_criteria")):
+            where = f"Subscription.criteria.extension[{index}]"
+            if extension.get("url") != FILTER:
+                self._refuse(
+                    f"An extension of criteria that is not {FILTER} is not understood, and might be a filter", where
+                )
+            elif not isinstance(extension.get("valueString"), str):
+                self._refuse("The filter must have a valueString", where, "required")
+            else:
+                found.append(extension["valueString"])
+        if len(found) > FILTERS_MAX:
+            self._refuse(f"There may be at most {FILTERS_MAX} filters", "Subscription.criteria", "too-costly")
+        return tuple(found)
+
+    def _check_filter(self, text: str, index: int, topic: Topic) -> None:
+        try:
+            read_filter(text, topic)
+        except InvalidContent as error:
+            self._refuse(error.diagnostics, f"Subscription.criteria.extension[{index}].value", error.issues[0].code)
+
+    def _channel_type(self) -> None:
+        if self._channel.get("type") != "rest-hook":
+            self._refuse("Only the channel type rest-hook is served", "Subscription.channel.type")
+        if list(_extensions(self._channel, "_type")):
+            self._refuse("Channel types beyond R4's are not served", "Subscription.channel.type.extension")
+
+    def _endpoint(self) -> Endpoint | None:
+        url = self._channel.get("endpoint")
+        if not isinstance(url, str):
+            self._refuse("A rest-hook needs an endpoint", "Subscription.channel.endpoint", "required")
+            return None
+        try:
+            return self._policy.check(url)
+        except RefusedEndpoint as error:
+            self._refuse(str(error), "Subscription.channel.endpoint", "value")
+            return None
+
+    def _payload(self) -> tuple[str, str]:
+        mime_type = self._channel.get("payload")
+        if not isinstance(mime_type, str):
+            self._refuse(f"The payload must be {MIME_TYPE}", "Subscription.channel.payload", "required")
+            mime_type = MIME_TYPE
+        elif not _PAYLOAD.fullmatch(mime_type):
+            self._refuse(f"Only the payload {MIME_TYPE} of FHIR 4.0 is served", "Subscription.channel.payload")
+        levels = [e for e in _extensions(self._channel, "_payload") if e.get("url") == PAYLOAD_CONTENT]
+        content = levels[0].get("valueCode") if levels else "id-only"
+        if len(levels) > 1 or content not in CONTENT_LEVELS:
+            self._refuse(
+                f"The payload content must be one of {', '.join(CONTENT_LEVELS)}",
+                "Subscription.channel.payload.extension",
+            )
+            content = "id-only"
+        return mime_type, content
+
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        headers = self._channel.get("header") or []
+        if len(headers) > HEADERS_MAX:
+            self._refuse(
+                f"There may be at most {HEADERS_MAX} channel headers", "Subscription.channel.header", "too-costly"
+            )
+        found: list[tuple[str, str]] = []
+        for index, text in enumerate(headers):
+            fault = header_fault(text) if isinstance(text, str) else "A channel header must be a string"
+            if fault is not None:
+                self._refuse(fault, f"Subscription.channel.header[{index}]", "value")
+            else:
+                found.append(split_header(text))
+        return tuple(found)
+
+    def _number(self, url: str, low: int, high: int) -> int | None:
+        found = [
+            (index, extension)
+            for index, extension in enumerate(_extensions(self._channel))
+            if extension.get("url") == url
+        ]
+        if not found:
+            return None
+        index, extension = found[0]
+        value = extension.get(CHANNEL_EXTENSIONS[url])
+        if len(found) > 1 or not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            self._refuse(
+                f"{url.rpartition('/')[2]} must be one {CHANNEL_EXTENSIONS[url]} from {low} to {high}",
+                f"Subscription.channel.extension[{index}]", "value",
+            )  # fmt: skip
+            return None
+        return value
+
+    def _end(self) -> datetime | None:
+        text = self._resource.get("end")
+        if not isinstance(text, str):
+            return None
+        end = instant(text)
+        if end is None:
+            self._refuse("end is not an instant", "Subscription.end", "value")
+        elif end <= self._now:
+            self._refuse(
+                "end is in the past: the subscription would never deliver", "Subscription.end", "business-rule"
+            )
+        return end
+
+    def _refuse_cross_version(self) -> None:
+        places = (
+            (self._resource, None, "Subscription.extension"),
+            (self._resource, "_criteria", "Subscription.criteria.extension"),
+            (self._channel, None, "Subscription.channel.extension"),
+            (self._channel, "_type", "Subscription.channel.type.extension"),
+            (self._channel, "_payload", "Subscription.channel.payload.extension"),
+            (self._channel, "_endpoint", "Subscription.channel.endpoint.extension"),
+        )
+        for holder, element, where in places:
+            for index, extension in enumerate(_extensions(holder, element)):
+                url = str(extension.get("url"))
+                if url.startswith(CROSS_VERSION) and not url.endswith(".identifier"):
+                    self._refuse(
+                        "Extensions that carry R5 elements are not understood: use the backport form",
+                        f"{where}[{index}]",
+                    )
+                elif (
+                    element is None
+                    and holder is self._channel
+                    and url.startswith(BACKPORT)
+                    and url not in CHANNEL_EXTENSIONS
+                ):
+                    self._refuse("This backport extension is not supported on channel", f"{where}[{index}]")
+
+
+class _StoredReader(_Reader):
+    """Takes the headers as they were sealed."""
+
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        return tuple(split_header(text) for text in self._channel.get("header") or ())
+
+
+def _extensions(holder: Json, element: str | None = None) -> Iterator[Json]:
+    inside = holder.get(element) if element else holder
+    if isinstance(inside, dict):
+        for extension in inside.get("extension") or ():
+            if isinstance(extension, dict):
+                yield extension
+
+
+def instant(text: str) -> datetime | None:
+    """A FHIR instant as an aware UTC datetime, or None."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return found.astimezone(UTC) if found.tzinfo else None

@@ -1,0 +1,185 @@
+"""The topics a hospital may subscribe to: one row each. Adding a topic is adding a row to `TOPICS`.
+
+R4 has no SubscriptionTopic resource: a topic is a canonical URL whose meaning the server publishes
+(docs/subscriptions.md and the CapabilityStatement extension `capabilitystatement-subscriptiontopic-canonical`).
+
+Subscriptions R5 Backport 1.1.0 §components http://hl7.org/fhir/uv/subscriptions-backport/STU1.1/components.html
+R5 SubscriptionTopic http://hl7.org/fhir/R5/subscriptiontopic.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Json = dict[str, Any]
+Trigger = Callable[[Json | None, Json], bool]
+"""(the version before, or None where the resource is created; the version after) -> does the topic fire?"""
+
+BASE_URL = "https://vigie.example/SubscriptionTopic"
+"""Base of the topics' canonical URLs. A canonical names, it need not resolve; it is the same in every deployment, so
+that a partner configures it once."""
+
+ORDER_STATUS = f"{BASE_URL}/order-status"
+REPORT_SIGNED = f"{BASE_URL}/report-signed"
+
+SIGNED = frozenset({"final", "amended", "corrected", "appended"})
+"""DiagnosticReport.status of a report that somebody has signed (R4 diagnostic-report-status)."""
+
+REVISED = frozenset({"amended", "corrected", "appended"})
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """What may be subscribed to."""
+
+    url: str
+    title: str
+    description: str
+    trigger: Mapping[str, Trigger]
+    """Resource type → when a change of it is an event."""
+    filters: Mapping[str, frozenset[str]]
+    """Resource type → search parameters that a subscription may filter by."""
+    context: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Resource type → elements whose references go along as additional-context (R5 notificationShape.include)."""
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        return tuple(self.trigger)
+
+    def fires(self, before: Json | None, after: Json) -> bool:
+        """Whether the change from `before` to `after` is an event of this topic."""
+        trigger = self.trigger.get(after.get("resourceType", ""))
+        return trigger is not None and trigger(before, after)
+
+    def references(self, resource: Json) -> Iterator[str]:
+        """The literal references of `resource` that the notification shape carries along, each once."""
+        seen: set[str] = set()
+        for element in self.context.get(resource.get("resourceType", ""), ()):
+            held = resource.get(element)
+            for reference in held if isinstance(held, list) else [held]:
+                text = reference.get("reference") if isinstance(reference, dict) else None
+                if isinstance(text, str) and text not in seen:
+                    seen.add(text)
+                    yield text
+
+
+def _status_changed(before: Json | None, after: Json) -> bool:
+    return before is None or before.get("status") != after.get("status")
+
+
+def _order_progressed(before: Json | None, after: Json) -> bool:
+    """A root Task (no partOf) is the order's own progress: received, accepted, refused, in progress, completed."""
+    if after.get("partOf"):
+        return False
+    return _status_changed(before, after) or _codes(before, "businessStatus") != _codes(after, "businessStatus")
+
+
+def _signed(before: Json | None, after: Json) -> bool:
+    """First signed, or altered since: every version of a revised report is an event, as it must reach all who had the
+    first."""
+    status, earlier = after.get("status"), (before or {}).get("status")
+    if status == "entered-in-error":
+        return earlier in SIGNED
+    return status in SIGNED and (status != earlier or status in REVISED)
+
+
+def _codes(resource: Json | None, element: str) -> list[tuple[Any, Any]]:
+    concept = (resource or {}).get(element) or {}
+    return [(coding.get("system"), coding.get("code")) for coding in concept.get("coding") or ()] or (
+        [(None, concept["text"])] if "text" in concept else []
+    )
+
+
+TOPICS: tuple[Topic, ...] = (
+    Topic(
+        url=ORDER_STATUS,
+        title="Order status",
+        description="A ServiceRequest is created or its status changes, or the root Task (no partOf) of an order"
+        " changes its status or businessStatus: received, accepted, refused, in progress, completed, cancelled.",
+        trigger={"ServiceRequest": _status_changed, "Task": _order_progressed},
+        filters={
+            "ServiceRequest": frozenset(
+                {
+                    "_id",
+                    "patient",
+                    "subject",
+                    "encounter",
+                    "based-on",
+                    "identifier",
+                    "code",
+                    "category",
+                    "status",
+                    "intent",
+                    "priority",
+                    "requester",
+                    "performer",
+                    "requisition",
+                }
+            ),
+            "Task": frozenset(
+                {
+                    "_id",
+                    "patient",
+                    "subject",
+                    "encounter",
+                    "based-on",
+                    "focus",
+                    "identifier",
+                    "code",
+                    "status",
+                    "business-status",
+                    "intent",
+                    "priority",
+                    "owner",
+                    "requester",
+                }
+            ),
+        },
+        context={"ServiceRequest": ("subject",), "Task": ("focus", "basedOn", "for")},
+    ),
+    Topic(
+        url=REPORT_SIGNED,
+        title="Report signed",
+        description="A DiagnosticReport reaches the status final, or a signed one becomes amended, corrected,"
+        " appended or entered-in-error.",
+        trigger={"DiagnosticReport": _signed},
+        filters={
+            "DiagnosticReport": frozenset(
+                {
+                    "_id",
+                    "patient",
+                    "subject",
+                    "encounter",
+                    "based-on",
+                    "identifier",
+                    "code",
+                    "category",
+                    "status",
+                    "performer",
+                    "results-interpreter",
+                    "conclusion",
+                    "issued",
+                    "date",
+                }
+            )
+        },
+        context={"DiagnosticReport": ("basedOn", "subject")},
+    ),
+)
+
+_BY_URL: Mapping[str, Topic] = {topic.url: topic for topic in TOPICS}
+
+TYPES: frozenset[str] = frozenset(name for topic in TOPICS for name in topic.types)
+"""The resource types whose changes go to the outbox."""
+
+
+def by_url(url: object) -> Topic | None:
+    """The topic with this canonical URL."""
+    return _BY_URL.get(url) if isinstance(url, str) else None
+
+
+def of_type(type_name: str) -> tuple[Topic, ...]:
+    """The topics that a change of this type may fire."""
+    return tuple(topic for topic in TOPICS if type_name in topic.trigger)
