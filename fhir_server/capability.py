@@ -33,7 +33,7 @@ _BACKPORT = "http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition/b
 
 def statement(services: Services, base: str) -> Json:
     """What this server does, at the base that the client used."""
-    return _statement(base, services.topics)
+    return _statement(base, services.subscriptions.topics)
 
 
 @lru_cache(maxsize=16)

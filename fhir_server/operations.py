@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fhir_server import negotiation
-from fhir_server.exchange import Answer, Asked, of_json
+from fhir_server.exchange import Answer, Asked, of_json, of_version
 from resources import jsontext, validation
 from resources.outcomes import BadRequest, Issue, Json, NotFound, outcome
 from store.access import Access, Interaction
+from subscriptions import operations as subscription_operations
 
 if TYPE_CHECKING:
     from fhir_server.services import Services
@@ -86,23 +87,58 @@ def _resource_parameter(parameters: Json) -> Json:
     raise BadRequest("Parameters must hold one named resource", code="required", expression="Parameters.parameter")
 
 
-def _of_sibling(sibling: str, name: str) -> Carry:
-    """An operation that `subscriptions` or `workflow` carries out."""
+def _of_subscriptions(name: str) -> Carry:
+    """$status and $events, which `subscriptions` carries out in a read-only unit of work."""
 
     def carry(services: Services, asked: Asked, intent: Access) -> Answer:
-        return services.operation(sibling, name, asked, intent)
+        parameters = list(asked.parameters)
+        if asked.body:
+            negotiation.require_fhir_json(asked.headers.get("content-type"))
+            parameters += subscription_operations.flatten(jsontext.parse(asked.body))
+        with services.store.work(asked.caller, write=False, intent=intent) as uow:
+            if not uow.accesses:
+                uow.note(intent)
+            resource = services.subscriptions.operations[name](uow, asked.route.id, parameters, asked.base)
+        return of_json(resource)
 
     return carry
+
+
+def _sign(services: Services, asked: Asked, intent: Access) -> Answer:
+    """DiagnosticReport/{id}/$sign: the report as stored, made final by its author."""
+    parameters = jsontext.parse(asked.body) if asked.body else None
+    if_match = negotiation.if_match(asked.headers.get("if-match"))
+    version = services.store.transact(
+        asked.caller,
+        lambda uow: services.workflow.operations.sign(uow, asked.route.id or "", parameters, if_match=if_match),
+        intent=intent,
+    )
+    return of_version(version)
+
+
+def _on_duty(services: Services, asked: Asked, intent: Access) -> Answer:
+    """PractitionerRole/$on-duty?at=…&function=…: who is on duty."""
+    given = {name: value for name, value in asked.parameters if name not in ("_format", "_pretty")}
+    unknown = given.keys() - {"at", "function"}
+    if unknown:
+        raise BadRequest("$on-duty takes at and function", code="not-supported")
+    with services.store.work(asked.caller, write=False, intent=intent) as uow:
+        uow.resources.visibility(Interaction.SEARCH_TYPE, "PractitionerRole")
+        uow.note(intent)
+        found = services.workflow.operations.on_duty(uow, at=given.get("at"), function=given.get("function"))
+    return of_json(found)
 
 
 _BACKPORT = "http://hl7.org/fhir/uv/subscriptions-backport/OperationDefinition/"
 
 TABLE: tuple[Operation, ...] = (
     Operation("validate", f"{CANONICAL}Resource-validate", _validate, None, on_type=True, on_instance=True),
-    Operation("status", f"{_BACKPORT}backport-subscription-status", _of_sibling("subscriptions", "status"),
+    Operation("status", f"{_BACKPORT}backport-subscription-status", _of_subscriptions("status"),
               frozenset({"Subscription"}), on_type=True, on_instance=True),
-    Operation("events", f"{_BACKPORT}backport-subscription-events", _of_sibling("subscriptions", "events"),
+    Operation("events", f"{_BACKPORT}backport-subscription-events", _of_subscriptions("events"),
               frozenset({"Subscription"}), on_instance=True),
-    Operation("sign", "https://vigie.example/OperationDefinition/report-sign", _of_sibling("workflow", "sign"),
+    Operation("sign", "https://vigie.example/OperationDefinition/report-sign", _sign,
               frozenset({"DiagnosticReport"}), on_instance=True, writes=True),
+    Operation("on-duty", "https://vigie.example/OperationDefinition/on-duty", _on_duty,
+              frozenset({"PractitionerRole"}), on_type=True),
 )

@@ -234,7 +234,7 @@ class Edge:
                 body = outcome((Issue("information", "informational", "Done"),))
                 return of_json(body, done.status, (*version_headers(version), *headers))
             case _:
-                shown = self.services.shown(version, asked.caller, created=done.status == 201)
+                shown = self.services.shown(version, asked.caller)
                 return replace(of_version(version, done.status, headers=headers), body=shown)
 
     # — batch and transaction —

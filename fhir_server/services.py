@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,25 +11,23 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from flask import request
-from sqlalchemy import text
 
 from audit import checkpoint, verify
 from audit.offline import Report, split_notes
 from audit.trail import Ledger
 from auth.authority import Authority
 from dicomweb.imaging import Imaging
-from fhir_server.exchange import Answer, Asked, of_json
 from fhir_server.settings import Settings
 from resources import search
-from resources.outcomes import BadRequest, FhirError, Json
+from resources.outcomes import FhirError
 from resources.search import Query
 from store.access import Access, Caller, Version
-from store.engine import Database, open_engine
+from store.engine import Database, open_engine, ping
 from store.loops import Loop
 from store.objects import ObjectStore
 from store.unit_of_work import Store
-from subscriptions.service import Subscriptions
-from subscriptions.topics import TOPICS
+from subscriptions.endpoints import EndpointPolicy
+from subscriptions.service import Subscriptions, SubscriptionSettings
 from workflow.service import Workflow
 
 
@@ -71,10 +70,11 @@ class Services:
         workflow = Workflow(platform=settings.platform, zone=settings.report_zone)
         imaging = Imaging(store, objects, public_bases=settings.bases)
         subscriptions = Subscriptions(
-            store, caller_of=authority.caller_of, trail=ledger, base_urls=bases, key=settings.key("webhooks"),
-            allowed=settings.endpoints_allowed, delivered=workflow.delivered)
+            store, authority.caller_of,
+            SubscriptionSettings(settings.key("webhooks"), bases[0], _endpoint_policy(settings)),
+            clock=clock)
         # Order matters: the workflow completes a write before its outbox row is made.
-        store.observers += [*authority.observers, *workflow.observers, imaging.observer, *subscriptions.observers]
+        store.observers += [*authority.observers, *workflow.observers, imaging.observer, subscriptions.observer]
         return Services(settings, database, objects, ledger, authority, store, imaging, subscriptions, workflow, clock, new_id)
 
     @property
@@ -82,10 +82,6 @@ class Services:
         """What the background process turns."""
         return [self.ledger.loop(), *self.authority.loops, *self.imaging.loops, *self.subscriptions.loops,
                 *self.workflow.loops(self.store), *self.store.loops]
-
-    @property
-    def topics(self) -> tuple[str, ...]:
-        return tuple(topic.url for topic in TOPICS)
 
     def base(self) -> str:
         """The public base that the client of this request used, out of the configured ones; else the first."""
@@ -106,24 +102,14 @@ class Services:
     def fhir_bases(self) -> tuple[str, ...]:
         return tuple(f"{base}/fhir" for base in self.settings.bases)
 
-    def shown(self, version: Version, caller: Caller, *, created: bool = False) -> bytes:
+    def shown(self, version: Version, caller: Caller) -> bytes:
         """The text of a version as this caller may see it: channel headers are for their creator alone."""
-        if version.type == "Subscription":
-            return self.subscriptions.shown(version, caller, created=created)
-        return version.content
+        return self.subscriptions.shown(version, caller) if version.type == "Subscription" else version.content
 
     def record_refusal(self, error: FhirError, intent: Access, caller: Caller) -> None:
         """Record what was refused before a unit of work was opened. Raises Unavailable where it cannot."""
         self.store.record_failure(caller, intent, error)
         error.recorded = True
-
-    def operation(self, sibling: str, name: str, asked: Asked, intent: Access) -> Answer:
-        """Carry out an operation that a sibling package defines."""
-        table: Mapping[str, Callable[..., Json]] = (
-            self.subscriptions.operations if sibling == "subscriptions" else self.workflow.operations)
-        if name not in table:
-            raise BadRequest("This operation is not available", code="not-supported")
-        return of_json(table[name](asked, intent))
 
     def verify_audit(self) -> Report:
         """Verify the whole audit log, against the checkpoints published beside the database too."""
@@ -145,12 +131,12 @@ class Services:
         return {"database": self._database_answers, "objects": self._objects_writable, "audit": self._audit_writable}
 
     def close(self) -> None:
+        self.subscriptions.close()
         self.ledger.close()
         self.database.dispose()
 
     def _database_answers(self) -> None:
-        with self.database.read() as connection:
-            connection.execute(text("SELECT count(*) FROM alembic_version")).scalar_one()
+        ping(self.database)
 
     def _objects_writable(self) -> None:
         self.objects.put(b"")
@@ -159,6 +145,14 @@ class Services:
         """Every answer waits for its audit record: where a write transaction cannot begin, nothing can be served."""
         with self.database.write():
             pass
+
+
+def _endpoint_policy(settings: Settings) -> EndpointPolicy:
+    return EndpointPolicy(
+        private_networks=tuple(ipaddress.ip_network(network) for network in settings.endpoint_networks),
+        insecure_hosts=frozenset(settings.endpoints_insecure),
+        allow_insecure_loopback=settings.endpoints_on_loopback,
+    )
 
 
 def utc_now() -> datetime:

@@ -59,8 +59,12 @@ class Settings:
     """Time zone in which a search by a date without time is understood."""
     report_zone: str = "Europe/Paris"
     """Time zone of the times printed on a report."""
-    endpoints_allowed: tuple[str, ...] = ()
-    """Subscription endpoints allowed although private or http: ``host``, ``host:port`` or CIDR, comma-separated."""
+    endpoint_networks: tuple[str, ...] = ()
+    """Private ranges (CIDR, comma-separated) in which hospitals' subscription endpoints may be, e.g. behind a VPN."""
+    endpoints_insecure: tuple[str, ...] = ()
+    """``host:port`` of endpoints that may be reached by plain http, comma-separated."""
+    endpoints_on_loopback: bool = False
+    """Allow http endpoints on this machine: for demonstrations and tests. `--demo` sets it."""
     max_body_bytes: int = 16 * 1024 * 1024
     """Largest FHIR body accepted, in bytes (DICOM bodies have their own limit)."""
     demo: bool = False
@@ -121,6 +125,11 @@ class Settings:
             raise SettingsError(
                 "host is beyond loopback and HTTP is plain: put TLS in front and say so with VIGIE_TLS_TERMINATED=1"
             )
+        try:
+            for network in self.endpoint_networks:
+                ipaddress.ip_network(network)
+        except ValueError as error:
+            raise SettingsError("endpoint_networks holds what is no CIDR range") from error
         for name in ("zone", "report_zone"):
             try:
                 ZoneInfo(getattr(self, name))
@@ -152,6 +161,8 @@ class Settings:
             if text is not None:
                 given[field.name] = text
         given.update({name: value for name, value in (overrides or {}).items() if value is not None})
+        if given.get("demo"):
+            given.setdefault("endpoints_on_loopback", True)
         try:
             values = _SettingsSchema().load(given)
         except ValidationError as error:
@@ -193,6 +204,8 @@ class _SettingsSchema(Schema):
     tls_terminated = fields.Boolean()
     zone = fields.String()
     report_zone = fields.String()
-    endpoints_allowed = _Listed()
+    endpoint_networks = _Listed()
+    endpoints_insecure = _Listed()
+    endpoints_on_loopback = fields.Boolean()
     max_body_bytes = fields.Integer(validate=validate.Range(min=1024))
     demo = fields.Boolean()

@@ -38,7 +38,6 @@ def quick(*, seconds: float, resources: int, out: Path | None, database: str | N
     with tempfile.TemporaryDirectory(prefix="vigie-bench-") as folder:
         settings = Settings.load({
             "data": Path(folder), "port": _free_port(), "dimse_port": _free_port(), "demo": True, "database": database,
-            "endpoints_allowed": ("127.0.0.0/8",),
         }).checked()
         upkeep.upgrade(settings)
         seed.seed(settings)

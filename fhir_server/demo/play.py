@@ -26,10 +26,8 @@ from fhir_server.demo import modality, world
 from fhir_server.demo.hospital import Endpoint
 from fhir_server.settings import Settings
 from resources.codes import LOINC, SNOMED, TELERADIOLOGY_TASK, V2_0203
-from subscriptions.terms import (
-    PAYLOAD_CONTENT_URL,
-    REPORT_SIGNED_TOPIC,
-)
+from subscriptions.terms import CONTENT as PAYLOAD_CONTENT_URL
+from subscriptions.topics import REPORT_SIGNED
 
 Json = dict[str, Any]
 
@@ -110,7 +108,7 @@ class Play:
         with self.step("POST Subscription (topic report-signed, rest-hook) → handshake → active") as say:
             self.subscription = self.ask("hospital-a", "POST", "Subscription", 201, {
                 "resourceType": "Subscription", "status": "requested", "reason": "Comptes rendus signés",
-                "criteria": REPORT_SIGNED_TOPIC,
+                "criteria": REPORT_SIGNED,
                 "channel": {
                     "type": "rest-hook", "endpoint": self.endpoint.url, "payload": "application/fhir+json",
                     "_payload": {"extension": [{"url": PAYLOAD_CONTENT_URL, "valueCode": "id-only"}]},

@@ -111,7 +111,7 @@ class Api:
 def settings(database_url: str, tmp_path: Path) -> Settings:
     return Settings.load({
         "data": tmp_path / "data", "database": database_url, "base_urls": (f"http://{HOST}",),
-        "endpoints_allowed": ("127.0.0.0/8",),
+        "endpoints_on_loopback": True,
     }, environ={})
 
 

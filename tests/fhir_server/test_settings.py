@@ -33,7 +33,7 @@ def test_a_setting_that_makes_no_sense_is_named(wrong: dict[str, object]) -> Non
 
 
 def test_what_a_child_process_is_given_is_what_its_parent_has(tmp_path: Path) -> None:
-    settings = Settings.load({"data": tmp_path, "demo": True, "endpoints_allowed": ("127.0.0.1",)}, environ={})
+    settings = Settings.load({"data": tmp_path, "demo": True, "endpoint_networks": ("10.0.0.0/8",)}, environ={})
     assert Settings.load(environ=settings.environment()) == settings
 
 
