@@ -14,7 +14,7 @@ from resources.codes import DISPLAYS, STATUS_REASON, TaskKind, concept
 from resources.diagnostic_report import based_on
 from resources.identifiers import is_accession
 from resources.lifecycle import FINISHED_TASK
-from resources.outcomes import Json
+from resources.outcomes import Forbidden, Json
 from store.access import Version
 from store.unit_of_work import UnitOfWork
 from workflow import context
@@ -48,9 +48,10 @@ class Case:
 
     @classmethod
     def of(cls, uow: UnitOfWork, context: Context, resource: Json) -> Case | None:
-        """The case that a report or a study is based on: the first of its orders that is in the workflow."""
+        """The case that a caller's report, protocol or study is based on: the first of its orders that is in the
+        workflow and that the caller may see. Another organisation's order is as if it were not there."""
         for reference in based_on(resource):
-            case = cls.load(uow, context, reference)
+            case = cls.load(uow, context, reference) if _is_visible(uow, reference) else None
             if case is not None:
                 return case
         return None
@@ -115,6 +116,13 @@ class Case:
         """End every task that is not finished yet."""
         for kind in list(self.tasks):
             self.move(kind, "cancelled", statusReason=reason)
+
+
+def _is_visible(uow: UnitOfWork, reference: str) -> bool:
+    try:
+        return uow.resources.exists(*reference.split("/", 1))
+    except Forbidden:
+        return False
 
 
 def new_task(

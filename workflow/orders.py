@@ -117,7 +117,7 @@ class Orders:
         elif after.type == "Task" and not change.derived:
             self._task_changed(uow, change)
         elif after.type == "ImagingStudy":
-            self._study_changed(uow, after)
+            self._study_changed(uow, change)
 
     def _order_changed(self, uow: UnitOfWork, change: Change) -> None:
         after = change.after.json()
@@ -191,6 +191,7 @@ class Orders:
         status = task.get("status")
         if status == "in-progress":
             case.move(TaskKind.ORDER, "in-progress", business="")
+            self._acquire(uow, case)  # images may be here already
         elif status in ("on-hold", "failed"):
             case.move(TaskKind.ORDER, business="incident")
         elif status == "completed":
@@ -214,10 +215,11 @@ class Orders:
                     expression="Task.status",
                 )
 
-    def _study_changed(self, uow: UnitOfWork, study: Version) -> None:
+    def _study_changed(self, uow: UnitOfWork, change: Change) -> None:
+        study = change.after
         for reference in based_on(study.json()):
             case = Case.load(uow, self.context, reference)
-            if case is not None:
+            if case is not None and study.owner in (case.order.owner, self.context.platform):
                 self._acquire(uow, case)
 
     def _acquire(self, uow: UnitOfWork, case: Case) -> None:
@@ -253,7 +255,12 @@ class Orders:
 
     def _studies(self, uow: UnitOfWork, case: Case) -> list[Version]:
         found = uow.system.find("ImagingStudy", [("basedon", case.order.reference)])
-        return [study for study in found if study.json().get("status") not in ("cancelled", "entered-in-error")]
+        owners = (case.order.owner, self.context.platform)  # a third party's study is none of this order's
+        return [
+            study
+            for study in found
+            if study.owner in owners and study.json().get("status") not in ("cancelled", "entered-in-error")
+        ]
 
     def _case(self, uow: UnitOfWork, draft: Draft) -> Case | None:
         return Case.load(uow, self.context, f"ServiceRequest/{draft.id}") if draft.before is not None else None
