@@ -74,25 +74,25 @@ class Endpoints:
     def _serve(self, interaction: Interaction, answer: Answer) -> Response:
         asked = self._request({})
         try:
-            form = read_form(request)
-            asked = self._request(form)
-            reply = answer(self._server, asked)
-        except OAuth2Error as error:
-            reply = self._server.handle_error_response(asked, error)
+            try:
+                form = read_form(request)
+                asked = self._request(form)
+                reply = answer(self._server, asked)
+            except OAuth2Error as error:
+                reply = self._server.handle_error_response(asked, error)
+            return self._recorded(interaction, asked, reply)
+        except Unavailable:
+            return _away()
         except DRIVER_ERRORS as error:
             if not is_away(error):
                 raise
-            return _away()
-        try:
-            return self._recorded(interaction, asked, reply)
-        except Unavailable:
             return _away()
 
     def _request(self, form: dict[str, str]) -> FormRequest:
         asked = for_the_record(request.path, form)
         if request.method != "POST":
             asked = f"{request.method} {request.path}"
-        return FormRequest(request.base_url, form, dict(request.headers), self._guard.peer(request), asked)
+        return FormRequest(request.base_url, form, request.headers, self._guard.peer(request), asked)
 
     def _recorded(self, interaction: Interaction, asked: FormRequest, reply: Reply) -> Response:
         error = asked.error
@@ -170,6 +170,8 @@ def _token(server: Server, asked: FormRequest) -> Reply:
 
 
 def _introspect(server: Server, asked: FormRequest) -> Reply:
+    if "Authorization" not in asked.headers:
+        _one_authentication(asked)
     reply: Reply = server.create_endpoint_response("introspection", asked)
     return reply
 

@@ -169,7 +169,8 @@ def use_assertion(connection: Connection, issuer: str, jti: str, expires: int) -
     # The lengths keep ("ab", "c") and ("a", "bc") apart.
     digest = digest_of(f"{len(issuer)}:{issuer}{jti}")
     statement = insert(oauth_assertion).values(digest=digest, expires=expires)
-    return bool(connection.execute(statement.on_conflict_do_nothing()).rowcount == 1)
+    inserted = statement.on_conflict_do_nothing().returning(oauth_assertion.c.expires)
+    return connection.execute(inserted).first() is not None
 
 
 def purgeable(connection: Connection, before_s: int) -> bool:

@@ -19,6 +19,7 @@ from authlib.oauth2.rfc6749.grants import ClientCredentialsGrant
 from authlib.oauth2.rfc6749.requests import BasicOAuth2Payload
 from authlib.oauth2.rfc7009 import RevocationEndpoint
 from authlib.oauth2.rfc7662 import IntrospectionEndpoint
+from werkzeug.datastructures import Headers
 
 from auth import records
 from auth.assertions import NotAuthenticated, PrivateKeyJwt
@@ -49,7 +50,7 @@ class FormRequest(OAuth2Request):  # type: ignore[misc]
     (`fhir_server.settings`); behind a TLS terminator every URL that arrives here says http.
     """
 
-    def __init__(self, uri: str, form: Mapping[str, str], headers: Mapping[str, str], peer: Peer, asked: str) -> None:
+    def __init__(self, uri: str, form: Mapping[str, str], headers: Headers, peer: Peer, asked: str) -> None:
         self.method = "POST"
         self.uri = uri
         self.headers = headers
