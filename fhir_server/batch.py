@@ -1,7 +1,7 @@
 """batch and transaction: the entries of one Bundle.
 
-A transaction is one unit of work: conditional references and creates are resolved first, then DELETE, POST, PUT, GET are
-carried out in that order, whatever the order of the entries; any failure undoes all, and the error names the entry.
+A transaction is one unit of work: conditional references and creates are resolved first, then DELETE, POST, PUT, GET
+are carried out in that order, whatever the order of the entries; any failure undoes all, and the error names the entry.
 Entries of a batch stand alone.
 
 FHIR R4 §3.1.0.11 http://hl7.org/fhir/R4/http.html#transaction, http://hl7.org/fhir/R4/bundle.html#references
@@ -20,7 +20,16 @@ from fhir_server.exchange import Answer, Asked, Parse, location
 from fhir_server.interactions import Done, Parameters
 from fhir_server.routes import Kind, Route, resolve
 from resources import bundles, datetimes, references, validation
-from resources.outcomes import BadRequest, FhirError, InvalidContent, Issue, Json, NotAllowed, PreconditionFailed, outcome
+from resources.outcomes import (
+    BadRequest,
+    FhirError,
+    InvalidContent,
+    Issue,
+    Json,
+    NotAllowed,
+    PreconditionFailed,
+    outcome,
+)
 from store.access import Version
 from store.unit_of_work import UnitOfWork
 
@@ -69,8 +78,9 @@ def plan(bundle: Json, base_of: Callable[[str], str | None]) -> list[Planned]:
     return planned
 
 
-def transaction(uow: UnitOfWork, asked: Asked, planned: list[Planned], *, reader: Reader,
-                new_id: Callable[[], str]) -> list[Planned]:
+def transaction(
+    uow: UnitOfWork, asked: Asked, planned: list[Planned], *, reader: Reader, new_id: Callable[[], str]
+) -> list[Planned]:
     """Carry out all entries in this unit of work, in the order of R4 §3.1.0.11.2; the caller commits."""
     for one in planned:  # a transaction that is tried again starts from what was sent
         one.existing = one.answer = one.done = one.target = None
@@ -78,13 +88,15 @@ def transaction(uow: UnitOfWork, asked: Asked, planned: list[Planned], *, reader
     mapping = _identities(uow, planned, new_id, asked.parse)
     writes = [one for one in planned if one.resource is not None and one.existing is None]
     for one in writes:
-        with _entry(one):
+        with _Entry(one):
             one.resolved = _resolved(uow, one, mapping, asked.parse)
     for method in ("DELETE", "POST", "PUT", "GET"):
         # Writes in one order for everyone: two transactions cannot wait for each other.
-        for one in sorted((p for p in planned if _METHOD[p.route.kind] == method),
-                          key=lambda p: (p.route.type or "", p.target or "") if method != "GET" else ("", "")):
-            with _entry(one):
+        for one in sorted(
+            (p for p in planned if _METHOD[p.route.kind] == method),
+            key=lambda p: (p.route.type or "", p.target or "") if method != "GET" else ("", ""),
+        ):
+            with _Entry(one):
                 _carry_out(uow, asked, one, reader)
     return planned
 
@@ -95,8 +107,9 @@ def batch(entry: Callable[[], Answer], refused: Callable[[FhirError], None]) -> 
         return [answered(entry())]
     except FhirError as error:
         refused(error)
-        return [bundles.Entry(None, None, {"response": {
-            "status": _status(error.status), "outcome": outcome(error.issues)}})]
+        return [
+            bundles.Entry(None, None, {"response": {"status": _status(error.status), "outcome": outcome(error.issues)}})
+        ]
 
 
 def answered(answer: Answer) -> bundles.Entry:
@@ -135,7 +148,8 @@ def response_entry(one: Planned, asked: Asked, shown: Callable[[Version, Asked],
 
 def split_issues(bundle: Json) -> tuple[list[Issue], dict[int, list[Issue]]]:
     """Validation of a batch: the issues of the Bundle itself, and those of each entry's resource by index."""
-    own, of_entry = [], {}
+    own: list[Issue] = []
+    of_entry: dict[int, list[Issue]] = {}
     for issue in validation.validate(bundle):
         if issue.severity not in ("error", "fatal"):
             continue
@@ -150,18 +164,27 @@ def split_issues(bundle: Json) -> tuple[list[Issue], dict[int, list[Issue]]]:
 # — planning —
 
 _METHOD = {
-    Kind.READ: "GET", Kind.VREAD: "GET", Kind.SEARCH_TYPE: "GET", Kind.SEARCH_SYSTEM: "GET",
-    Kind.HISTORY_INSTANCE: "GET", Kind.HISTORY_TYPE: "GET", Kind.HISTORY_SYSTEM: "GET",
-    Kind.CREATE: "POST", Kind.UPDATE: "PUT", Kind.CONDITIONAL_UPDATE: "PUT",
-    Kind.DELETE: "DELETE", Kind.CONDITIONAL_DELETE: "DELETE",
+    Kind.READ: "GET",
+    Kind.VREAD: "GET",
+    Kind.SEARCH_TYPE: "GET",
+    Kind.SEARCH_SYSTEM: "GET",
+    Kind.HISTORY_INSTANCE: "GET",
+    Kind.HISTORY_TYPE: "GET",
+    Kind.HISTORY_SYSTEM: "GET",
+    Kind.CREATE: "POST",
+    Kind.UPDATE: "PUT",
+    Kind.CONDITIONAL_UPDATE: "PUT",
+    Kind.DELETE: "DELETE",
+    Kind.CONDITIONAL_DELETE: "DELETE",
 }
 
 
 def plan_one(index: int, entry: Json, base_of: Callable[[str], str | None]) -> Planned:
     request = entry.get("request")
     if not isinstance(request, dict):
-        raise InvalidContent("Each entry of a batch or transaction has a request (bdl-3)", code="required",
-                             expression="request")
+        raise InvalidContent(
+            "Each entry of a batch or transaction has a request (bdl-3)", code="required", expression="request"
+        )
     segments, query = _target(str(request.get("url", "")), base_of)
     route = resolve(str(request.get("method", "")), segments)
     if route.kind not in _METHOD:
@@ -171,9 +194,9 @@ def plan_one(index: int, entry: Json, base_of: Callable[[str], str | None]) -> P
     if wants_body != (resource is not None):
         text = "needs a resource" if wants_body else "takes no resource"
         raise InvalidContent(f"This request {text}", code="required", expression="resource")
-    if wants_body and resource["resourceType"] != route.type:
+    if resource is not None and resource["resourceType"] != route.type:
         raise BadRequest("request.url names another type than the resource", expression="request.url")
-    if route.kind is Kind.UPDATE and resource.get("id") != route.id:
+    if resource is not None and route.kind is Kind.UPDATE and resource.get("id") != route.id:
         raise BadRequest("The resource must bear the id of request.url", expression="resource.id")
     conditional = request.get("ifNoneExist")
     headers = {
@@ -182,9 +205,14 @@ def plan_one(index: int, entry: Json, base_of: Callable[[str], str | None]) -> P
         if key in request
     }
     return Planned(
-        index=index, route=route, full_url=entry.get("fullUrl"), parameters=query, resource=resource,
+        index=index,
+        route=route,
+        full_url=entry.get("fullUrl"),
+        parameters=query,
+        resource=resource,
         if_match=negotiation.if_match(request.get("ifMatch")),
-        if_none_exist=None if conditional is None else criteria(conditional), headers=headers,
+        if_none_exist=None if conditional is None else criteria(conditional),
+        headers=headers,
     )
 
 
@@ -200,7 +228,7 @@ def _target(url: str, base_of: Callable[[str], str | None]) -> tuple[list[str], 
         base = base_of(url)
         if base is None:
             raise BadRequest("request.url is not below this server's base", expression="request.url")
-        path = urlsplit(url[len(base):]).path
+        path = urlsplit(url[len(base) :]).path
     segments = [unquote(segment) for segment in path.strip("/").split("/") if segment]
     return segments, tuple(parse_qsl(parts.query, keep_blank_values=True))
 
@@ -215,13 +243,19 @@ def _refuse_twice(planned: list[Planned]) -> None:
         if one.route.kind in (Kind.UPDATE, Kind.DELETE) and one.route.id is not None:
             key = (one.route.type, one.route.id)
             if key in seen:
-                raise BadRequest("A resource stands at most once in a transaction (R4 §3.1.0.11.2)", code="duplicate",
-                                 expression=(f"Bundle.entry[{seen[key]}]", f"Bundle.entry[{one.index}]"))
+                raise BadRequest(
+                    "A resource stands at most once in a transaction (R4 §3.1.0.11.2)",
+                    code="duplicate",
+                    expression=(f"Bundle.entry[{seen[key]}]", f"Bundle.entry[{one.index}]"),
+                )
             seen[key] = one.index
         if one.full_url and one.resource is not None:
             if one.full_url in urls:
-                raise BadRequest("Two entries have the same fullUrl (bdl-7)", code="duplicate",
-                                 expression=(f"Bundle.entry[{urls[one.full_url]}]", f"Bundle.entry[{one.index}]"))
+                raise BadRequest(
+                    "Two entries have the same fullUrl (bdl-7)",
+                    code="duplicate",
+                    expression=(f"Bundle.entry[{urls[one.full_url]}]", f"Bundle.entry[{one.index}]"),
+                )
             urls[one.full_url] = one.index
 
 
@@ -230,12 +264,13 @@ def _identities(uow: UnitOfWork, planned: list[Planned], new_id: Callable[[], st
     agreed: dict[tuple[str, Parameters], Planned] = {}
     conditional = [one for one in planned if one.if_none_exist is not None or one.route.kind is Kind.CONDITIONAL_UPDATE]
     for one in sorted(conditional, key=lambda p: (p.route.type or "", p.if_none_exist or p.parameters)):
-        with _entry(one):
+        with _Entry(one):
             wanted = one.if_none_exist if one.if_none_exist is not None else one.parameters
             key = (one.route.type or "", tuple(sorted(wanted)))
             if key in agreed:
-                raise BadRequest("Two entries have the same conditional criteria", code="duplicate",
-                                 expression="request.ifNoneExist")
+                raise BadRequest(
+                    "Two entries have the same conditional criteria", code="duplicate", expression="request.ifNoneExist"
+                )
             agreed[key] = one
             found = interactions.matches(uow, one.route.type or "", wanted, parse)
             if found and one.if_none_exist is not None:
@@ -261,7 +296,7 @@ def _resolved(uow: UnitOfWork, one: Planned, mapping: dict[str, str], parse: Par
     base = _restful_base(one.full_url)
     if base is not None:
         # R4 bundle.html#references: a relative reference is first looked for below the base of its own fullUrl.
-        near = {**mapping, **{url[len(base):]: to for url, to in mapping.items() if url.startswith(base)}}
+        near = {**mapping, **{url[len(base) :]: to for url, to in mapping.items() if url.startswith(base)}}
     wanted = {
         found.holder["reference"]
         for found in references.walk(resource)
@@ -284,8 +319,10 @@ def _conditional_reference(uow: UnitOfWork, text: str, parse: Parse) -> str:
     resolve("GET", [type_name])
     found = uow.resources.search(parse(type_name, (*parse_qsl(query, keep_blank_values=True), ("_count", "2"))))
     if len(found.matches) != 1:
-        raise PreconditionFailed("A conditional reference must find exactly one resource", code="not-found"
-                                 if not found.matches else "multiple-matches")
+        raise PreconditionFailed(
+            "A conditional reference must find exactly one resource",
+            code="not-found" if not found.matches else "multiple-matches",
+        )
     return found.matches[0].reference
 
 
@@ -298,8 +335,14 @@ def _carry_out(uow: UnitOfWork, asked: Asked, one: Planned, reader: Reader) -> N
                 one.done = Done(201, uow.resources.create(type_name, one.resolved or {}, id=one.target))
         case Kind.UPDATE | Kind.CONDITIONAL_UPDATE:
             body = {**(one.resolved or {}), "id": one.target}
-            one.done = interactions.update(uow, type_name, one.target or "", body, if_match=one.if_match,
-                                           if_none_match_any=one.headers.get("if-none-match") == "*")
+            one.done = interactions.update(
+                uow,
+                type_name,
+                one.target or "",
+                body,
+                if_match=one.if_match,
+                if_none_match_any=one.headers.get("if-none-match") == "*",
+            )
         case Kind.DELETE:
             one.done = interactions.delete(uow, type_name, route.id or "", if_match=one.if_match)
         case Kind.CONDITIONAL_DELETE:
@@ -308,7 +351,7 @@ def _carry_out(uow: UnitOfWork, asked: Asked, one: Planned, reader: Reader) -> N
             one.answer = reader(uow, replace(asked, route=route, parameters=one.parameters, headers=one.headers))
 
 
-class _entry:
+class _Entry:
     """Names the entry in whatever goes wrong while it is carried out."""
 
     def __init__(self, one: Planned) -> None:

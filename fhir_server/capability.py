@@ -27,7 +27,9 @@ _SMART_SERVICE = {
         }
     ]
 }
-_TOPICS = "http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition/capabilitystatement-subscriptiontopic-canonical"
+_TOPICS = (
+    "http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition/capabilitystatement-subscriptiontopic-canonical"
+)
 _BACKPORT = "http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition/backport-subscription"
 
 
@@ -90,7 +92,16 @@ def _resource(name: str, topics: tuple[str, ...]) -> Json:
         "profile": f"http://hl7.org/fhir/StructureDefinition/{name}",
         "interaction": [
             {"code": code}
-            for code in ("read", "vread", "create", "update", "delete", "history-instance", "history-type", "search-type")
+            for code in (
+                "read",
+                "vread",
+                "create",
+                "update",
+                "delete",
+                "history-instance",
+                "history-type",
+                "search-type",
+            )
             if code in row.interactions or (code == "history-type" and "history-instance" in row.interactions)
         ],
         "versioning": "versioned-update" if writable else "versioned",

@@ -54,7 +54,11 @@ def test(arguments: tuple[str, ...]) -> None:
     """Run the suite (pytest ARGUMENTS)."""
     import pytest
 
-    sys.exit(pytest.main(["--rootdir", str(HERE), *arguments] if arguments else ["--rootdir", str(HERE), str(HERE / "tests")]))
+    sys.exit(
+        pytest.main(
+            ["--rootdir", str(HERE), *arguments] if arguments else ["--rootdir", str(HERE), str(HERE / "tests")]
+        )
+    )
 
 
 @main.group()
@@ -68,10 +72,13 @@ def client() -> None:
 @click.option("--scope", required=True, help='SMART v2 scopes, e.g. "system/ServiceRequest.cruds".')
 @click.option("--role", default="", help="What the client is in the workflow: hospital, regulator, radiologist…")
 @click.option("--practitioner", help="Practitioner/id of the person behind the client.")
-@click.option("--jwks", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Public keys; none: a new key.")
+@click.option(
+    "--jwks", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Public keys; none: a new key."
+)
 @data_options
-def client_add(name: str, organization: str, scope: str, role: str, practitioner: str | None, jwks: Path | None,
-               **flags: Any) -> None:
+def client_add(
+    name: str, organization: str, scope: str, role: str, practitioner: str | None, jwks: Path | None, **flags: Any
+) -> None:
     """Register a client; print it as JSON, with its new private key where no JWKS was given."""
     public = json.loads(jwks.read_text(encoding="utf-8")) if jwks else None
     try:
@@ -86,7 +93,9 @@ def client_add(name: str, organization: str, scope: str, role: str, practitioner
 @click.option("--scope", default="", help="Scopes to ask for (default: all that the client may have).")
 @click.option("--host", help="Host of the running server.")
 @click.option("--port", type=int, help="Port of the running server (default 8080).")
-@click.option("--key", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Private key (JWK) to sign with.")
+@click.option(
+    "--key", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Private key (JWK) to sign with."
+)
 @data_options
 def token(client_id: str, scope: str, key: Path | None, **flags: Any) -> None:
     """Fetch an access token from the running server by private_key_jwt; print it alone."""

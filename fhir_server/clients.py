@@ -27,20 +27,30 @@ class TokenRefused(Exception):
     """Why there is no token."""
 
 
-def add(settings: Settings, name: str, organization: str, scope: str, role: str, practitioner: str | None,
-        jwks: dict[str, Any] | None) -> dict[str, Any]:
+def add(
+    settings: Settings,
+    name: str,
+    organization: str,
+    scope: str,
+    role: str,
+    practitioner: str | None,
+    jwks: dict[str, Any] | None,
+) -> dict[str, Any]:
     """Register a client; its description, with `private_key` where a new key was made.
 
     A new private key is also kept in the data folder (mode 0600), so that `./vigie token` can use it here.
     """
     services = Services.of(settings)
     try:
-        made, private = services.authority.clients.add(
-            name, organization, scope, role, practitioner, jwks)
+        made, private = services.authority.clients.add(name, organization, scope, role, practitioner, jwks)
     finally:
         services.close()
     described: dict[str, Any] = {
-        "client_id": made.client_id, "name": name, "organization": organization, "scope": made.scope, "role": role,
+        "client_id": made.client_id,
+        "name": name,
+        "organization": organization,
+        "scope": made.scope,
+        "role": role,
     }
     if private is not None:
         described["private_key"] = private
@@ -60,13 +70,16 @@ def token(settings: Settings, client_id: str, scope: str = "", key_file: Path | 
     """An access token for `client_id` from the running server, or TokenRefused."""
     description = _description(settings, client_id, key_file)
     return fetch_token(
-        f"{settings.bases[0]}/oauth/token", client_id, description["private_key"], scope or description.get("scope", ""))
+        f"{settings.bases[0]}/oauth/token", client_id, description["private_key"], scope or description.get("scope", "")
+    )
 
 
 def fetch_token(token_url: str, client_id: str, private_key: dict[str, Any], scope: str) -> str:
     """Ask the token endpoint by a fresh assertion."""
     form = {
-        "grant_type": "client_credentials", "scope": scope, "client_assertion_type": ASSERTION_TYPE,
+        "grant_type": "client_credentials",
+        "scope": scope,
+        "client_assertion_type": ASSERTION_TYPE,
         "client_assertion": assertion(token_url, client_id, private_key),
     }
     try:
@@ -84,8 +97,14 @@ def assertion(token_url: str, client_id: str, private_key: dict[str, Any]) -> st
     algorithm = private_key.get("alg") or ("RS384" if private_key.get("kty") == "RSA" else "ES384")
     key = RSAKey.import_key(private_key) if private_key.get("kty") == "RSA" else ECKey.import_key(private_key)
     now = int(time.time())
-    claims = {"iss": client_id, "sub": client_id, "aud": token_url, "iat": now, "exp": now + _ASSERTION_LIFETIME_S,
-              "jti": secrets.token_urlsafe(24)}
+    claims = {
+        "iss": client_id,
+        "sub": client_id,
+        "aud": token_url,
+        "iat": now,
+        "exp": now + _ASSERTION_LIFETIME_S,
+        "jti": secrets.token_urlsafe(24),
+    }
     header = {"alg": algorithm, "kid": private_key["kid"], "typ": "JWT"}
     return jwt.encode(header, claims, key, algorithms=[algorithm])
 

@@ -15,9 +15,21 @@ from resources.outcomes import FhirError, Issue, outcome
 
 log = structlog.get_logger("vigie.http")
 
-_ISSUE_CODE = {400: "invalid", 401: "login", 403: "forbidden", 404: "not-found", 405: "not-supported",
-               406: "not-supported", 408: "timeout", 413: "too-long", 414: "too-long", 415: "not-supported",
-               429: "throttled", 431: "too-long", 503: "transient"}
+_ISSUE_CODE = {
+    400: "invalid",
+    401: "login",
+    403: "forbidden",
+    404: "not-found",
+    405: "not-supported",
+    406: "not-supported",
+    408: "timeout",
+    413: "too-long",
+    414: "too-long",
+    415: "not-supported",
+    429: "throttled",
+    431: "too-long",
+    503: "transient",
+}
 
 
 def register(app: Flask) -> None:
@@ -58,18 +70,17 @@ def _of_unknown(error: Exception) -> Response:
 
 def _scrubbed(error: Exception) -> Exception:
     """The exception for the log: its class and trace; its own text may hold somebody's data."""
-    return type("Unexpected", (Exception,), {})(type(error).__name__).with_traceback(error.__traceback__)
+    return RuntimeError(type(error).__name__).with_traceback(error.__traceback__)
 
 
 def _render(status: int, issues: tuple[Issue, ...]) -> Response:
     if request.path.startswith("/oauth"):
-        body = jsontext.dump({"error": "invalid_request" if status < 500 else "server_error",
-                              "error_description": issues[0].diagnostics})
+        body = jsontext.dump(
+            {"error": "invalid_request" if status < 500 else "server_error", "error_description": issues[0].diagnostics}
+        )
         response = Response(body, status, content_type="application/json")
         response.headers["Cache-Control"] = "no-store"
         return response
     if request.path.startswith("/dicom-web"):
         return Response("; ".join(issue.diagnostics for issue in issues) + "\n", status, content_type="text/plain")
     return Response(jsontext.dump(outcome(issues)), status, content_type="application/fhir+json")
-
-

@@ -17,7 +17,9 @@ from store.access import Caller, Version
 class Parse(Protocol):
     """Search parameters → Query, with this deployment's bases, zone and clock."""
 
-    def __call__(self, type_name: str | None, parameters: Sequence[tuple[str, str]], *, lenient: bool = False) -> Query: ...
+    def __call__(
+        self, type_name: str | None, parameters: Sequence[tuple[str, str]], *, lenient: bool = False
+    ) -> Query: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class Asked:
     headers: Mapping[str, str] = field(default_factory=dict)
     """Header names in lower case."""
     body: bytes = b""
-    preference: Preference = Preference()
+    preference: Preference = field(default_factory=Preference)
     raw: str = ""
     """Method and URL as received, for the audit record of a query."""
     prefers: bool = False

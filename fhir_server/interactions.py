@@ -38,8 +38,9 @@ def checked(type_name: str, resource: Json, *, logical_id: str | None = None) ->
     return resource
 
 
-def create(uow: UnitOfWork, type_name: str, resource: Json, *, parse: Parse,
-           if_none_exist: Parameters | None = None) -> Done:
+def create(
+    uow: UnitOfWork, type_name: str, resource: Json, *, parse: Parse, if_none_exist: Parameters | None = None
+) -> Done:
     """Create, or conditional create (R4 §3.1.0.8.1): 201 made, 200 it was there, 412 several are there."""
     if if_none_exist is not None:
         found = matches(uow, type_name, if_none_exist, parse)
@@ -48,8 +49,15 @@ def create(uow: UnitOfWork, type_name: str, resource: Json, *, parse: Parse,
     return Done(201, uow.resources.create(type_name, resource))
 
 
-def update(uow: UnitOfWork, type_name: str, logical_id: str, resource: Json, *, if_match: int | None,
-           if_none_match_any: bool = False) -> Done:
+def update(
+    uow: UnitOfWork,
+    type_name: str,
+    logical_id: str,
+    resource: Json,
+    *,
+    if_match: int | None,
+    if_none_match_any: bool = False,
+) -> Done:
     """Update, or create under the client's id (R4 §3.1.0.3): 200 updated, 201 created."""
     if if_none_match_any:
         try:
@@ -62,8 +70,9 @@ def update(uow: UnitOfWork, type_name: str, logical_id: str, resource: Json, *, 
     return Done(201 if version.version == 1 else 200, version)
 
 
-def conditional_update(uow: UnitOfWork, type_name: str, criteria: Parameters, resource: Json, *, parse: Parse,
-                       if_match: int | None) -> Done:
+def conditional_update(
+    uow: UnitOfWork, type_name: str, criteria: Parameters, resource: Json, *, parse: Parse, if_match: int | None
+) -> Done:
     """Conditional update (R4 §3.1.0.3.1): none → create, one → update it, several → 412."""
     found = matches(uow, type_name, criteria, parse)
     given = resource.get("id")

@@ -7,15 +7,45 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import structlog
 
-_ALLOWED = frozenset({
-    "event", "level", "timestamp", "logger", "process", "method", "route", "status", "ms", "request_id", "loop", "child",
-    "pid", "code", "signal", "attempt", "count", "seconds", "exception", "error", "port", "topic", "subscription",
-    "outcome", "url", "association", "ae", "reason", "version", "size",
-})
+_ALLOWED = frozenset(
+    {
+        "event",
+        "level",
+        "timestamp",
+        "logger",
+        "process",
+        "method",
+        "route",
+        "status",
+        "ms",
+        "request_id",
+        "loop",
+        "child",
+        "pid",
+        "code",
+        "signal",
+        "attempt",
+        "count",
+        "seconds",
+        "exception",
+        "error",
+        "port",
+        "topic",
+        "subscription",
+        "outcome",
+        "url",
+        "association",
+        "ae",
+        "reason",
+        "version",
+        "size",
+    }
+)
 
 
 def configure(process: str) -> None:
@@ -35,7 +65,9 @@ def configure(process: str) -> None:
     structlog.contextvars.clear_contextvars()
     global _process
     _process = process
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format='{"level":"%(levelname)s","logger":"%(name)s"}')
+    logging.basicConfig(
+        level=logging.WARNING, stream=sys.stderr, format='{"level":"%(levelname)s","logger":"%(name)s"}'
+    )
     # The libraries' own messages may quote what they were given (tokens, data sets): only that they spoke is kept.
     for name in ("authlib", "pynetdicom", "pydicom", "httpx2", "httpcore2", "werkzeug", "urllib3"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -44,7 +76,7 @@ def configure(process: str) -> None:
 _process = "vigie"
 
 
-def _only_allowed(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
+def _only_allowed(_: Any, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
     kept = {name: value for name, value in event.items() if name in _ALLOWED}
     kept["process"] = _process
     return kept

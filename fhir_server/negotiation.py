@@ -82,7 +82,9 @@ def if_match(header: str | None) -> int | None:
     return int(found[1])
 
 
-def not_modified(version: int, last_updated: datetime, if_none_match: str | None, if_modified_since: str | None) -> bool:
+def not_modified(
+    version: int, last_updated: datetime, if_none_match: str | None, if_modified_since: str | None
+) -> bool:
     """Whether a conditional read answers 304 (R4 §3.1.0.1.5; If-None-Match wins, RFC 9110 §13.2.2)."""
     if if_none_match is not None:
         tags = [tag.strip() for tag in if_none_match.split(",")]

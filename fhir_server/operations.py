@@ -46,8 +46,13 @@ def carry_out(services: Services, asked: Asked, intent: Access) -> Answer:
         raise NotFound("There is no such operation here; see the CapabilityStatement", code="not-supported")
     if operation.writes and asked.raw.startswith("GET"):
         raise BadRequest("This operation alters state: use POST", code="not-supported")
-    intent = Access(Interaction.OPERATION, asked.route.type, asked.route.id, query=asked.raw,
-                    detail=(("operation", f"${operation.name}"),))
+    intent = Access(
+        Interaction.OPERATION,
+        asked.route.type,
+        asked.route.id,
+        query=asked.raw,
+        detail=(("operation", f"${operation.name}"),),
+    )
     return operation.carry_out(services, asked, intent)
 
 
@@ -55,8 +60,11 @@ def find(asked: Asked) -> Operation | None:
     route = asked.route
     for operation in TABLE:
         fits = operation.on_instance if route.id else operation.on_type
-        if operation.name == route.operation and fits and route.type and (
-            operation.types is None or route.type in operation.types
+        if (
+            operation.name == route.operation
+            and fits
+            and route.type
+            and (operation.types is None or route.type in operation.types)
         ):
             return operation
     return None
@@ -133,12 +141,34 @@ _BACKPORT = "http://hl7.org/fhir/uv/subscriptions-backport/OperationDefinition/"
 
 TABLE: tuple[Operation, ...] = (
     Operation("validate", f"{CANONICAL}Resource-validate", _validate, None, on_type=True, on_instance=True),
-    Operation("status", f"{_BACKPORT}backport-subscription-status", _of_subscriptions("status"),
-              frozenset({"Subscription"}), on_type=True, on_instance=True),
-    Operation("events", f"{_BACKPORT}backport-subscription-events", _of_subscriptions("events"),
-              frozenset({"Subscription"}), on_instance=True),
-    Operation("sign", "https://vigie.example/OperationDefinition/report-sign", _sign,
-              frozenset({"DiagnosticReport"}), on_instance=True, writes=True),
-    Operation("on-duty", "https://vigie.example/OperationDefinition/on-duty", _on_duty,
-              frozenset({"PractitionerRole"}), on_type=True),
+    Operation(
+        "status",
+        f"{_BACKPORT}backport-subscription-status",
+        _of_subscriptions("status"),
+        frozenset({"Subscription"}),
+        on_type=True,
+        on_instance=True,
+    ),
+    Operation(
+        "events",
+        f"{_BACKPORT}backport-subscription-events",
+        _of_subscriptions("events"),
+        frozenset({"Subscription"}),
+        on_instance=True,
+    ),
+    Operation(
+        "sign",
+        "https://vigie.example/OperationDefinition/report-sign",
+        _sign,
+        frozenset({"DiagnosticReport"}),
+        on_instance=True,
+        writes=True,
+    ),
+    Operation(
+        "on-duty",
+        "https://vigie.example/OperationDefinition/on-duty",
+        _on_duty,
+        frozenset({"PractitionerRole"}),
+        on_type=True,
+    ),
 )

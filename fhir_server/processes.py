@@ -44,9 +44,12 @@ class Child:
     not_before: float = 0.0
 
     def start(self, now: float) -> None:
-        # S603: the command is our own interpreter with our own module.
-        self.process = subprocess.Popen(self.command, env={**os.environ, **self.environment},  # noqa: S603
-                                        stdin=subprocess.DEVNULL, start_new_session=False)
+        self.process = subprocess.Popen(  # noqa: S603 - our own interpreter with our own module
+            self.command,
+            env={**os.environ, **self.environment},
+            stdin=subprocess.DEVNULL,
+            start_new_session=False,
+        )
         self.started = now
         log.info("started", child=self.name, pid=self.process.pid)
 

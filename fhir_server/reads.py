@@ -60,33 +60,53 @@ def search_type(uow: UnitOfWork, asked: Asked, shown: Shown, new_id: Callable[[]
         for version in versions
     ]
     if query.ignored:
-        entries.append(bundles.Entry(None, jsontext.dump(_ignored([name for name, _ in query.ignored])), {"search": {"mode": "outcome"}}))
+        entries.append(
+            bundles.Entry(
+                None, jsontext.dump(_ignored([name for name, _ in query.ignored])), {"search": {"mode": "outcome"}}
+            )
+        )
     path = f"{asked.base}/{asked.route.type}" if asked.route.type else asked.base
     processed = query.parameters()
     links = [("self", _url(path, processed))]
     if page.next:
         links.append(("next", _url(path, [*processed, (PAGE, page.next)])))
-    return Answer(200, bundles.bundle(
-        "searchset", entries, dump=jsontext.dump, identifier=new_id(), instant=datetimes.instant(uow.now),
-        total=page.total, links=links,
-    ))
+    return Answer(
+        200,
+        bundles.bundle(
+            "searchset",
+            entries,
+            dump=jsontext.dump,
+            identifier=new_id(),
+            instant=datetimes.instant(uow.now),
+            total=page.total,
+            links=links,
+        ),
+    )
 
 
 def history(uow: UnitOfWork, asked: Asked, shown: Shown, new_id: Callable[[], str]) -> Answer:
     """history at instance, type and system level, newest first (R4 §3.1.0.9)."""
     token, parameters = _without_page(asked.parameters)
-    options = _history_options(parameters)
-    page = uow.resources.history(asked.route.type, asked.route.id, token=token, **options)
+    since, at, count = _history_options(parameters)
+    page = uow.resources.history(asked.route.type, asked.route.id, since=since, at=at, count=count, token=token)
     entries = [_history_entry(version, asked, shown) for version in page.versions]
     path = "/".join(part for part in (asked.base, asked.route.type, asked.route.id) if part) + "/_history"
     kept = [pair for pair in parameters if pair[0] in ("_since", "_at", "_count")]
     links = [("self", _url(path, kept))]
     if page.next:
         links.append(("next", _url(path, [*kept, (PAGE, page.next)])))
-    return Answer(200, bundles.bundle(
-        "history", entries, dump=jsontext.dump, identifier=new_id(), instant=datetimes.instant(uow.now),
-        total=page.total, links=links,
-    ))
+    return Answer(
+        200,
+        bundles.bundle(
+            "history",
+            entries,
+            dump=jsontext.dump,
+            identifier=new_id(),
+            instant=datetimes.instant(uow.now),
+            total=page.total,
+            links=links,
+        ),
+    )
 
 
 def _history_entry(version: Version, asked: Asked, shown: Shown) -> bundles.Entry:
@@ -102,21 +122,25 @@ def _history_entry(version: Version, asked: Asked, shown: Shown) -> bundles.Entr
     return bundles.Entry(f"{asked.base}/{version.reference}", content, {"request": request, "response": response})
 
 
+HISTORY_COUNT = 50
+"""Versions a page where `_count` does not say."""
 _HISTORY_CLIENT_CONTROLS = {"_format", "_pretty", "_summary", "_elements"}
 
 
-def _history_options(parameters: Sequence[tuple[str, str]]) -> dict[str, object]:
-    options: dict[str, object] = {}
+def _history_options(parameters: Sequence[tuple[str, str]]) -> tuple[datetime | None, datetime | None, int]:
+    """`_since`, `_at`, `_count`."""
+    instants: dict[str, datetime] = {}
+    count = HISTORY_COUNT
     for name, value in parameters:
         if name in ("_since", "_at"):
-            options[name[1:]] = _instant(name, value)
+            instants[name] = _instant(name, value)
         elif name == "_count":
             if not value.isascii() or not value.isdigit() or len(value) > 9:
                 raise BadRequest("_count must be a whole number of 0 or more", code="value", expression="_count")
-            options["count"] = int(value)
+            count = int(value)
         elif name not in _HISTORY_CLIENT_CONTROLS:
             raise BadRequest("history knows _since, _at and _count", code="not-supported", expression=name[:60])
-    return options
+    return instants.get("_since"), instants.get("_at"), count
 
 
 def _instant(name: str, value: str) -> datetime:
@@ -143,4 +167,3 @@ def _ignored(names: Sequence[str]) -> dict[str, object]:
         Issue("warning", "not-supported", "This search parameter is not known here and was left out", (name[:60],))
         for name in names
     )
-

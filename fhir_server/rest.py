@@ -38,14 +38,22 @@ _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 _PUBLIC = {Kind.CAPABILITIES, Kind.SMART}
 
 _INTERACTION = {
-    Kind.READ: Interaction.READ, Kind.VREAD: Interaction.VREAD, Kind.CREATE: Interaction.CREATE,
-    Kind.UPDATE: Interaction.UPDATE, Kind.CONDITIONAL_UPDATE: Interaction.UPDATE,
-    Kind.PATCH: Interaction.PATCH, Kind.CONDITIONAL_PATCH: Interaction.PATCH,
-    Kind.DELETE: Interaction.DELETE, Kind.CONDITIONAL_DELETE: Interaction.DELETE,
-    Kind.SEARCH_TYPE: Interaction.SEARCH_TYPE, Kind.SEARCH_SYSTEM: Interaction.SEARCH_SYSTEM,
+    Kind.READ: Interaction.READ,
+    Kind.VREAD: Interaction.VREAD,
+    Kind.CREATE: Interaction.CREATE,
+    Kind.UPDATE: Interaction.UPDATE,
+    Kind.CONDITIONAL_UPDATE: Interaction.UPDATE,
+    Kind.PATCH: Interaction.PATCH,
+    Kind.CONDITIONAL_PATCH: Interaction.PATCH,
+    Kind.DELETE: Interaction.DELETE,
+    Kind.CONDITIONAL_DELETE: Interaction.DELETE,
+    Kind.SEARCH_TYPE: Interaction.SEARCH_TYPE,
+    Kind.SEARCH_SYSTEM: Interaction.SEARCH_SYSTEM,
     Kind.SEARCH_COMPARTMENT: Interaction.SEARCH_TYPE,
-    Kind.HISTORY_INSTANCE: Interaction.HISTORY_INSTANCE, Kind.HISTORY_TYPE: Interaction.HISTORY_TYPE,
-    Kind.HISTORY_SYSTEM: Interaction.HISTORY_SYSTEM, Kind.BATCH: Interaction.BATCH,
+    Kind.HISTORY_INSTANCE: Interaction.HISTORY_INSTANCE,
+    Kind.HISTORY_TYPE: Interaction.HISTORY_TYPE,
+    Kind.HISTORY_SYSTEM: Interaction.HISTORY_SYSTEM,
+    Kind.BATCH: Interaction.BATCH,
     Kind.OPERATION: Interaction.OPERATION,
 }
 
@@ -54,8 +62,12 @@ def blueprint(services: Services) -> Blueprint:
     """The routes below /fhir."""
     views = Blueprint("fhir", __name__, url_prefix="/fhir")
     edge = Edge(services)
-    views.add_url_rule("", "base", edge.handle, methods=_METHODS, defaults={"rest": ""}, provide_automatic_options=False)
-    views.add_url_rule("/", "root", edge.handle, methods=_METHODS, defaults={"rest": ""}, provide_automatic_options=False)
+    views.add_url_rule(
+        "", "base", edge.handle, methods=_METHODS, defaults={"rest": ""}, provide_automatic_options=False
+    )
+    views.add_url_rule(
+        "/", "root", edge.handle, methods=_METHODS, defaults={"rest": ""}, provide_automatic_options=False
+    )
     views.add_url_rule("/<path:rest>", "rest", edge.handle, methods=_METHODS, provide_automatic_options=False)
     return views
 
@@ -102,15 +114,29 @@ class Edge:
         if not (route.type == "Binary" and route.kind in (Kind.READ, Kind.VREAD, Kind.CREATE, Kind.UPDATE)):
             negotiation.accepted_format(headers.get("accept"), named.get("_format"))
         return Asked(
-            route=route, caller=caller, parse=self.services.parse, base=self.services.base() + "/fhir", parameters=parameters, headers=headers,
-            body=body, preference=negotiation.preference(headers.get("prefer")), raw=_raw(body),
+            route=route,
+            caller=caller,
+            parse=self.services.parse,
+            base=self.services.base() + "/fhir",
+            parameters=parameters,
+            headers=headers,
+            body=body,
+            preference=negotiation.preference(headers.get("prefer")),
+            raw=_raw(body),
             prefers="return=" in headers.get("prefer", "").replace(" ", ""),
         )
 
     def _dispatch(self, asked: Asked, intent: Access) -> Answer:
         match asked.route.kind:
-            case Kind.READ | Kind.VREAD | Kind.SEARCH_TYPE | Kind.SEARCH_SYSTEM | Kind.HISTORY_INSTANCE \
-                    | Kind.HISTORY_TYPE | Kind.HISTORY_SYSTEM:
+            case (
+                Kind.READ
+                | Kind.VREAD
+                | Kind.SEARCH_TYPE
+                | Kind.SEARCH_SYSTEM
+                | Kind.HISTORY_INSTANCE
+                | Kind.HISTORY_TYPE
+                | Kind.HISTORY_SYSTEM
+            ):
                 return self._read(asked, intent)
             case Kind.CREATE:
                 return self._create(asked, intent)
@@ -149,10 +175,15 @@ class Edge:
         match asked.route.kind:
             case Kind.READ | Kind.VREAD:
                 named = dict(asked.parameters)
-                if asked.route.type == "Binary" and binary.wants_bytes(asked.headers.get("accept"), named.get("_format")):
+                if asked.route.type == "Binary" and binary.wants_bytes(
+                    asked.headers.get("accept"), named.get("_format")
+                ):
                     whole = reads.read(uow, replace(asked, parameters=()), self._shown)
-                    return whole if whole.status != 200 else binary.as_bytes(
-                        uow.resources.read("Binary", asked.route.id or ""))
+                    return (
+                        whole
+                        if whole.status != 200
+                        else binary.as_bytes(uow.resources.read("Binary", asked.route.id or ""))
+                    )
                 return reads.read(uow, asked, self._shown)
             case Kind.SEARCH_TYPE | Kind.SEARCH_SYSTEM:
                 return reads.search_type(uow, asked, self._shown, self.services.new_id)
@@ -174,8 +205,11 @@ class Edge:
         elif asked.parameters:
             # fhirpy's get_or_create sends its criteria in the URL: a filter is never ignored, so it is the condition.
             criteria = tuple(pair for pair in asked.parameters if pair[0] not in ("_format", "_pretty")) or None
-        done = self._write(asked, intent, lambda uow: interactions.create(
-            uow, type_name, resource, parse=asked.parse, if_none_exist=criteria))
+        done = self._write(
+            asked,
+            intent,
+            lambda uow: interactions.create(uow, type_name, resource, parse=asked.parse, if_none_exist=criteria),
+        )
         return self._written(asked, done)
 
     def _update(self, asked: Asked, intent: Access) -> Answer:
@@ -183,35 +217,50 @@ class Edge:
         resource = self._resource(asked, type_name, logical_id)
         if_match = negotiation.if_match(asked.headers.get("if-match"))
         only_new = asked.headers.get("if-none-match", "").strip() == "*"
-        done = self._write(asked, intent, lambda uow: interactions.update(
-            uow, type_name, logical_id, resource, if_match=if_match, if_none_match_any=only_new))
+        done = self._write(
+            asked,
+            intent,
+            lambda uow: interactions.update(
+                uow, type_name, logical_id, resource, if_match=if_match, if_none_match_any=only_new
+            ),
+        )
         return self._written(asked, done)
 
     def _conditional_update(self, asked: Asked, intent: Access) -> Answer:
         type_name = asked.route.type or ""
         resource = self._resource(asked, type_name, None)
         if_match = negotiation.if_match(asked.headers.get("if-match"))
-        done = self._write(asked, intent, lambda uow: interactions.conditional_update(
-            uow, type_name, asked.parameters, resource, parse=asked.parse, if_match=if_match))
+        done = self._write(
+            asked,
+            intent,
+            lambda uow: interactions.conditional_update(
+                uow, type_name, asked.parameters, resource, parse=asked.parse, if_match=if_match
+            ),
+        )
         return self._written(asked, done)
 
     def _delete(self, asked: Asked, intent: Access) -> Answer:
         type_name = asked.route.type or ""
         if_match = negotiation.if_match(asked.headers.get("if-match"))
         if asked.route.id is None:
-            done = self._write(asked, intent, lambda uow: interactions.conditional_delete(
-                uow, type_name, asked.parameters, parse=asked.parse))
+            done = self._write(
+                asked,
+                intent,
+                lambda uow: interactions.conditional_delete(uow, type_name, asked.parameters, parse=asked.parse),
+            )
         else:
             logical_id = asked.route.id
-            done = self._write(asked, intent, lambda uow: interactions.delete(
-                uow, type_name, logical_id, if_match=if_match))
+            done = self._write(
+                asked, intent, lambda uow: interactions.delete(uow, type_name, logical_id, if_match=if_match)
+            )
         headers = () if done.version is None else (("ETag", negotiation.etag(done.version.version)),)
         return Answer(204, headers=headers)
 
     def _resource(self, asked: Asked, type_name: str, logical_id: str | None) -> Json:
         if type_name == "Binary" and not negotiation.is_fhir_json(asked.headers.get("content-type")):
             resource = binary.of_bytes(
-                asked.body, asked.headers.get("content-type"), asked.headers.get("x-security-context"))
+                asked.body, asked.headers.get("content-type"), asked.headers.get("x-security-context")
+            )
             if logical_id is not None:
                 resource["id"] = logical_id
         else:
@@ -257,9 +306,16 @@ class Edge:
             entries = self._transaction(asked, bundle)
         else:
             entries = self._batch(asked, bundle, of_entry)
-        return Answer(200, bundles.bundle(
-            f"{kind}-response", entries, dump=jsontext.dump, identifier=self.services.new_id(),
-            instant=datetimes.instant(self.services.clock())))
+        return Answer(
+            200,
+            bundles.bundle(
+                f"{kind}-response",
+                entries,
+                dump=jsontext.dump,
+                identifier=self.services.new_id(),
+                instant=datetimes.instant(self.services.clock()),
+            ),
+        )
 
     def _transaction(self, asked: Asked, bundle: Json) -> list[bundles.Entry]:
         planned = batch.plan(bundle, self._base_of)
@@ -295,13 +351,22 @@ class Edge:
         intent = Access(_INTERACTION[route.kind], route.type, route.id, route.version)
         prefers = replace(asked.preference, returns=asked.preference.returns if asked.prefers else "minimal")
         single = replace(
-            asked, route=route, parameters=one.parameters, headers={**headers, "content-type": "application/fhir+json"},
-            body=jsontext.dump(one.resource) if one.resource is not None else b"", preference=prefers,
+            asked,
+            route=route,
+            parameters=one.parameters,
+            headers={**headers, "content-type": "application/fhir+json"},
+            body=jsontext.dump(one.resource) if one.resource is not None else b"",
+            preference=prefers,
             raw=f"{request.method} entry",
         )
         if one.if_none_exist is not None:
-            done = self._write(single, intent, lambda uow: interactions.create(
-                uow, route.type or "", one.resource or {}, parse=asked.parse, if_none_exist=one.if_none_exist))
+            done = self._write(
+                single,
+                intent,
+                lambda uow: interactions.create(
+                    uow, route.type or "", one.resource or {}, parse=asked.parse, if_none_exist=one.if_none_exist
+                ),
+            )
             return self._written(single, done)
         return self._dispatch(single, intent)
 

@@ -10,13 +10,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+from dicomweb.imaging import Imaging
 from flask import request
 
 from audit import checkpoint, verify
 from audit.offline import Report, split_notes
 from audit.trail import Ledger
 from auth.authority import Authority
-from dicomweb.imaging import Imaging
 from fhir_server.settings import Settings
 from resources import search
 from resources.outcomes import FhirError
@@ -48,8 +48,9 @@ class Services:
     new_id: Callable[[], str]
 
     @staticmethod
-    def of(settings: Settings, *, clock: Callable[[], datetime] | None = None,
-           new_id: Callable[[], str] | None = None) -> Services:
+    def of(
+        settings: Settings, *, clock: Callable[[], datetime] | None = None, new_id: Callable[[], str] | None = None
+    ) -> Services:
         """Assemble the server that `settings` describe. Opens nothing: each process connects when it first needs to."""
         clock, new_id = clock or utc_now, new_id or random_id
         settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -58,30 +59,61 @@ class Services:
         bases = tuple(f"{base}/fhir" for base in settings.bases)
         signer = checkpoint.load_or_create(settings.data / "keys" / "audit-checkpoint", f"vigie/{settings.platform}")
         ledger = Ledger(
-            database, signer, observer="Device/vigie", base_url=bases[0], base_urls=bases, platform=settings.platform,
-            published=settings.data / "checkpoints.txt", clock=clock, ids=new_id)
+            database,
+            signer,
+            observer="Device/vigie",
+            base_url=bases[0],
+            base_urls=bases,
+            platform=settings.platform,
+            published=settings.data / "checkpoints.txt",
+            clock=clock,
+            ids=new_id,
+        )
         authority = Authority(
-            database, trail=ledger, platform=settings.platform, origins=settings.bases, clock=clock,
-            token_lifetime_s=settings.token_lifetime_s, trusted_proxies=settings.trusted_proxies)
+            database,
+            trail=ledger,
+            platform=settings.platform,
+            origins=settings.bases,
+            clock=clock,
+            token_lifetime_s=settings.token_lifetime_s,
+            trusted_proxies=settings.trusted_proxies,
+        )
         store = Store(
-            database, permit=authority.permit, trail=ledger, clock=clock, ids=new_id, platform=settings.platform,
-            base_urls=bases, references="lenient" if settings.references == "lenient" else "strict",
-            page_key=settings.key("pages"))
+            database,
+            permit=authority.permit,
+            trail=ledger,
+            clock=clock,
+            ids=new_id,
+            platform=settings.platform,
+            base_urls=bases,
+            references="lenient" if settings.references == "lenient" else "strict",
+            page_key=settings.key("pages"),
+        )
         workflow = Workflow(platform=settings.platform, zone=settings.report_zone)
         imaging = Imaging(store, objects, public_bases=settings.bases)
         subscriptions = Subscriptions(
-            store, authority.caller_of,
+            store,
+            authority.caller_of,
             SubscriptionSettings(settings.key("webhooks"), bases[0], _endpoint_policy(settings)),
-            clock=clock)
+            clock=clock,
+        )
         # Order matters: the workflow completes a write before its outbox row is made.
         store.observers += [*authority.observers, *workflow.observers, imaging.observer, subscriptions.observer]
-        return Services(settings, database, objects, ledger, authority, store, imaging, subscriptions, workflow, clock, new_id)
+        return Services(
+            settings, database, objects, ledger, authority, store, imaging, subscriptions, workflow, clock, new_id
+        )
 
     @property
     def loops(self) -> Sequence[Loop]:
         """What the background process turns."""
-        return [self.ledger.loop(), *self.authority.loops, *self.imaging.loops, *self.subscriptions.loops,
-                *self.workflow.loops(self.store), *self.store.loops]
+        return [
+            self.ledger.loop(),
+            *self.authority.loops,
+            *self.imaging.loops,
+            *self.subscriptions.loops,
+            *self.workflow.loops(self.store),
+            *self.store.loops,
+        ]
 
     def base(self) -> str:
         """The public base that the client of this request used, out of the configured ones; else the first."""
@@ -95,8 +127,13 @@ class Services:
     def parse(self, type_name: str | None, parameters: Sequence[tuple[str, str]], *, lenient: bool = False) -> Query:
         """Search parameters as a Query, with this deployment's bases, zone and clock."""
         return search.parse(
-            type_name, parameters, lenient=lenient, base_urls=self.fhir_bases, zone=ZoneInfo(self.settings.zone),
-            now=self.clock())
+            type_name,
+            parameters,
+            lenient=lenient,
+            base_urls=self.fhir_bases,
+            zone=ZoneInfo(self.settings.zone),
+            now=self.clock(),
+        )
 
     @property
     def fhir_bases(self) -> tuple[str, ...]:
@@ -124,7 +161,8 @@ class Services:
     @property
     def _verifier(self) -> checkpoint.Verifier:
         return checkpoint.load_or_create(
-            self.settings.data / "keys" / "audit-checkpoint", f"vigie/{self.settings.platform}").verifier
+            self.settings.data / "keys" / "audit-checkpoint", f"vigie/{self.settings.platform}"
+        ).verifier
 
     def readiness(self) -> Mapping[str, Callable[[], None]]:
         """Name → check; a check raises where the server cannot serve."""

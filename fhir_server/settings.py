@@ -161,12 +161,14 @@ class Settings:
             if text is not None:
                 given[field.name] = text
         given.update({name: value for name, value in (overrides or {}).items() if value is not None})
-        if given.get("demo"):
+        if given.get("demo") in (True, "1", "true"):
             given.setdefault("endpoints_on_loopback", True)
         try:
             values = _SettingsSchema().load(given)
         except ValidationError as error:
-            problems = "; ".join(f"{name}: {' '.join(map(str, text))}" for name, text in error.normalized_messages().items())
+            problems = "; ".join(
+                f"{name}: {' '.join(map(str, text))}" for name, text in dict(error.messages_dict).items()
+            )
             raise SettingsError(problems) from error
         return dataclasses.replace(Settings(), **values)
 

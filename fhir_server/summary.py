@@ -35,7 +35,9 @@ def wanted(parameters: Sequence[tuple[str, str]]) -> Subset | None:
         if not elements:
             return None
     if elements:
-        names = frozenset(name.strip().split(".")[-1] for value in elements for name in value.split(",") if name.strip())
+        names = frozenset(
+            name.strip().split(".")[-1] for value in elements for name in value.split(",") if name.strip()
+        )
         return Subset("elements", names) if names else None
     return None
 
@@ -45,9 +47,7 @@ def subset(content: bytes, wanted_subset: Subset) -> bytes:
     resource = jsontext.parse(content)
     type_name = resource["resourceType"]
     kept = _kept(type_name, wanted_subset)
-    reduced: Json = {
-        name: value for name, value in resource.items() if name in _ALWAYS or _root(name, kept) in kept
-    }
+    reduced: Json = {name: value for name, value in resource.items() if name in _ALWAYS or _root(name, kept) in kept}
     meta = dict(reduced.get("meta") or {})
     meta["tag"] = [*meta.get("tag", ()), _SUBSETTED]
     reduced["meta"] = meta
@@ -59,7 +59,7 @@ def _root(name: str, kept: frozenset[str]) -> str:
     bare = name.removeprefix("_")
     if bare in kept:
         return bare
-    return next((element for element in kept if bare.startswith(element) and bare[len(element):][:1].isupper()), bare)
+    return next((element for element in kept if bare.startswith(element) and bare[len(element) :][:1].isupper()), bare)
 
 
 def _kept(type_name: str, wanted_subset: Subset) -> frozenset[str]:

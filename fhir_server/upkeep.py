@@ -57,8 +57,10 @@ def backup(settings: Settings, destination: Path) -> int:
     destination.mkdir(parents=True, exist_ok=True, mode=0o700)
     url = make_url(settings.database_url)
     if url.get_backend_name() == "sqlite":
-        with closing(sqlite3.connect(f"file:{url.database}?mode=ro", uri=True)) as source, \
-                closing(sqlite3.connect(destination / "vigie.db")) as copy:
+        with (
+            closing(sqlite3.connect(f"file:{url.database}?mode=ro", uri=True)) as source,
+            closing(sqlite3.connect(destination / "vigie.db")) as copy,
+        ):
             source.backup(copy)
     else:
         if not _postgres(["pg_dump", "--format=custom", f"--file={destination / 'vigie.pgdump'}", _libpq(settings)]):
@@ -80,8 +82,9 @@ def restore(settings: Settings, source: Path) -> int:
             return 1
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         shutil.copy2(source / "vigie.db", target)
-    elif not _postgres(["pg_restore", "--no-owner", "--exit-on-error", f"--dbname={_libpq(settings)}",
-                        str(source / "vigie.pgdump")]):
+    elif not _postgres(
+        ["pg_restore", "--no-owner", "--exit-on-error", f"--dbname={_libpq(settings)}", str(source / "vigie.pgdump")]
+    ):
         return 1
     for folder, name in ((settings.objects_folder, "objects"), (settings.data / "keys", "keys")):
         if (source / name).is_dir():

@@ -127,8 +127,9 @@ class Gone(FhirError):
     status = 410
     code = "deleted"
 
-    def __init__(self, diagnostics: str = "The resource was deleted", *, version: int | None = None,
-                 **kwargs: Any) -> None:
+    def __init__(
+        self, diagnostics: str = "The resource was deleted", *, version: int | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(diagnostics, **kwargs)
         self.version = version
 

@@ -26,7 +26,7 @@ EVERYONE = "*"
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks. Made by `auth.guard` (a token), `dicomweb.dimse` (an AE title) or `Caller.system`; never by a payload."""
+    """Who asks. Made by `auth.guard` (a token), `dicomweb.dimse` (an AE title) or `Caller.system`, never a payload."""
 
     client_id: str
     organization: str
@@ -74,7 +74,7 @@ class Interaction(StrEnum):
     DICOM_RETRIEVE = "dicom-retrieve"
     DICOM_STORE = "dicom-store"
     NOTIFY = "notify"
-    TOKEN = "token"
+    TOKEN = "token"  # noqa: S105 - the name of an interaction
     REVOKE = "revoke"
     INTROSPECT = "introspect"
     ADMIN = "admin"

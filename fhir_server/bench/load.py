@@ -34,12 +34,24 @@ class Measured:
         return 1000 * ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))] if ordered else 0.0
 
     def json(self) -> dict[str, object]:
-        return {"per_second": round(self.per_second, 1), "p50_ms": round(self.percentile_ms(50), 2),
-                "p99_ms": round(self.percentile_ms(99), 2), "statuses": dict(sorted(self.statuses.items()))}
+        return {
+            "per_second": round(self.per_second, 1),
+            "p50_ms": round(self.percentile_ms(50), 2),
+            "p99_ms": round(self.percentile_ms(99), 2),
+            "statuses": dict(sorted(self.statuses.items())),
+        }
 
 
-def request(method: str, path: str, host: str, *, token: str | None = None, body: bytes = b"",
-            content_type: str = "application/fhir+json", accept: str = "*/*") -> bytes:
+def request(
+    method: str,
+    path: str,
+    host: str,
+    *,
+    token: str | None = None,
+    body: bytes = b"",
+    content_type: str = "application/fhir+json",
+    accept: str = "*/*",
+) -> bytes:
     """One HTTP/1.1 request as bytes."""
     lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", f"Accept: {accept}"]
     if token:
@@ -134,7 +146,7 @@ class Connection:
         return int(head[9:12])
 
     def _chunks(self) -> bytes:
-        pieces = []
+        pieces: list[bytes] = []
         while True:
             while b"\r\n" not in self._buffer:
                 self._more()

@@ -36,9 +36,15 @@ _EVENTS_PER_SECOND = 20
 def quick(*, seconds: float, resources: int, out: Path | None, database: str | None) -> int:
     """Measure, print, and write the raw figures to `out`."""
     with tempfile.TemporaryDirectory(prefix="vigie-bench-") as folder:
-        settings = Settings.load({
-            "data": Path(folder), "port": _free_port(), "dimse_port": _free_port(), "demo": True, "database": database,
-        }).checked()
+        settings = Settings.load(
+            {
+                "data": Path(folder),
+                "port": _free_port(),
+                "dimse_port": _free_port(),
+                "demo": True,
+                "database": database,
+            }
+        ).checked()
         upkeep.upgrade(settings)
         seed.seed(settings)
         supervisor = Supervisor(serving.children(settings, "fhir_server.bench.site:app"))
@@ -70,7 +76,8 @@ class _Bench:
         for one in clients.demo_clients(self.settings):
             if one["role"] in ("hospital-a", "viewer"):
                 self.tokens[one["role"]] = clients.fetch_token(
-                    f"{self.settings.bases[0]}/oauth/token", one["client_id"], one["private_key"], one["scope"])
+                    f"{self.settings.bases[0]}/oauth/token", one["client_id"], one["private_key"], one["scope"]
+                )
 
     def run(self) -> Json:
         measured: dict[str, Measured] = {}
@@ -80,18 +87,33 @@ class _Bench:
         measured["bare Flask route"] = self.load(lambda n: request("GET", "/bare/read", self.host))
         measured["read"] = self.load(lambda n: self.get(f"/fhir/{patients[n % len(patients)]}"))
         measured["bare Flask route again"] = self.load(lambda n: request("GET", "/bare/read", self.host))
-        measured["search"] = self.load(lambda n: self.get(
-            f"/fhir/ServiceRequest?patient={patients[n % len(patients)]}&status=active&_sort=-authored&_count=20"))
+        measured["search"] = self.load(
+            lambda n: self.get(
+                f"/fhir/ServiceRequest?patient={patients[n % len(patients)]}&status=active&_sort=-authored&_count=20"
+            )
+        )
         self.renew()
-        measured["create"] = self.load(lambda n: self.post("/fhir/ServiceRequest", _plain_order(patients[n % len(patients)], n)))
-        measured["transaction of 50"] = self.load(lambda n: self.post("/fhir", _bundle(
-            [_plain_order(patients[(n + i) % len(patients)], i) for i in range(50)])), connections=2)
+        measured["create"] = self.load(
+            lambda n: self.post("/fhir/ServiceRequest", _plain_order(patients[n % len(patients)], n))
+        )
+        measured["transaction of 50"] = self.load(
+            lambda n: self.post(
+                "/fhir", _bundle([_plain_order(patients[(n + i) % len(patients)], i) for i in range(50)])
+            ),
+            connections=2,
+        )
         self.renew()
         stow, frame_url = self.images()
         measured["STOW-RS (10 instances a request)"] = stow
-        measured["frame"] = self.load(lambda n: request(
-            "GET", frame_url, self.host, token=self.tokens["viewer"],
-            accept='multipart/related; type="application/octet-stream"; transfer-syntax=*'))
+        measured["frame"] = self.load(
+            lambda n: request(
+                "GET",
+                frame_url,
+                self.host,
+                token=self.tokens["viewer"],
+                accept='multipart/related; type="application/octet-stream"; transfer-syntax=*',
+            )
+        )
         self.renew()
         latencies = self.notifications(patients)
         return self.figures(measured, latencies)
@@ -101,13 +123,19 @@ class _Bench:
         ordered = sorted(latencies_s)
 
         def at(percent: float) -> float:
-            return round(1000 * ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))], 1) if ordered else -1.0
+            return (
+                round(1000 * ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))], 1) if ordered else -1.0
+            )
 
         return {
             "database": "sqlite" if "sqlite" in self.settings.database_url else "postgresql",
-            "at": datetime.now(UTC).isoformat(timespec="seconds"), "python": platform.python_version(),
-            "cores": os.cpu_count(), "seconds": self.seconds, "resources": self.resources,
-            "workers": self.settings.workers, "threads": self.settings.threads,
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "python": platform.python_version(),
+            "cores": os.cpu_count(),
+            "seconds": self.seconds,
+            "resources": self.resources,
+            "workers": self.settings.workers,
+            "threads": self.settings.threads,
             "measured": {name: one.json() for name, one in measured.items()},
             "read_to_bare": round(measured["read"].per_second / bare, 3) if bare else 0,
             "resources_per_second_in_transactions": round(measured["transaction of 50"].per_second * 50, 1),
@@ -122,8 +150,11 @@ class _Bench:
         made = json.loads(self.ask("POST", "/fhir", _bundle([_patient(i) for i in range(_PATIENTS)])))
         patients = ["/".join(e["response"]["location"].split("/fhir/")[1].split("/")[:2]) for e in made["entry"]]
         for start in range(0, self.resources - _PATIENTS, _CHUNK):
-            self.ask("POST", "/fhir", _bundle(
-                [_plain_order(patients[(start + i) % _PATIENTS], start + i) for i in range(_CHUNK)]))
+            self.ask(
+                "POST",
+                "/fhir",
+                _bundle([_plain_order(patients[(start + i) % _PATIENTS], start + i) for i in range(_CHUNK)]),
+            )
         return patients
 
     def images(self) -> tuple[Measured, str]:
@@ -133,11 +164,23 @@ class _Bench:
         def body(n: int) -> bytes:
             series = list(phantom.series(accession=None, patient_id=f"B-{n}", patient_name="BENCH^B", slices=10))
             parts = b"".join(
-                b"--" + boundary.encode() + b"\r\nContent-Type: application/dicom\r\n\r\n" + one + b"\r\n" for one in series)
+                b"--" + boundary.encode() + b"\r\nContent-Type: application/dicom\r\n\r\n" + one + b"\r\n"
+                for one in series
+            )
             return parts + b"--" + boundary.encode() + b"--\r\n"
 
-        prepared = [request("POST", "/dicom-web/studies", self.host, token=self.tokens["hospital-a"], body=body(n),
-                            content_type=kind, accept="application/dicom+json") for n in range(max(8, int(self.seconds * 30)))]
+        prepared = [
+            request(
+                "POST",
+                "/dicom-web/studies",
+                self.host,
+                token=self.tokens["hospital-a"],
+                body=body(n),
+                content_type=kind,
+                accept="application/dicom+json",
+            )
+            for n in range(max(8, int(self.seconds * 30)))
+        ]
         used = iter(prepared)
         taking = threading.Lock()
 
@@ -146,7 +189,9 @@ class _Bench:
                 return next(used, prepared[-1])
 
         stow = self.load(take, connections=2)
-        found = json.loads(self.ask("GET", "/dicom-web/instances?limit=1", accept="application/dicom+json", role="viewer"))[0]
+        found = json.loads(
+            self.ask("GET", "/dicom-web/instances?limit=1", accept="application/dicom+json", role="viewer")
+        )[0]
         study, series, instance = (found[tag]["Value"][0] for tag in ("0020000D", "0020000E", "00080018"))
         return stow, f"/dicom-web/studies/{study}/series/{series}/instances/{instance}/frames/1"
 
@@ -155,11 +200,17 @@ class _Bench:
         endpoint = Endpoint()
         arrived: dict[str, float] = {}
         seen = 0
-        self.ask("POST", "/fhir/Subscription", {
-            "resourceType": "Subscription", "status": "requested", "reason": "bench",
-            "criteria": _topic("order-status"),
-            "channel": {"type": "rest-hook", "endpoint": endpoint.url, "payload": "application/fhir+json"},
-        })
+        self.ask(
+            "POST",
+            "/fhir/Subscription",
+            {
+                "resourceType": "Subscription",
+                "status": "requested",
+                "reason": "bench",
+                "criteria": _topic("order-status"),
+                "channel": {"type": "rest-hook", "endpoint": endpoint.url, "payload": "application/fhir+json"},
+            },
+        )
         endpoint.wait_for(lambda n: n.kind == "handshake", 10)
         time.sleep(1)
         stop = threading.Event()
@@ -200,11 +251,21 @@ class _Bench:
     def post(self, path: str, body: Json) -> bytes:
         return request("POST", path, self.host, token=self.tokens["hospital-a"], body=json.dumps(body).encode())
 
-    def ask(self, method: str, path: str, body: Json | None = None, *, accept: str = "*/*", role: str = "hospital-a") -> bytes:
+    def ask(
+        self, method: str, path: str, body: Json | None = None, *, accept: str = "*/*", role: str = "hospital-a"
+    ) -> bytes:
         connection = Connection("127.0.0.1", self.settings.port)
         try:
-            status = connection.ask(request(method, path, self.host, token=self.tokens[role], accept=accept,
-                                            body=json.dumps(body).encode() if body is not None else b""))
+            status = connection.ask(
+                request(
+                    method,
+                    path,
+                    self.host,
+                    token=self.tokens[role],
+                    accept=accept,
+                    body=json.dumps(body).encode() if body is not None else b"",
+                )
+            )
             if not 200 <= status < 300:
                 raise click.ClickException(f"{method} {path.partition('?')[0]} answered {status}")
             return connection.body
@@ -219,31 +280,53 @@ def _topic(name: str) -> str:
 
 
 def _patient(n: int) -> Json:
-    return {"resourceType": "Patient", "identifier": [{"system": "urn:oid:1.2.250.1.999.9.1", "value": f"bench-{uuid.uuid4()}"}],
-            "name": [{"family": f"BENCH{n}", "given": ["Anne", "Marie"]}], "gender": "female", "birthDate": f"19{n % 90 + 10}-03-01"}
+    return {
+        "resourceType": "Patient",
+        "identifier": [{"system": "urn:oid:1.2.250.1.999.9.1", "value": f"bench-{uuid.uuid4()}"}],
+        "name": [{"family": f"BENCH{n}", "given": ["Anne", "Marie"]}],
+        "gender": "female",
+        "birthDate": f"19{n % 90 + 10}-03-01",
+    }
 
 
 def _plain_order(patient: str, n: int) -> Json:
     """An order outside imaging: a create alone, without the workflow's derived tasks."""
     return {
-        "resourceType": "ServiceRequest", "status": "active" if n % 3 else "completed", "intent": "order", "priority": "urgent",
+        "resourceType": "ServiceRequest",
+        "status": "active" if n % 3 else "completed",
+        "intent": "order",
+        "priority": "urgent",
         "identifier": [{"system": "urn:oid:1.2.250.1.999.9.2", "value": str(uuid.uuid4())}],
         "code": {"coding": [{"system": LOINC, "code": "58410-2", "display": "CBC panel"}]},
-        "subject": {"reference": patient}, "authoredOn": f"2026-{n % 12 + 1:02}-{n % 28 + 1:02}T{n % 24:02}:00:00+01:00",
-        "reasonCode": [{"text": "bench"}], "note": [{"text": "Texte d'une longueur ordinaire pour une demande."}],
+        "subject": {"reference": patient},
+        "authoredOn": f"2026-{n % 12 + 1:02}-{n % 28 + 1:02}T{n % 24:02}:00:00+01:00",
+        "reasonCode": [{"text": "bench"}],
+        "note": [{"text": "Texte d'une longueur ordinaire pour une demande."}],
     }
 
 
 def _imaging_order(patient: str) -> Json:
-    return {**_plain_order(patient, 1), "priority": "stat",
-            "category": [{"coding": [{"system": SNOMED, "code": "363679005"}]}],
-            "code": {"coding": [{"system": LOINC, "code": "24725-4"}]}}
+    return {
+        **_plain_order(patient, 1),
+        "priority": "stat",
+        "category": [{"coding": [{"system": SNOMED, "code": "363679005"}]}],
+        "code": {"coding": [{"system": LOINC, "code": "24725-4"}]},
+    }
 
 
 def _bundle(resources: list[Json]) -> Json:
-    return {"resourceType": "Bundle", "type": "transaction", "entry": [
-        {"fullUrl": f"urn:uuid:{uuid.uuid4()}", "resource": one, "request": {"method": "POST", "url": one["resourceType"]}}
-        for one in resources]}
+    return {
+        "resourceType": "Bundle",
+        "type": "transaction",
+        "entry": [
+            {
+                "fullUrl": f"urn:uuid:{uuid.uuid4()}",
+                "resource": one,
+                "request": {"method": "POST", "url": one["resourceType"]},
+            }
+            for one in resources
+        ],
+    }
 
 
 def _free_port() -> int:
@@ -254,10 +337,15 @@ def _free_port() -> int:
 
 
 def _print(figures: Json) -> None:
-    click.echo(f"{figures['database']}, {figures['cores']} cores, {figures['workers']} workers × {figures['threads']} threads, "
-               f"{figures['resources']} resources, audit on")
+    click.echo(
+        f"{figures['database']}, {figures['cores']} cores, {figures['workers']} workers × {figures['threads']} threads,"
+        f" {figures['resources']} resources, audit on"
+    )
     for name, one in figures["measured"].items():
-        click.echo(f"  {name:36} {one['per_second']:9.1f}/s   p50 {one['p50_ms']:7.2f} ms   p99 {one['p99_ms']:7.2f} ms   {one['statuses']}")
+        click.echo(
+            f"  {name:36} {one['per_second']:9.1f}/s   p50 {one['p50_ms']:7.2f} ms   p99 {one['p99_ms']:7.2f} ms"
+            f"   {one['statuses']}"
+        )
     click.echo(f"  audited read / bare route            {figures['read_to_bare']:.2f}")
     click.echo(f"  resources/s in transactions          {figures['resources_per_second_in_transactions']:.0f}")
     click.echo(f"  STOW-RS instances/s                  {figures['instances_per_second_by_stow']:.0f}")

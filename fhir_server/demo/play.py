@@ -1,7 +1,7 @@
 """`./vigie demo`: one emergency, from order to delivered report, played with real clients against a running server.
 
-fhirpy is the hospital's EHR, pynetdicom its scanner, dicomweb-client the viewer, an HTTP receiver its endpoint. Each step
-says what was called, what was answered and how long it took; the first thing that is not so ends the play.
+fhirpy is the hospital's EHR, pynetdicom its scanner, dicomweb-client the viewer, an HTTP receiver its endpoint. Each
+step says what was called, what was answered and how long it took; the first thing that is not so ends the play.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from fhir_server.demo import modality, world
 from fhir_server.demo.hospital import Endpoint
 from fhir_server.settings import Settings
 from resources.codes import LOINC, SNOMED, TELERADIOLOGY_TASK, V2_0203
-from subscriptions.terms import CONTENT as PAYLOAD_CONTENT_URL
+from subscriptions.terms import PAYLOAD_CONTENT
 from subscriptions.topics import REPORT_SIGNED
 
 Json = dict[str, Any]
@@ -101,24 +101,41 @@ class Play:
         with self.step("token: client_credentials with private_key_jwt, one per client") as say:
             for role, one in self.described.items():
                 self.tokens[role] = clients.fetch_token(
-                    f"{self.base}/oauth/token", one["client_id"], one["private_key"], one["scope"])
+                    f"{self.base}/oauth/token", one["client_id"], one["private_key"], one["scope"]
+                )
             say(f"200, {len(self.tokens)} opaque tokens")
 
     def _subscribe(self) -> None:
         with self.step("POST Subscription (topic report-signed, rest-hook) → handshake → active") as say:
-            self.subscription = self.ask("hospital-a", "POST", "Subscription", 201, {
-                "resourceType": "Subscription", "status": "requested", "reason": "Comptes rendus signés",
-                "criteria": REPORT_SIGNED,
-                "channel": {
-                    "type": "rest-hook", "endpoint": self.endpoint.url, "payload": "application/fhir+json",
-                    "_payload": {"extension": [{"url": PAYLOAD_CONTENT_URL, "valueCode": "id-only"}]},
-                    "header": ["Authorization: Bearer demo-hospital"],
+            self.subscription = self.ask(
+                "hospital-a",
+                "POST",
+                "Subscription",
+                201,
+                {
+                    "resourceType": "Subscription",
+                    "status": "requested",
+                    "reason": "Comptes rendus signés",
+                    "criteria": REPORT_SIGNED,
+                    "channel": {
+                        "type": "rest-hook",
+                        "endpoint": self.endpoint.url,
+                        "payload": "application/fhir+json",
+                        "_payload": {"extension": [{"url": PAYLOAD_CONTENT, "valueCode": "id-only"}]},
+                        "header": ["Authorization: Bearer demo-hospital"],
+                    },
                 },
-            })
-            handshake = self.endpoint.wait_for(lambda n: n.kind == "handshake" and self._is_ours(n), _DELIVERED_WITHIN_S)
+            )
+            handshake = self.endpoint.wait_for(
+                lambda n: n.kind == "handshake" and self._is_ours(n), _DELIVERED_WITHIN_S
+            )
             self.so(handshake is not None, "the handshake arrives at the hospital's endpoint")
-            self.until(lambda: self.ask("hospital-a", "GET", f"Subscription/{self.subscription['id']}", 200)["status"]
-                       == "active", "the subscription becomes active")
+            self.until(
+                lambda: (
+                    self.ask("hospital-a", "GET", f"Subscription/{self.subscription['id']}", 200)["status"] == "active"
+                ),
+                "the subscription becomes active",
+            )
             say("201, handshake received, active")
 
     def _order(self) -> None:
@@ -128,11 +145,14 @@ class Play:
             statuses = [entry["response"]["status"][:3] for entry in self.order_answer]
             self.so(statuses == ["201"] * 3, f"three resources are created (answered {statuses})")
             self.patient, self.encounter, self.order = (
-                "/".join(entry["response"]["location"].split("/fhir/")[1].split("/")[:2]) for entry in self.order_answer)
+                "/".join(entry["response"]["location"].split("/fhir/")[1].split("/")[:2]) for entry in self.order_answer
+            )
             order = self.ask("hospital-a", "GET", self.order, 200)
             self.accession = next(
-                one["value"] for one in order["identifier"]
-                if any(c.get("code") == "ACSN" for c in one.get("type", {}).get("coding", [])))
+                one["value"]
+                for one in order["identifier"]
+                if any(c.get("code") == "ACSN" for c in one.get("type", {}).get("coding", []))
+            )
             say(f"{', '.join(statuses)}; {self.order}, accession number {self.accession}")
 
     def _retry(self) -> None:
@@ -149,25 +169,50 @@ class Play:
         with self.step("regulator: takes the request, writes the protocol, accepts") as say:
             task = self.task("regulator", "regulate")
             task = self.put("regulator", {**task, "status": "in-progress"})
-            protocol = self.ask("regulator", "POST", "ServiceRequest", 201, {
-                "resourceType": "ServiceRequest", "status": "active", "intent": "filler-order",
-                "basedOn": [{"reference": self.order}], "subject": {"reference": self.patient}, "priority": "stat",
-                "category": [{"coding": [{"system": SNOMED, "code": "363679005"}]}],
-                "code": {"coding": [{"system": LOINC, "code": "24725-4"}], "text": "TDM crâne sans injection"},
-                "note": [{"text": "Acquisition sans injection, coupes fines, fenêtre parenchymateuse."}],
-            })
-            self.put("regulator", {**task, "status": "completed", "output": [{
-                "type": {"text": "protocole"},
-                "valueReference": {"reference": f"ServiceRequest/{protocol['id']}"}}]})
+            protocol = self.ask(
+                "regulator",
+                "POST",
+                "ServiceRequest",
+                201,
+                {
+                    "resourceType": "ServiceRequest",
+                    "status": "active",
+                    "intent": "filler-order",
+                    "basedOn": [{"reference": self.order}],
+                    "subject": {"reference": self.patient},
+                    "priority": "stat",
+                    "category": [{"coding": [{"system": SNOMED, "code": "363679005"}]}],
+                    "code": {"coding": [{"system": LOINC, "code": "24725-4"}], "text": "TDM crâne sans injection"},
+                    "note": [{"text": "Acquisition sans injection, coupes fines, fenêtre parenchymateuse."}],
+                },
+            )
+            self.put(
+                "regulator",
+                {
+                    **task,
+                    "status": "completed",
+                    "output": [
+                        {
+                            "type": {"text": "protocole"},
+                            "valueReference": {"reference": f"ServiceRequest/{protocol['id']}"},
+                        }
+                    ],
+                },
+            )
             root = self.task("hospital-a", "order")
             self.so(root["status"] == "accepted", f"the hospital sees its request accepted (is {root['status']})")
             say(f"201, 200; protocol ServiceRequest/{protocol['id']}; the hospital sees: accepted")
 
     def _acquire(self) -> None:
         with self.step("scanner: C-STORE of the phantom series (pynetdicom)") as say:
-            self.instances = list(phantom.series(
-                accession=self.accession, patient_id=self.bundle["entry"][0]["resource"]["identifier"][0]["value"],
-                patient_name="DUPOND^CLAIRE", birth_date="19610214"))
+            self.instances = list(
+                phantom.series(
+                    accession=self.accession,
+                    patient_id=self.bundle["entry"][0]["resource"]["identifier"][0]["value"],
+                    patient_name="DUPOND^CLAIRE",
+                    birth_date="19610214",
+                )
+            )
             statuses = modality.send(self.instances, self.settings.host, self.settings.dimse_port, "HOPITAL_A")
             self.so(set(statuses) == {0}, "every C-STORE answers 0x0000")
             say(f"{len(statuses)} × 0x0000")
@@ -184,8 +229,10 @@ class Play:
             self.study = found[0]
             self.study_uid = self.study["identifier"][0]["value"].removeprefix("urn:oid:")
             self.so(self.study["subject"]["reference"] == self.patient, "the study is the ordered patient's")
-            say(f"ImagingStudy/{self.study['id']}, version {self.study['meta']['versionId']}, "
-                f"{self.study['numberOfInstances']} instances")
+            say(
+                f"ImagingStudy/{self.study['id']}, version {self.study['meta']['versionId']}, "
+                f"{self.study['numberOfInstances']} instances"
+            )
 
     def _view(self) -> None:
         with self.step("viewer: QIDO-RS, metadata, frames (dicomweb-client)") as say:
@@ -210,23 +257,36 @@ class Play:
             task = self.task("radiologist", "read")
             self.so(task["status"] == "ready", f"the reading is ready (is {task['status']})")
             self.reading = self.put("radiologist", {**task, "status": "in-progress"})
-            late = self.http.put(f"{self.fhir}/Task/{task['id']}", json={**task, "status": "in-progress"},
-                                 headers=self.headers("radiologist") | {"If-Match": f'W/"{task["meta"]["versionId"]}"'})
+            late = self.http.put(
+                f"{self.fhir}/Task/{task['id']}",
+                json={**task, "status": "in-progress"},
+                headers=self.headers("radiologist") | {"If-Match": f'W/"{task["meta"]["versionId"]}"'},
+            )
             self.so(late.status_code == 412, f"a second claim on the old version answers 412 (was {late.status_code})")
             say(f"200, owner {self.reading['owner']['reference']}; second claim 412")
 
     def _draft(self) -> None:
         with self.step("radiologist: writes; the draft stays invisible to the hospital") as say:
-            self.report = self.ask("radiologist", "POST", "DiagnosticReport", 201, {
-                "resourceType": "DiagnosticReport", "status": "preliminary",
-                "basedOn": [{"reference": self.order}], "subject": {"reference": self.patient},
-                "category": [{"coding": [{"system": LOINC, "code": "LP29684-5"}]}],
-                "code": {"coding": [{"system": LOINC, "code": "24725-4"}], "text": "TDM crâne sans injection"},
-                "effectiveDateTime": self.study.get("started"),
-                "imagingStudy": [{"reference": f"ImagingStudy/{self.study['id']}"}],
-                "conclusion": "Hyperdensité spontanée intraparenchymateuse : hématome intracérébral.",
-            })
-            hidden = self.http.get(f"{self.fhir}/DiagnosticReport/{self.report['id']}", headers=self.headers("hospital-a"))
+            self.report = self.ask(
+                "radiologist",
+                "POST",
+                "DiagnosticReport",
+                201,
+                {
+                    "resourceType": "DiagnosticReport",
+                    "status": "preliminary",
+                    "basedOn": [{"reference": self.order}],
+                    "subject": {"reference": self.patient},
+                    "category": [{"coding": [{"system": LOINC, "code": "LP29684-5"}]}],
+                    "code": {"coding": [{"system": LOINC, "code": "24725-4"}], "text": "TDM crâne sans injection"},
+                    "effectiveDateTime": self.study.get("started"),
+                    "imagingStudy": [{"reference": f"ImagingStudy/{self.study['id']}"}],
+                    "conclusion": "Hyperdensité spontanée intraparenchymateuse : hématome intracérébral.",
+                },
+            )
+            hidden = self.http.get(
+                f"{self.fhir}/DiagnosticReport/{self.report['id']}", headers=self.headers("hospital-a")
+            )
             self.so(hidden.status_code == 404, f"the hospital does not see the draft (was {hidden.status_code})")
             say("201 preliminary; hospital: 404")
 
@@ -236,8 +296,10 @@ class Play:
             self.report = self.put("radiologist", {**self.report, "status": "final"})
             self.so(self.report["status"] == "final" and bool(self.report.get("presentedForm")), "the PDF is attached")
             refused = self.http.put(
-                f"{self.fhir}/DiagnosticReport/{self.report['id']}", json={**self.report, "conclusion": "Autre."},
-                headers=self.headers("radiologist") | {"If-Match": f'W/"{self.report["meta"]["versionId"]}"'})
+                f"{self.fhir}/DiagnosticReport/{self.report['id']}",
+                json={**self.report, "conclusion": "Autre."},
+                headers=self.headers("radiologist") | {"If-Match": f'W/"{self.report["meta"]["versionId"]}"'},
+            )
             self.so(refused.status_code == 422, f"a signed report is not altered in place (was {refused.status_code})")
             root = self.task("hospital-a", "order")
             self.so(root["status"] == "completed", f"the request is completed (is {root['status']})")
@@ -247,23 +309,27 @@ class Play:
         with self.step("hospital endpoint: has the notification") as say:
             reference = f"DiagnosticReport/{self.report['id']}"
             event = self.endpoint.wait_for(
-                lambda n: n.kind == "event-notification" and (n.focus() or "").endswith(reference), _DELIVERED_WITHIN_S)
+                lambda n: n.kind == "event-notification" and (n.focus() or "").endswith(reference), _DELIVERED_WITHIN_S
+            )
             self.so(event is not None, "the notification of the signed report arrives")
             if event is None:
                 return
             self.so("webhook-signature" in event.headers, "it is signed (Standard Webhooks)")
             self.so(event.headers.get("authorization") == "Bearer demo-hospital", "it bears the channel's header")
             number = event.parameters().get("events-since-subscription-start")
-            say(f"event {number}, {event.headers['webhook-id']}, "
-                f"{(time.perf_counter() - self.signed_at) * 1000:.0f} ms after the signature was asked for")
+            say(
+                f"event {number}, {event.headers['webhook-id']}, "
+                f"{(time.perf_counter() - self.signed_at) * 1000:.0f} ms after the signature was asked for"
+            )
 
     def _pull(self) -> None:
         with self.step("hospital: pulls the report and its PDF") as say:
             report = self.ask("hospital-a", "GET", f"DiagnosticReport/{self.report['id']}", 200)
             form = report["presentedForm"][0]
             self.binary = form["url"].split("/fhir/")[-1]
-            answer = self.http.get(f"{self.fhir}/{self.binary}",
-                                   headers=self.headers("hospital-a") | {"Accept": "application/pdf"})
+            answer = self.http.get(
+                f"{self.fhir}/{self.binary}", headers=self.headers("hospital-a") | {"Accept": "application/pdf"}
+            )
             self.so(answer.status_code == 200 and answer.content.startswith(b"%PDF"), "the PDF is served")
             digest = base64.b64encode(hashlib.sha1(answer.content, usedforsecurity=False).digest()).decode()
             self.so(form.get("hash") == digest, "its hash is the one in the report")
@@ -271,16 +337,26 @@ class Play:
 
     def _other_hospital(self) -> None:
         with self.step("the other hospital: 404 on all of it") as say:
-            paths = [self.patient, self.encounter, self.order, f"ImagingStudy/{self.study['id']}",
-                     f"DiagnosticReport/{self.report['id']}", f"Task/{self.reading['id']}", self.binary,
-                     f"Subscription/{self.subscription['id']}", f"{self.order}/_history/1"]
+            paths = [
+                self.patient,
+                self.encounter,
+                self.order,
+                f"ImagingStudy/{self.study['id']}",
+                f"DiagnosticReport/{self.report['id']}",
+                f"Task/{self.reading['id']}",
+                self.binary,
+                f"Subscription/{self.subscription['id']}",
+                f"{self.order}/_history/1",
+            ]
             urls = [f"{self.fhir}/{path}" for path in paths]
             urls += [f"{self.base}/dicom-web/studies/{self.study_uid}{tail}" for tail in ("", "/metadata", "/series")]
             for url in urls:
                 answer = self.http.get(url, headers=self.headers("hospital-b"))
                 empty = answer.status_code == 204 and url.endswith("/series")
-                self.so(answer.status_code == 404 or empty,
-                        f"{url.removeprefix(self.base)} answers 404 (was {answer.status_code})")
+                self.so(
+                    answer.status_code == 404 or empty,
+                    f"{url.removeprefix(self.base)} answers 404 (was {answer.status_code})",
+                )
             found = self.search("hospital-b", "ServiceRequest", _id=self.order.split("/")[1])
             self.so(not found, "a search by its id finds nothing")
             say(f"{len(urls)} × nothing")
@@ -288,12 +364,17 @@ class Play:
     def _audited(self) -> None:
         with self.step("auditor: finds each step (GET AuditEvent?entity=…)") as say:
             seen: list[str] = []
-            for reference, wanted in ((self.patient, {"C"}), (self.order, {"C", "R"}),
-                                      (f"Task/{self.reading['id']}", {"U"}),
-                                      (f"DiagnosticReport/{self.report['id']}", {"C", "U", "R"})):
+            for reference, wanted in (
+                (self.patient, {"C"}),
+                (self.order, {"C", "R"}),
+                (f"Task/{self.reading['id']}", {"U"}),
+                (f"DiagnosticReport/{self.report['id']}", {"C", "U", "R"}),
+            ):
                 events = self.search("auditor", "AuditEvent", entity=reference, _count="200")
                 actions = {event.get("action") for event in events}
-                self.so(wanted <= actions, f"{reference}: {sorted(wanted)} recorded (found {sorted(map(str, actions))})")
+                self.so(
+                    wanted <= actions, f"{reference}: {sorted(wanted)} recorded (found {sorted(map(str, actions))})"
+                )
                 refused = [event for event in events if event.get("outcome") == "8"]
                 if reference in (self.patient, self.order):
                     self.so(bool(refused), f"the other hospital's attempt on {reference.split('/')[0]} is recorded")
@@ -321,8 +402,15 @@ class Play:
         except NotSo:
             click.echo(f"{self.steps:2}. {title}")
             raise
-        except (httpx2.HTTPError, requests.RequestException, ConnectionError, clients.TokenRefused, KeyError, IndexError,
-                StopIteration) as error:
+        except (
+            httpx2.HTTPError,
+            requests.RequestException,
+            ConnectionError,
+            clients.TokenRefused,
+            KeyError,
+            IndexError,
+            StopIteration,
+        ) as error:
             click.echo(f"{self.steps:2}. {title}")
             raise NotSo(f"{type(error).__name__}: {error}") from error
         click.echo(f"{self.steps:2}. {title}\n      {' '.join(told)}  [{(time.perf_counter() - began) * 1000:.0f} ms]")
@@ -342,27 +430,41 @@ class Play:
 
     def ask(self, role: str, method: str, path: str, status: int, body: Json | None = None) -> Json:
         answer = self.http.request(
-            method, f"{self.fhir}/{path}", json=body,
-            headers=self.headers(role) | ({"Content-Type": "application/fhir+json"} if body else {}))
-        self.so(answer.status_code == status, f"{method} {path} answers {status} (was {answer.status_code}: {answer.text[:300]})")
+            method,
+            f"{self.fhir}/{path}",
+            json=body,
+            headers=self.headers(role) | ({"Content-Type": "application/fhir+json"} if body else {}),
+        )
+        self.so(
+            answer.status_code == status,
+            f"{method} {path} answers {status} (was {answer.status_code}: {answer.text[:300]})",
+        )
         parsed: Json = answer.json()
         return parsed
 
     def put(self, role: str, resource: Json) -> Json:
         path = f"{resource['resourceType']}/{resource['id']}"
         answer = self.http.put(
-            f"{self.fhir}/{path}", json=resource,
-            headers=self.headers(role) | {"If-Match": f'W/"{resource["meta"]["versionId"]}"',
-                                          "Content-Type": "application/fhir+json"})
+            f"{self.fhir}/{path}",
+            json=resource,
+            headers=self.headers(role)
+            | {"If-Match": f'W/"{resource["meta"]["versionId"]}"', "Content-Type": "application/fhir+json"},
+        )
         self.so(answer.status_code == 200, f"PUT {path} answers 200 (was {answer.status_code}: {answer.text[:300]})")
         parsed: Json = answer.json()
         return parsed
 
     def search(self, role: str, type_name: str, **parameters: str) -> list[Json]:
         answer = self.http.get(f"{self.fhir}/{type_name}", params=parameters, headers=self.headers(role))
-        self.so(answer.status_code == 200, f"search of {type_name} answers 200 (was {answer.status_code}: {answer.text[:300]})")
-        return [entry["resource"] for entry in answer.json().get("entry", [])
-                if entry.get("search", {}).get("mode") == "match"]
+        self.so(
+            answer.status_code == 200,
+            f"search of {type_name} answers 200 (was {answer.status_code}: {answer.text[:300]})",
+        )
+        return [
+            entry["resource"]
+            for entry in answer.json().get("entry", [])
+            if entry.get("search", {}).get("mode") == "match"
+        ]
 
     def task(self, role: str, kind: str) -> Json:
         found = self.search(role, "Task", focus=self.order, code=f"{TELERADIOLOGY_TASK}|{kind}")
@@ -381,28 +483,63 @@ class Play:
 
     def _order_bundle(self) -> Json:
         patient, encounter, order = (f"urn:uuid:{uuid.uuid4()}" for _ in range(3))
-        numbers = {name: {"system": system, "value": f"{name}-{self.run_id}"}
-                   for name, system in (("IPP", _IPP), ("VN", _VISIT), ("PLAC", _PLACER))}
+        numbers = {
+            name: {"system": system, "value": f"{name}-{self.run_id}"}
+            for name, system in (("IPP", _IPP), ("VN", _VISIT), ("PLAC", _PLACER))
+        }
         entries: list[tuple[str, Json]] = [
-            (patient, {"resourceType": "Patient", "identifier": [
-                {**numbers["IPP"], "type": {"coding": [{"system": V2_0203, "code": "PI"}]}}],
-                "name": [{"family": "DUPOND", "given": ["Claire"]}], "gender": "female", "birthDate": "1961-02-14"}),
-            (encounter, {"resourceType": "Encounter", "identifier": [numbers["VN"]], "status": "in-progress",
-                         "class": {"system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": "EMER"},
-                         "subject": {"reference": patient},
-                         "serviceProvider": {"reference": f"Organization/{world.HOSPITAL_A}"}}),
-            (order, {"resourceType": "ServiceRequest", "identifier": [
-                {**numbers["PLAC"], "type": {"coding": [{"system": V2_0203, "code": "PLAC"}]}}],
-                "status": "active", "intent": "order", "priority": "stat",
-                "category": [{"coding": [{"system": SNOMED, "code": "363679005", "display": "Imaging"}]}],
-                "code": {"coding": [{"system": LOINC, "code": "24725-4"}], "text": "TDM crâne"},
-                "subject": {"reference": patient}, "encounter": {"reference": encounter},
-                "requester": {"reference": f"Organization/{world.HOSPITAL_A}"},
-                "reasonCode": [{"text": "Céphalée brutale, suspicion d'hémorragie intracrânienne"}],
-                "note": [{"text": "Rappel au 01 99 00 00 00"}]}),
+            (
+                patient,
+                {
+                    "resourceType": "Patient",
+                    "identifier": [{**numbers["IPP"], "type": {"coding": [{"system": V2_0203, "code": "PI"}]}}],
+                    "name": [{"family": "DUPOND", "given": ["Claire"]}],
+                    "gender": "female",
+                    "birthDate": "1961-02-14",
+                },
+            ),
+            (
+                encounter,
+                {
+                    "resourceType": "Encounter",
+                    "identifier": [numbers["VN"]],
+                    "status": "in-progress",
+                    "class": {"system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": "EMER"},
+                    "subject": {"reference": patient},
+                    "serviceProvider": {"reference": f"Organization/{world.HOSPITAL_A}"},
+                },
+            ),
+            (
+                order,
+                {
+                    "resourceType": "ServiceRequest",
+                    "identifier": [{**numbers["PLAC"], "type": {"coding": [{"system": V2_0203, "code": "PLAC"}]}}],
+                    "status": "active",
+                    "intent": "order",
+                    "priority": "stat",
+                    "category": [{"coding": [{"system": SNOMED, "code": "363679005", "display": "Imaging"}]}],
+                    "code": {"coding": [{"system": LOINC, "code": "24725-4"}], "text": "TDM crâne"},
+                    "subject": {"reference": patient},
+                    "encounter": {"reference": encounter},
+                    "requester": {"reference": f"Organization/{world.HOSPITAL_A}"},
+                    "reasonCode": [{"text": "Céphalée brutale, suspicion d'hémorragie intracrânienne"}],
+                    "note": [{"text": "Rappel au 01 99 00 00 00"}],
+                },
+            ),
         ]
-        return {"resourceType": "Bundle", "type": "transaction", "entry": [
-            {"fullUrl": url, "resource": resource, "request": {
-                "method": "POST", "url": resource["resourceType"],
-                "ifNoneExist": "identifier={system}|{value}".format(**resource["identifier"][0])}}
-            for url, resource in entries]}
+        return {
+            "resourceType": "Bundle",
+            "type": "transaction",
+            "entry": [
+                {
+                    "fullUrl": url,
+                    "resource": resource,
+                    "request": {
+                        "method": "POST",
+                        "url": resource["resourceType"],
+                        "ifNoneExist": "identifier={system}|{value}".format(**resource["identifier"][0]),
+                    },
+                }
+                for url, resource in entries
+            ],
+        }

@@ -1,4 +1,4 @@
-"""Seed the demonstration's world: directory, rota, clients, AE titles, earlier images. May be run again: adds what lacks."""
+"""Seed the demonstration's world: directory, rota, clients, AE titles, earlier images. Again: what lacks."""
 
 from __future__ import annotations
 
@@ -63,16 +63,24 @@ def _register_clients(settings: Settings, services: Services) -> None:
     listed = []
     for one in world.CLIENTS:
         made, private = services.authority.clients.add(
-            one.name, one.organization, one.scope, one.role, one.practitioner)
-        listed.append({"client_id": made.client_id, "organization": one.organization, "scope": made.scope,
-                       "private_key": private, "role": one.role})
+            one.name, one.organization, one.scope, one.role, one.practitioner
+        )
+        listed.append(
+            {
+                "client_id": made.client_id,
+                "organization": one.organization,
+                "scope": made.scope,
+                "private_key": private,
+                "role": one.role,
+            }
+        )
     clients.keep(settings.data / "demo" / "clients.json", listed)
 
 
 def _earlier_images(services: Services) -> None:
     from dicomweb import phantom
 
-    prior = [content for content in phantom.series(accession=None, patient_id="A-1001", patient_name="ANCIEN^ALAIN")]
+    prior = list(phantom.series(accession=None, patient_id="A-1001", patient_name="ANCIEN^ALAIN"))
     services.imaging.store(Caller.system(world.HOSPITAL_A), prior)
     named = []
     for name in _PYDICOM_FILES:

@@ -28,16 +28,68 @@ _FINESS = "https://finess.esante.gouv.fr"
 _RPPS = "https://rpps.esante.gouv.fr"
 
 CLINICAL = (
-    "Patient", "Encounter", "ServiceRequest", "Task", "ImagingStudy", "DiagnosticReport", "Observation", "Condition",
-    "AllergyIntolerance", "Procedure", "MedicationAdministration", "MedicationRequest", "MedicationStatement", "Medication",
-    "Communication", "CommunicationRequest", "Consent", "Coverage", "RelatedPerson", "DocumentReference", "Media", "Binary",
-    "Provenance", "QuestionnaireResponse", "Questionnaire", "List", "Group", "Basic", "Bundle", "Composition", "Flag",
-    "CarePlan", "CareTeam", "EpisodeOfCare", "Immunization", "Specimen", "Appointment", "AppointmentResponse", "Account",
-    "ClinicalImpression", "Goal", "RiskAssessment", "FamilyMemberHistory", "OperationOutcome", "Parameters",
+    "Patient",
+    "Encounter",
+    "ServiceRequest",
+    "Task",
+    "ImagingStudy",
+    "DiagnosticReport",
+    "Observation",
+    "Condition",
+    "AllergyIntolerance",
+    "Procedure",
+    "MedicationAdministration",
+    "MedicationRequest",
+    "MedicationStatement",
+    "Medication",
+    "Communication",
+    "CommunicationRequest",
+    "Consent",
+    "Coverage",
+    "RelatedPerson",
+    "DocumentReference",
+    "Media",
+    "Binary",
+    "Provenance",
+    "QuestionnaireResponse",
+    "Questionnaire",
+    "List",
+    "Group",
+    "Basic",
+    "Bundle",
+    "Composition",
+    "Flag",
+    "CarePlan",
+    "CareTeam",
+    "EpisodeOfCare",
+    "Immunization",
+    "Specimen",
+    "Appointment",
+    "AppointmentResponse",
+    "Account",
+    "ClinicalImpression",
+    "Goal",
+    "RiskAssessment",
+    "FamilyMemberHistory",
+    "OperationOutcome",
+    "Parameters",
 )
 DIRECTORY = (
-    "Organization", "OrganizationAffiliation", "Practitioner", "PractitionerRole", "Location", "HealthcareService", "Endpoint",
-    "Device", "Schedule", "Slot", "ActivityDefinition", "PlanDefinition", "CodeSystem", "ValueSet", "CapabilityStatement",
+    "Organization",
+    "OrganizationAffiliation",
+    "Practitioner",
+    "PractitionerRole",
+    "Location",
+    "HealthcareService",
+    "Endpoint",
+    "Device",
+    "Schedule",
+    "Slot",
+    "ActivityDefinition",
+    "PlanDefinition",
+    "CodeSystem",
+    "ValueSet",
+    "CapabilityStatement",
 )
 
 
@@ -57,28 +109,72 @@ def _scope(letters: str, *types: str) -> str:
 
 
 _HOSPITAL = f"{_scope('cruds', *CLINICAL, *DIRECTORY, 'Subscription')}"
-_READS_CLINICAL = ("Patient", "Encounter", "ServiceRequest", "ImagingStudy", "DiagnosticReport", "Observation", "Condition",
-                   "AllergyIntolerance", "Procedure", "Communication", "Binary", "Provenance", "DocumentReference")
+_READS_CLINICAL = (
+    "Patient",
+    "Encounter",
+    "ServiceRequest",
+    "ImagingStudy",
+    "DiagnosticReport",
+    "Observation",
+    "Condition",
+    "AllergyIntolerance",
+    "Procedure",
+    "Communication",
+    "Binary",
+    "Provenance",
+    "DocumentReference",
+)
 
 CLIENTS = (
     DemoClient("hospital-a", "EHR of Hôpital A", HOSPITAL_A, _HOSPITAL),
     DemoClient("hospital-b", "EHR of Hôpital B", HOSPITAL_B, _HOSPITAL),
     DemoClient("platform", "Platform RIS", PLATFORM, _scope("cruds", *CLINICAL, *DIRECTORY, "Subscription")),
-    DemoClient("radiologist", "Reading console", PLATFORM,
-               f"{_scope('rs', *_READS_CLINICAL, *DIRECTORY, 'Appointment')} "
-               f"{_scope('cruds', 'Task', 'DiagnosticReport', 'Communication', 'Binary')}", "Practitioner/lecteur-neuro"),
-    DemoClient("regulator", "Regulation console", PLATFORM,
-               f"{_scope('rs', *_READS_CLINICAL, *DIRECTORY, 'Appointment')} "
-               f"{_scope('cruds', 'Task', 'ServiceRequest', 'Communication')}", "Practitioner/regulateur"),
-    DemoClient("ai-vendor", "AI triage", AI_VENDOR,
-               f"{_scope('rus', 'Task')} {_scope('crus', 'Observation')} {_scope('rs', 'ImagingStudy', 'Device')}"),
+    DemoClient(
+        "radiologist",
+        "Reading console",
+        PLATFORM,
+        f"{_scope('rs', *_READS_CLINICAL, *DIRECTORY, 'Appointment')} "
+        f"{_scope('cruds', 'Task', 'DiagnosticReport', 'Communication', 'Binary')}",
+        "Practitioner/lecteur-neuro",
+    ),
+    DemoClient(
+        "regulator",
+        "Regulation console",
+        PLATFORM,
+        f"{_scope('rs', *_READS_CLINICAL, *DIRECTORY, 'Appointment')} "
+        f"{_scope('cruds', 'Task', 'ServiceRequest', 'Communication')}",
+        "Practitioner/regulateur",
+    ),
+    DemoClient(
+        "ai-vendor",
+        "AI triage",
+        AI_VENDOR,
+        f"{_scope('rus', 'Task')} {_scope('crus', 'Observation')} {_scope('rs', 'ImagingStudy', 'Device')}",
+    ),
     DemoClient("auditor", "Audit desk", PLATFORM, _scope("rs", "AuditEvent")),
-    DemoClient("viewer", "Image viewer", PLATFORM, _scope("rs", "ImagingStudy", "Patient", "ServiceRequest", "Endpoint")),
-    DemoClient("planner", "Rota planning", PLATFORM,
-               _scope("cruds", "Schedule", "Slot", "Appointment", "AppointmentResponse", "Practitioner", "PractitionerRole",
-                      "HealthcareService", "Location", "Organization")),
-    DemoClient("admin", "Administration", PLATFORM,
-               _scope("cruds", *(name for name in registry.TYPES if name != "AuditEvent"))),
+    DemoClient(
+        "viewer", "Image viewer", PLATFORM, _scope("rs", "ImagingStudy", "Patient", "ServiceRequest", "Endpoint")
+    ),
+    DemoClient(
+        "planner",
+        "Rota planning",
+        PLATFORM,
+        _scope(
+            "cruds",
+            "Schedule",
+            "Slot",
+            "Appointment",
+            "AppointmentResponse",
+            "Practitioner",
+            "PractitionerRole",
+            "HealthcareService",
+            "Location",
+            "Organization",
+        ),
+    ),
+    DemoClient(
+        "admin", "Administration", PLATFORM, _scope("cruds", *(name for name in registry.TYPES if name != "AuditEvent"))
+    ),
 )
 
 
@@ -89,10 +185,20 @@ def directory() -> list[Json]:
         _organization(HOSPITAL_A, "Hôpital A (démonstration)", "990000002"),
         _organization(HOSPITAL_B, "Hôpital B (démonstration)", "990000003"),
         {"resourceType": "Organization", "id": AI_VENDOR, "active": True, "name": "Éditeur d'IA (démonstration)"},
-        {"resourceType": "Location", "id": "centre-lyon", "status": "active", "name": "Centre de garde de Lyon",
-         "managingOrganization": {"reference": f"Organization/{PLATFORM}"}},
-        {"resourceType": "HealthcareService", "id": "lecture-neuro", "active": True, "name": "Lecture neuroradiologique",
-         "providedBy": {"reference": f"Organization/{PLATFORM}"}},
+        {
+            "resourceType": "Location",
+            "id": "centre-lyon",
+            "status": "active",
+            "name": "Centre de garde de Lyon",
+            "managingOrganization": {"reference": f"Organization/{PLATFORM}"},
+        },
+        {
+            "resourceType": "HealthcareService",
+            "id": "lecture-neuro",
+            "active": True,
+            "name": "Lecture neuroradiologique",
+            "providedBy": {"reference": f"Organization/{PLATFORM}"},
+        },
     ]
     for person in PEOPLE:
         found += person.resources()
@@ -101,7 +207,10 @@ def directory() -> list[Json]:
 
 def _organization(identifier: str, name: str, finess: str) -> Json:
     return {
-        "resourceType": "Organization", "id": identifier, "active": True, "name": name,
+        "resourceType": "Organization",
+        "id": identifier,
+        "active": True,
+        "name": name,
         "identifier": [{"system": _FINESS, "value": finess}],
     }
 
@@ -119,16 +228,29 @@ class Person:
     def resources(self) -> list[Json]:
         practitioner = {"reference": f"Practitioner/{self.id}", "display": f"Dr {self.given} {self.family}"}
         return [
-            {"resourceType": "Practitioner", "id": self.id, "active": True,
-             "identifier": [{"system": _RPPS, "value": self.rpps}],
-             "name": [{"family": self.family, "given": [self.given], "prefix": ["Dr"]}]},
-            {"resourceType": "PractitionerRole", "id": f"role-{self.id}", "active": True, "practitioner": practitioner,
-             "organization": {"reference": f"Organization/{PLATFORM}"},
-             "code": [concept(DUTY_FUNCTION, self.function)],
-             "location": [{"reference": "Location/centre-lyon"}],
-             "healthcareService": [{"reference": "HealthcareService/lecture-neuro"}]},
-            {"resourceType": "Schedule", "id": f"agenda-{self.id}", "active": True,
-             "actor": [{"reference": f"PractitionerRole/role-{self.id}"}]},
+            {
+                "resourceType": "Practitioner",
+                "id": self.id,
+                "active": True,
+                "identifier": [{"system": _RPPS, "value": self.rpps}],
+                "name": [{"family": self.family, "given": [self.given], "prefix": ["Dr"]}],
+            },
+            {
+                "resourceType": "PractitionerRole",
+                "id": f"role-{self.id}",
+                "active": True,
+                "practitioner": practitioner,
+                "organization": {"reference": f"Organization/{PLATFORM}"},
+                "code": [concept(DUTY_FUNCTION, self.function)],
+                "location": [{"reference": "Location/centre-lyon"}],
+                "healthcareService": [{"reference": "HealthcareService/lecture-neuro"}],
+            },
+            {
+                "resourceType": "Schedule",
+                "id": f"agenda-{self.id}",
+                "active": True,
+                "actor": [{"reference": f"PractitionerRole/role-{self.id}"}],
+            },
         ]
 
     def garde(self, day: date) -> tuple[Json, Json]:
@@ -137,10 +259,18 @@ class Person:
         end = datetime.combine(day + timedelta(days=1), time(), PARIS)
         times = {"start": start.isoformat(timespec="seconds"), "end": end.isoformat(timespec="seconds")}
         name = f"{self.id}-{day:%Y%m%d}"
-        slot = {"resourceType": "Slot", "id": f"poste-{name}", "status": "free", **times,
-                "schedule": {"reference": f"Schedule/agenda-{self.id}"}}
+        slot = {
+            "resourceType": "Slot",
+            "id": f"poste-{name}",
+            "status": "free",
+            **times,
+            "schedule": {"reference": f"Schedule/agenda-{self.id}"},
+        }
         appointment = {
-            "resourceType": "Appointment", "id": f"garde-{name}", "status": "booked", **times,
+            "resourceType": "Appointment",
+            "id": f"garde-{name}",
+            "status": "booked",
+            **times,
             "serviceType": [concept(DUTY_FUNCTION, self.function)],
             "slot": [{"reference": f"Slot/poste-{name}"}],
             "participant": [

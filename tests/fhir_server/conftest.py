@@ -99,20 +99,30 @@ class Api:
         assert private is not None
         token_url = f"{self.services.settings.bases[0]}/oauth/token"
         flask = self.app.test_client()
-        answer = flask.post("/oauth/token", data={
-            "grant_type": "client_credentials", "scope": made.scope, "client_assertion_type": ASSERTION_TYPE,
-            "client_assertion": assertion(token_url, made.client_id, private),
-        })
+        answer = flask.post(
+            "/oauth/token",
+            data={
+                "grant_type": "client_credentials",
+                "scope": made.scope,
+                "client_assertion_type": ASSERTION_TYPE,
+                "client_assertion": assertion(token_url, made.client_id, private),
+            },
+        )
         assert answer.status_code == 200, answer.get_data(as_text=True)
         return Client(flask, answer.get_json()["access_token"], made.client_id)
 
 
 @pytest.fixture
 def settings(database_url: str, tmp_path: Path) -> Settings:
-    return Settings.load({
-        "data": tmp_path / "data", "database": database_url, "base_urls": (f"http://{HOST}",),
-        "endpoints_on_loopback": True,
-    }, environ={})
+    return Settings.load(
+        {
+            "data": tmp_path / "data",
+            "database": database_url,
+            "base_urls": (f"http://{HOST}",),
+            "endpoints_on_loopback": True,
+        },
+        environ={},
+    )
 
 
 @pytest.fixture
@@ -175,5 +185,3 @@ def shared(*parts: str) -> Path:
     if not folder.exists():
         pytest.skip("the shared test material is absent")
     return folder
-
-

@@ -20,13 +20,17 @@ def test_plain_http_beyond_loopback_is_refused_unless_tls_ends_before_it() -> No
 
 
 def test_the_environment_is_read_and_flags_win() -> None:
-    loaded = Settings.load({"port": 9000}, environ={"VIGIE_PORT": "8000", "VIGIE_BASE_URLS": "https://a.example/, https://b"})
+    loaded = Settings.load(
+        {"port": 9000}, environ={"VIGIE_PORT": "8000", "VIGIE_BASE_URLS": "https://a.example/, https://b"}
+    )
     assert loaded.port == 9000
     assert loaded.bases == ("https://a.example", "https://b")
 
 
-@pytest.mark.parametrize("wrong", [{"port": "high"}, {"references": "maybe"}, {"workers": 0}, {"platform": "a b"},
-                                   {"token_lifetime_s": 3600}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"port": "high"}, {"references": "maybe"}, {"workers": 0}, {"platform": "a b"}, {"token_lifetime_s": 3600}],
+)
 def test_a_setting_that_makes_no_sense_is_named(wrong: dict[str, object]) -> None:
     with pytest.raises(SettingsError, match=next(iter(wrong))):
         Settings.load(wrong, environ={})
