@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from resources.lifecycle import SIGNED
 from resources.task import kind_of
 from store.access import EVERYONE, Audience, Caller, Draft, Version
 from store.unit_of_work import Store, UnitOfWork
@@ -32,7 +33,9 @@ class KeepingPermit(OpenPermit):
         return Audience(caller.organization, frozenset({caller.organization, PLATFORM, *self._shared(uow, draft)}))
 
     def _shared(self, uow: UnitOfWork, draft: Draft) -> set[str]:
-        if draft.type != "Task" or str(kind_of(draft.resource)) != "order" or draft.resource is None:
+        if draft.type == "DiagnosticReport" and (draft.resource or {}).get("status") in SIGNED:
+            return {"hospital-a"}
+        if draft.type != "Task" or draft.resource is None or kind_of(draft.resource) not in ("order", "acquire"):
             return set()
         order = uow.system.read("ServiceRequest", draft.resource["focus"]["reference"].split("/")[1])
         return {order.owner}
