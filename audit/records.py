@@ -212,7 +212,13 @@ def append(connection: Connection, rows: Sequence[LogRow], before: int, frontier
     return True
 
 
-def add_checkpoint(connection: Connection, size: int, note: str, signed: int) -> None:
+def add_checkpoint(connection: Connection, size: int, note: str, signed: int, interval_us: int) -> None:
+    """Keep a checkpoint. The last one goes when it came within `interval_us` of the one before: this covers it."""
+    kept = connection.execute(
+        select(audit_checkpoint.c.size, audit_checkpoint.c.signed).order_by(audit_checkpoint.c.size.desc()).limit(2)
+    ).all()
+    if len(kept) == 2 and kept[0].signed - kept[1].signed < interval_us:
+        connection.execute(delete(audit_checkpoint).where(audit_checkpoint.c.size == kept[0].size))
     connection.execute(insert(audit_checkpoint).values(size=size, note=note, signed=signed))
 
 

@@ -8,6 +8,7 @@ any process may. A checkpoint that does not extend the last one is never signed:
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import secrets
 import time
@@ -28,12 +29,18 @@ from resources.registry import patients_of
 from store import snapshots, versions
 from store.audiences import Audiences
 from store.engine import Database
-from store.faults import is_race
+from store.faults import DRIVER_ERRORS, is_race
 from store.loops import Loop
+
+logger = logging.getLogger("vigie.audit")
 
 BATCH = 100
 """Records of one transaction: on SQLite every writer waits for it."""
 PUBLISH_INTERVAL_S = 1.0
+CHECKPOINT_INTERVAL_S = 1.0
+"""Of the checkpoints that are kept: one in between goes when the next is signed."""
+PUBLISHED_TAIL_BYTES = 65_536
+"""How much of the published file is looked at on start."""
 _LAST_UPDATED = "0000-00-00T00:00:00.000Z"
 """Stands in for meta.lastUpdated until the transaction has its time."""
 
@@ -55,6 +62,7 @@ class Sequencer:
         published: Path | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         batch: int = BATCH,
+        checkpoint_interval_s: float = CHECKPOINT_INTERVAL_S,
     ) -> None:
         """`published`: an append-only file that checkpoints are copied to; keep it on another volume."""
         self._database = database
@@ -65,6 +73,7 @@ class Sequencer:
         self._published = published
         self._now = clock
         self._batch = batch
+        self._checkpoint_interval_us = int(checkpoint_interval_s * 1_000_000)
         self._audiences = Audiences()
         self._epoch: int | None = None
         self._signed: Checkpoint | None = None
@@ -73,7 +82,10 @@ class Sequencer:
         self._published_read = False
 
     def step(self) -> bool:
-        """Sequence the next batch; True when there may be more. Raises InconsistentLog."""
+        """Sequence the next batch; True when more is waiting. Raises InconsistentLog.
+
+        A batch that is not full ends the round: records gather meanwhile, and share the next commit.
+        """
         self._recall_published()
         with self._database.read() as connection:
             batch = records.pending(connection, self._batch, self.epoch(connection))
@@ -84,14 +96,14 @@ class Sequencer:
         try:
             note = self._sequence(batch, prepared)
         except _Lost:
-            return True
-        except Exception as error:
+            return False
+        except DRIVER_ERRORS as error:
             if is_race(error):
-                return True
+                return False
             raise
         self._unpublished = note
         self._publish(force=False)
-        return True
+        return len(batch) == self._batch
 
     def loop(self) -> Loop:
         return Loop("audit-sequencer", self.step, 0.05)
@@ -111,8 +123,13 @@ class Sequencer:
         stamped: Json = {"resourceType": "AuditEvent", "id": row.event_id, "meta": meta}
         stamped.update((key, value) for key, value in event.items() if key not in stamped)
         head, _, tail = orjson.dumps(stamped).partition(_LAST_UPDATED.encode())
-        return _Prepared(head, tail, versions.extract("AuditEvent", stamped, self._base_urls),
-                         tuple(patients_of("AuditEvent", stamped)))
+        try:
+            rows = versions.extract("AuditEvent", stamped, self._base_urls)
+        except Exception:
+            # One event that cannot be indexed must not stop the log: it is logged, signed and read by its id.
+            logger.exception("AuditEvent/%s could not be indexed", row.event_id)
+            rows = IndexRows()
+        return _Prepared(head, tail, rows, tuple(patients_of("AuditEvent", stamped)))
 
     def _sequence(self, batch: Sequence[records.Pending], prepared: Sequence[_Prepared]) -> str:
         fresh: set[int] = set()
@@ -143,7 +160,7 @@ class Sequencer:
                 raise _Lost
             checkpoint = Checkpoint(self._signer.name, frontier.size, frontier.root())
             note = self._signer.sign(checkpoint)
-            records.add_checkpoint(connection, frontier.size, note, at_us)
+            records.add_checkpoint(connection, frontier.size, note, at_us, self._checkpoint_interval_us)
         self._audiences.committed(fresh)
         self._signed = checkpoint
         return note
@@ -177,7 +194,10 @@ class Sequencer:
         self._published_read = True
         if self._published is None or not self._published.exists():
             return
-        for note in split_notes(self._published.read_text(encoding="utf-8")):
+        with self._published.open("rb") as file:
+            file.seek(max(0, self._published.stat().st_size - PUBLISHED_TAIL_BYTES))
+            tail = file.read().decode("utf-8", "replace")
+        for note in split_notes(tail):
             try:
                 checkpoint = self._verifier.open(note)
             except BadCheckpoint:

@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 from audit import events, records
 from audit.checkpoint import Signer
 from audit.committer import GroupCommitter
-from audit.sequencer import Sequencer
+from audit.sequencer import CHECKPOINT_INTERVAL_S, Sequencer
 from store.access import Access, Caller
 from store.engine import Database
 from store.loops import Loop
@@ -48,6 +48,7 @@ class Ledger:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         ids: Callable[[], str] = _random_id,
         timeout_s: float = DISCLOSE_TIMEOUT_S,
+        checkpoint_interval_s: float = CHECKPOINT_INTERVAL_S,
     ) -> None:
         """`observer`: reference of the Device that this server is; `base_url`: its FHIR endpoint; `platform`: id of the
         Organization that runs it, whose auditors see the events; `published`: file that checkpoints are copied to."""
@@ -60,7 +61,8 @@ class Ledger:
         self._timeout_s = timeout_s
         self._committer = GroupCommitter(self._commit)
         self.sequencer = Sequencer(
-            database, signer, platform=platform, base_urls=base_urls or (base_url,), published=published, clock=clock
+            database, signer, platform=platform, base_urls=base_urls or (base_url,), published=published, clock=clock,
+            checkpoint_interval_s=checkpoint_interval_s,
         )
 
     def append(self, connection: Connection, caller: Caller, accesses: Sequence[Access], at: datetime) -> None:
@@ -84,17 +86,15 @@ class Ledger:
             last = records.last_pending(connection)
         deadline = time.monotonic() + timeout_s
         while last:
-            if not self.sequencer.step():
-                # Nothing to take: all is sequenced, or (PostgreSQL) an older transaction is still running.
-                with self._database.read() as connection:
-                    if not records.any_pending_to(connection, last):
-                        break
-                time.sleep(0.005)
+            more = self.sequencer.step()
             with self._database.read() as connection:
                 if not records.any_pending_to(connection, last):
                     break
             if time.monotonic() > deadline:
                 return False
+            if not more:
+                # Another process sequences, or (PostgreSQL) an older transaction is still running.
+                time.sleep(0.005)
         return True
 
     def loop(self) -> Loop:

@@ -12,13 +12,14 @@ import os
 import secrets
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 from sqlalchemy import Connection
 
-from audit import records
+from audit import merkle, records
 from audit.checkpoint import Verifier
 from audit.offline import FORMAT, Judge, Key, Report, split_notes
 from store.audiences import audience_id
@@ -58,6 +59,29 @@ def verify(
             judge.outside(end, "unrecorded", f"{reference} was written without an audit record")
         _inbox(connection, judge, end, now or datetime.now(UTC))
     return report
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """That an AuditEvent is in the log that `checkpoint` signs: RFC 6962 §2.1.1, `path` from the leaf up."""
+
+    seq: int
+    leaf: bytes
+    salt: bytes
+    path: tuple[bytes, ...]
+    checkpoint: str
+
+
+def proof(database: Database, event_id: str) -> Proof | None:
+    """The inclusion proof of an AuditEvent against the newest checkpoint; None while it is not in the log."""
+    with database.read() as connection:
+        row = records.position(connection, event_id)
+        kept = records.checkpoints(connection)
+        if row is None or not kept:
+            return None
+        size, note = kept[-1]
+        path = merkle.inclusion_proof(records.leaves(connection, size), row.seq - 1, size)
+    return Proof(row.seq, bytes(row.leaf), bytes(row.salt), tuple(path), note)
 
 
 def export(database: Database, file: Path, verifier: Verifier) -> int:

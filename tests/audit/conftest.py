@@ -32,7 +32,7 @@ def make_ledger(database: Database, signer: Signer, published: Path) -> Iterator
 
     def make(**parts: Any) -> Ledger:
         chosen: dict[str, Any] = {"observer": "Device/platform", "base_url": BASE_URL, "platform": PLATFORM,
-                                  "published": published}
+                                  "published": published, "checkpoint_interval_s": 0}
         made.append(Ledger(database, signer, **(chosen | parts)))
         return made[-1]
 
