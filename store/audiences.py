@@ -64,20 +64,28 @@ class Audiences:
 
 
 def admits(version: FromClause, organizations: frozenset[str] | None) -> list[ColumnElement[bool]]:
-    """Clauses that hold where the audience of `version` has one of `organizations`: none for None, never for an empty set.
+    """Clauses that hold where the audience of `version` has one of `organizations`; for None none, for none never.
 
     Written as a probe by the row's own audience: one look-up for a read, no list of the caller's audiences.
     """
     if organizations is None:
         return []
+    return _one_of(version, sorted(organizations))
+
+
+def admits_prepared(version: FromClause, size: int | None) -> list[ColumnElement[bool]]:
+    """As `admits`, for a `Prepared` statement: with parameters ``organization_0`` … for `size` organisations."""
+    if size is None:
+        return []
+    return _one_of(version, [bindparam(f"organization_{number}") for number in range(size)])
+
+
+def _one_of(version: FromClause, organizations: list[Any]) -> list[ColumnElement[bool]]:
     if not organizations:
         return [false()]
     member = audience_member
-    names: list[Any] = [
-        bindparam(f"organization_{number}", name, unique=False) for number, name in enumerate(sorted(organizations))
-    ]
     return [
         exists()
-        .where(member.c.audience_id == version.c.audience_id, member.c.organization.in_(names))
+        .where(member.c.audience_id == version.c.audience_id, member.c.organization.in_(organizations))
         .correlate(version)
     ]

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.engine import URL
@@ -204,7 +204,7 @@ class _SnapshotWatcher(_Watcher):
 
     def __init__(self, engine: Engine) -> None:
         self._raw = engine.raw_connection()
-        self._driver: Any = self._raw.driver_connection
+        self._driver = cast(Any, self._raw.driver_connection)
         self._driver.autocommit = True
         self._seen = self._version()
 

@@ -92,7 +92,7 @@ def _forward(
         sources = [version.pk for version in frontier if include.source in (None, version.type)]
         if not sources:
             continue
-        clause = [row.c.version_pk.in_(sources)]
+        clause: list[Clause] = [row.c.version_pk.in_(sources)]
         if include.param_ids:
             clause.append(row.c.param_id.in_(include.param_ids))
         else:

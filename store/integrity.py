@@ -15,7 +15,7 @@ from sqlalchemy import bindparam, select, tuple_
 
 from resources import references
 from resources.outcomes import Conflict, Issue, Json
-from resources.registry import TYPES, type_id
+from resources.registry import type_id
 from store.access import EVERYONE
 from store.audiences import admits
 from store.locks import lock, lock_shared
@@ -46,7 +46,7 @@ def mentions(resource: Json, base_urls: tuple[str, ...]) -> Iterator[Mention]:
         if not isinstance(text, str):
             continue
         reference = references.parse(text, base_urls)
-        if reference.type in TYPES and reference.id:
+        if reference.type is not None and reference.id is not None:
             yield Mention(found.expression, (type_id(reference.type), reference.id))
 
 

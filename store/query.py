@@ -18,6 +18,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from resources.criteria import Chain, Component, Composite, Criterion, Has, Leaf, Missing, Query, Table
+from resources.outcomes import Forbidden
 from resources.registry import type_id
 from store.access import Interaction, Visibility
 from store.audiences import admits
@@ -104,7 +105,7 @@ class Asked:
         if isinstance(criterion, Composite):
             return or_(*(self._composite(version, value) for value in criterion.values))
         if isinstance(criterion, Chain):
-            return or_(*(self._chain(version, criterion, name, inner) for name, inner in criterion.alternatives))
+            return or_(*(self._chain(version, criterion, *one) for one in self._permitted(criterion)))
         return self._has(version, criterion)
 
     def _leaf(self, version: FromClause, leaf: Leaf) -> Clause:
@@ -136,6 +137,21 @@ class Asked:
         for row in rows[1:]:
             joined = OrderedJoin(joined, row)
         return self._exists(select(rows[0].c.version_pk).select_from(joined).where(*asked), version)
+
+    def _permitted(self, chain: Chain) -> list[tuple[str, Criterion]]:
+        """The target types that the caller may search. Raises Forbidden where there is none."""
+        found = []
+        refusal: Forbidden | None = None
+        for type_name, inner in chain.alternatives:
+            try:
+                self.rights.visibility(Interaction.SEARCH_TYPE, type_name)
+            except Forbidden as error:
+                refusal = error
+            else:
+                found.append((type_name, inner))
+        if refusal is not None and not found:
+            raise refusal
+        return found
 
     def _chain(self, version: FromClause, chain: Chain, type_name: str, inner: Criterion) -> Clause:
         row = sp_reference.alias()
@@ -240,9 +256,10 @@ class Asked:
         )
 
     def _chain_driver(self, chain: Chain) -> Select[tuple[int]] | None:
-        if len(chain.alternatives) != 1:
+        permitted = self._permitted(chain)
+        if len(permitted) != 1:
             return None
-        ((type_name, inner),) = chain.alternatives
+        ((type_name, inner),) = permitted
         target = resource_version.alias()
         start = self._start(target, type_name, inner)
         if start is None:

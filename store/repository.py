@@ -20,7 +20,7 @@ from resources.outcomes import Gone, Json, NotFound, PreconditionFailed
 from resources.registry import patients_of, type_id
 from store import history, integrity, search
 from store.access import Access, Audience, Caller, Change, Draft, Interaction, Version, Visibility
-from store.audiences import admits, audience_id
+from store.audiences import admits_prepared
 from store.copies import copy_json
 from store.faults import LostRace
 from store.statements import Prepared, Row
@@ -76,7 +76,7 @@ class Repository:
         """One version. Raises NotFound, or Gone where that version is the deletion (§3.1.0.2)."""
         self.attempt(Access(Interaction.VREAD, type_name, id, version))
         visible = self.visibility(Interaction.VREAD, type_name)
-        key = {"type_id": type_id(type_name), "resource_id": id, "version": version}
+        key: dict[str, int | str] = {"type_id": type_id(type_name), "resource_id": id, "version": version}
         found = self._one(_vread, visible, key)
         if found is None:
             raise self.not_found(type_name, id, version)
@@ -319,8 +319,7 @@ class _Statement:
         size = None if organizations is None else len(organizations)
         found = self._prepared.get(size)
         if found is None:
-            names = None if size is None else frozenset(map(str, range(size)))
-            found = self._prepared[size] = Prepared(self.select.where(*admits(resource_version, names)))
+            found = self._prepared[size] = Prepared(self.select.where(*admits_prepared(resource_version, size)))
         return found
 
 
@@ -353,6 +352,3 @@ def _ownership(uow: UnitOfWork, pk: int) -> tuple[int, int]:
     row = _BELONGS.first(uow.connection, {"version_pk": pk})
     assert row is not None  # noqa: S101 - it was just read
     return int(row[0]), int(row[1])
-
-
-__all__ = ["EVERYTHING", "Repository", "audience_id"]

@@ -155,7 +155,7 @@ class _Search:
     def of(repository: Repository, query: Query, snapshot: Snapshot | None) -> _Search:
         if query.type is not None:
             visible = repository.visibility(Interaction.SEARCH_TYPE, query.type)
-            groups = [(visible, (query.type,))]
+            groups: list[tuple[Visibility, tuple[str, ...]]] = [(visible, (query.type,))]
         else:
             groups = types_visible(repository, Interaction.SEARCH_SYSTEM, query.types or tuple(TYPES))
             if not groups:
