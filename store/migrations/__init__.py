@@ -1,0 +1,70 @@
+"""The schema's versions, by Alembic: `upgrade` brings a database to this code's, in one transaction.
+
+Every package declares its tables on `store.tables.metadata`; whoever calls `revise` must have imported them all.
+
+https://alembic.sqlalchemy.org/
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from store.engine import Database, open_engine
+from store.locks import lock
+
+_FOLDER = Path(__file__).parent
+_LOCK = "schema migration"
+
+
+def upgrade(url: str) -> None:
+    """Bring the schema to this version's. Safe to run at every start, by several processes at once."""
+    database = open_engine(url)
+    try:
+        current, head = _state(database)
+        if current != head:
+            with database.write() as connection:
+                lock(connection, _LOCK)
+                config = _config()
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
+    finally:
+        database.dispose()
+
+
+def state(url: str) -> tuple[str | None, str | None]:
+    """(revision of the database, revision of this code)."""
+    database = open_engine(url)
+    try:
+        return _state(database)
+    finally:
+        database.dispose()
+
+
+def revise(url: str, message: str) -> None:
+    """Write a new revision from what the metadata has and the database at `url` has not."""
+    database = open_engine(url)
+    try:
+        with database.write() as connection:
+            config = _config()
+            config.attributes["connection"] = connection
+            command.revision(config, message=message, autogenerate=True)
+    finally:
+        database.dispose()
+
+
+def _state(database: Database) -> tuple[str | None, str | None]:
+    head = ScriptDirectory.from_config(_config()).get_current_head()
+    with database.read() as connection:
+        return MigrationContext.configure(connection).get_current_revision(), head
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return config
