@@ -1,0 +1,111 @@
+"""Every DICOMweb read inside the spine: permitted, found, recorded durably, before a byte leaves.
+
+One record per request and study. Frames are many and small: the first one of a study that a token asks for is recorded,
+durably and before it is answered, as access to the study's frames for the next 60 seconds; those that follow within
+that time are covered by it (IHE BALP and DICOM PS3.15 §A.5.3.7 record access per study, not per pixel).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from dicomweb import mapping, queries
+from dicomweb.instances import Row
+from dicomweb.queries import Path
+from dicomweb.query_keys import QidoQuery
+from store.access import Access, Caller, Interaction, Permit
+from store.unit_of_work import Store, UnitOfWork
+
+WINDOW_S = 60.0
+Rows = Sequence[Row]
+
+
+class Disclosure:
+    """The reading side of the store, as DICOMweb uses it."""
+
+    def __init__(self, store: Store, permit: Permit, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store = store
+        self._permit = permit
+        self._recorded = _Recent(clock)
+
+    def search(self, caller: Caller, query: QidoQuery, path: Path, limit: int, raw: str) -> tuple[Rows, int]:
+        """A page of a query and how many more there are; recorded with the patients found."""
+        intent = Access(Interaction.DICOM_QUERY, "ImagingStudy", query=raw)
+        with self._store.work(caller, write=False, intent=intent) as uow:
+            visible = self._permit.visibility(caller, Interaction.DICOM_QUERY, "ImagingStudy")
+            rows, more = queries.search(uow, visible, query, path, limit)
+            patients = sorted({row.study_patient for row in rows} - {""})
+            detail = (("results", str(len(rows))), ("level", query.level.name.lower()))
+            uow.note(replace(intent, patients=tuple(patients), detail=detail))
+        return rows, more
+
+    def retrieve(
+        self, caller: Caller, path: Path, what: str, *, headers: bool = False, layouts: bool = False
+    ) -> tuple[Rows, Rows]:
+        """Studies and instances that a path names; one record per study."""
+        intent = _intent(path, what)
+        with self._store.work(caller, write=False, intent=intent) as uow:
+            studies, rows = self._find(uow, path, headers=headers, layouts=layouts)
+            for study in studies:
+                count = sum(row.study_pk == study.pk for row in rows)
+                uow.note(_access(study, what, count))
+        return studies, rows
+
+    def frames(self, caller: Caller, path: Path) -> Row:
+        """The instance whose frames are asked for; recorded once per token, study and minute."""
+        recorded: list[tuple[Any, ...]] = []
+        with self._store.work(caller, write=False, intent=_intent(path, "frames")) as uow:
+            studies, rows = self._find(uow, path, layouts=True)
+            for study in studies:
+                key = (caller.client_id, caller.token_ref, caller.address, study.pk)
+                if not self._recorded.has(key):
+                    uow.note(_access(study, "frames", len(rows)))
+                    recorded.append(key)
+        for key in recorded:
+            self._recorded.add(key)
+        return rows[0]
+
+    def _find(
+        self, uow: UnitOfWork, path: Path, *, headers: bool = False, layouts: bool = False
+    ) -> tuple[Rows, Rows]:
+        visible = self._permit.visibility(uow.caller, Interaction.DICOM_RETRIEVE, "ImagingStudy")
+        return queries.retrieve(uow, visible, path, headers=headers, layouts=layouts)
+
+
+class _Recent:
+    """Keys whose record is durable and young."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._until: dict[tuple[Any, ...], float] = {}
+        self._lock = threading.Lock()
+
+    def has(self, key: tuple[Any, ...]) -> bool:
+        return self._until.get(key, 0.0) > self._clock()
+
+    def add(self, key: tuple[Any, ...]) -> None:
+        now = self._clock()
+        with self._lock:
+            if len(self._until) > 10_000:
+                self._until = {one: until for one, until in self._until.items() if until > now}
+            self._until[key] = now + WINDOW_S
+
+
+def _intent(path: Path, what: str) -> Access:
+    return Access(Interaction.DICOM_RETRIEVE, "ImagingStudy",
+                  detail=(("StudyInstanceUID", path.study or ""), ("what", what)))
+
+
+def _access(study: Row, what: str, count: int) -> Access:
+    return Access(
+        Interaction.DICOM_RETRIEVE,
+        "ImagingStudy",
+        study.imaging_study_id or mapping.resource_id(study.owner, study.study_instance_uid),
+        patients=(study.patient,) if study.patient else (),
+        owner=study.owner,
+        detail=(("StudyInstanceUID", study.study_instance_uid), ("what", what), ("instances", str(count))),
+    )

@@ -1,0 +1,265 @@
+"""Rows of a study → ImagingStudy: pure.
+
+Whatever the order and the door by which the instances came, the same rows give the same resource: series are sorted by
+number and UID, instances likewise, and study attributes are those of one instance chosen by its UID.
+
+FHIR R4 ImagingStudy http://hl7.org/fhir/R4/imagingstudy.html, DICOM mapping http://hl7.org/fhir/R4/imagingstudy-mappings.html
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone, tzinfo
+from enum import StrEnum
+from hashlib import blake2b
+from typing import Any
+
+from dicomweb import attributes
+from resources.codes import CANONICAL, V2_0203
+
+Json = dict[str, Any]
+
+MATCHING = f"{CANONICAL}/CodeSystem/study-matching"
+"""Local code system of meta.tag: whether the study was joined to its order (docs/decisions/0006-images.md)."""
+DCM = "http://dicom.nema.org/resources/ontology/DCM"
+URI = "urn:ietf:rfc:3986"
+STUDY_UID = "urn:dicom:uid"
+_DISPLAY = {
+    "matched": "Joined to its order by accession number",
+    "unmatched": "No order with this accession number",
+    "mismatch": "The patient of the images is not the patient of the order",
+}
+
+
+class Matching(StrEnum):
+    """Whether a study was joined to its order."""
+
+    MATCHED = "matched"
+    UNMATCHED = "unmatched"
+    MISMATCH = "mismatch"
+    """The order was found, but the demographics differ: kept apart until a person decides (S4x)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """What the accession number led to."""
+
+    matching: Matching
+    orders: tuple[str, ...] = ()
+    """``ServiceRequest/id`` of the orders."""
+    subject: Json | None = None
+    """Their subject, where the study is joined."""
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    owner: str
+    study_instance_uid: str
+    accession_number: str
+    patient_id: str
+    attributes: Json
+    """DICOM JSON of the study level."""
+    modalities: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    series_instance_uid: str
+    modality: str
+    attributes: Json
+    instances: tuple[Instance, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    sop_instance_uid: str
+    sop_class_uid: str
+    instance_number: int | None
+
+
+OWN_ELEMENTS = (
+    "identifier", "status", "modality", "subject", "started", "basedOn", "endpoint", "contained", "numberOfSeries",
+    "numberOfInstances", "description", "series",
+)
+"""What this mapping decides; whatever else a version holds is kept."""
+
+FINAL = frozenset({"cancelled", "entered-in-error"})
+"""A status given by a person, which more images do not take back."""
+
+
+def resource_id(owner: str, study_instance_uid: str) -> str:
+    """The logical id of a study's ImagingStudy: fixed by owner and UID, so that two publishers make one resource."""
+    return "study-" + blake2b(f"{owner}\0{study_instance_uid}".encode(), digest_size=16).hexdigest()
+
+
+def imaging_study(
+    study: Study, series: Sequence[Series], join: Join, *, zone: tzinfo, endpoint: str | None = None
+) -> Json:
+    """The ImagingStudy of these rows. `zone`: where study times without offset were written. `endpoint`: WADO-RS root."""
+    body: Json = {
+        "resourceType": "ImagingStudy",
+        "meta": {"tag": [_tag(join.matching)]},
+        "identifier": _identifiers(study),
+        "status": "registered" if join.matching is Matching.MISMATCH else "available",
+    }
+    if endpoint:
+        body["contained"] = [_endpoint(endpoint)]
+        body["endpoint"] = [{"reference": "#wado-rs"}]
+    if study.modalities:
+        body["modality"] = [{"system": DCM, "code": code} for code in study.modalities]
+    body["subject"] = join.subject if join.subject else _logical_subject(study)
+    if started := date_time(study.attributes, "00080020", "00080030", zone):
+        body["started"] = started
+    if join.matching is Matching.MATCHED:
+        body["basedOn"] = [{"reference": order} for order in join.orders]
+    body["numberOfSeries"] = len(series)
+    body["numberOfInstances"] = sum(len(one.instances) for one in series)
+    if description := attributes.text(study.attributes, "00081030"):
+        body["description"] = description
+    ordered = sorted(series, key=lambda one: (_order(attributes.number(one.attributes, "00200011")),
+                                              one.series_instance_uid))
+    body["series"] = [_series(one, study, zone) for one in ordered]
+    return body
+
+
+def merged(current: Json | None, new: Json) -> Json:
+    """`new`, with what others added to the current version, and a final status kept."""
+    if current is None:
+        return new
+    body = {name: value for name, value in current.items() if name not in OWN_ELEMENTS}
+    body |= {name: value for name, value in new.items() if name != "meta"}
+    if current.get("status") in FINAL:
+        body["status"] = current["status"]
+    meta = dict(current.get("meta", {}))
+    others = [tag for tag in meta.get("tag", []) if tag.get("system") != MATCHING]
+    meta["tag"] = [*others, *new["meta"]["tag"]]
+    body["meta"] = meta
+    return body
+
+
+def same(current: Json, new: Json) -> bool:
+    """Whether two versions say the same, but for what the server stamps."""
+    return _unstamped(current) == _unstamped(new)
+
+
+def _unstamped(body: Json) -> Json:
+    meta = {k: v for k, v in body.get("meta", {}).items() if k not in {"versionId", "lastUpdated"}}
+    return {k: v for k, v in body.items() if k not in {"id", "meta"}} | {"meta": meta}
+
+
+def _tag(matching: Matching) -> Json:
+    return {"system": MATCHING, "code": matching.value, "display": _DISPLAY[matching]}
+
+
+def _identifiers(study: Study) -> list[Json]:
+    found: list[Json] = [{"system": STUDY_UID, "value": f"urn:oid:{study.study_instance_uid}"}]
+    if study.accession_number:
+        found.append(
+            {
+                "type": {"coding": [{"system": V2_0203, "code": "ACSN"}]},
+                "system": f"{CANONICAL}/NamingSystem/accession-number/{study.owner}",
+                "value": study.accession_number,
+            }
+        )
+    return found
+
+
+def _logical_subject(study: Study) -> Json:
+    """A study whose patient is not known on this server still says whom it is about (subject is 1..1)."""
+    if not study.patient_id:
+        return {"type": "Patient", "display": "Not identified"}
+    return {
+        "type": "Patient",
+        "identifier": {
+            "system": f"{CANONICAL}/NamingSystem/dicom-patient-id/{study.owner}",
+            "value": study.patient_id,
+        },
+    }
+
+
+def _endpoint(address: str) -> Json:
+    return {
+        "resourceType": "Endpoint",
+        "id": "wado-rs",
+        "status": "active",
+        "connectionType": {
+            "system": "http://terminology.hl7.org/CodeSystem/endpoint-connection-type",
+            "code": "dicom-wado-rs",
+        },
+        "payloadType": [{"text": "DICOM"}],
+        "payloadMimeType": ["application/dicom"],
+        "address": address,
+    }
+
+
+def _series(series: Series, study: Study, zone: tzinfo) -> Json:
+    body: Json = {"uid": series.series_instance_uid}
+    number = attributes.number(series.attributes, "00200011")
+    if number is not None and number >= 0:
+        body["number"] = number
+    # Modality is 1..1 here and type 1 in DICOM; OT is DICOM's own word for what does not say.
+    body["modality"] = {"system": DCM, "code": series.modality or "OT"}
+    if description := attributes.text(series.attributes, "0008103E"):
+        body["description"] = description
+    body["numberOfInstances"] = len(series.instances)
+    if part := attributes.text(series.attributes, "00180015"):
+        body["bodySite"] = {"display": part}
+    times = dict(series.attributes)
+    times.setdefault("00080201", study.attributes.get("00080201", {}))
+    if started := date_time(times, "00080021", "00080031", zone):
+        body["started"] = started
+    ordered = sorted(series.instances, key=lambda one: (_order(one.instance_number), one.sop_instance_uid))
+    body["instance"] = [_instance(one) for one in ordered]
+    return body
+
+
+def _instance(instance: Instance) -> Json:
+    body: Json = {
+        "uid": instance.sop_instance_uid,
+        "sopClass": {"system": URI, "code": f"urn:oid:{instance.sop_class_uid}"},
+    }
+    if instance.instance_number is not None and instance.instance_number >= 0:
+        body["number"] = instance.instance_number
+    return body
+
+
+def _order(number: int | None) -> int:
+    return 2**31 if number is None else number
+
+
+_DATE = re.compile(r"(\d{4})[.\-]?(\d{2})[.\-]?(\d{2})")
+_TIME = re.compile(r"(\d{2}):?(\d{2})?:?(\d{2})?(?:\.(\d{1,6}))?")
+_OFFSET = re.compile(r"([+-])(\d{2})(\d{2})")
+
+
+def date_time(json: Mapping[str, Any], date_tag: str, time_tag: str, zone: tzinfo) -> str | None:
+    """FHIR dateTime of a DICOM date and time; the date alone where there is no time or it is none."""
+    date = _DATE.fullmatch(attributes.text(dict(json), date_tag).split("\\")[0])
+    if date is None:
+        return None
+    year, month, day = (int(part) for part in date.groups())
+    try:
+        if year == 0 or not datetime(year, month, day, tzinfo=zone):
+            return None
+    except ValueError:
+        return None
+    time = _TIME.fullmatch(attributes.text(dict(json), time_tag).split("\\")[0])
+    if time is None or time.group(2) is None:
+        return f"{year:04}-{month:02}-{day:02}"
+    hour, minute, second = (int(part or 0) for part in time.groups()[:3])
+    offset = _OFFSET.fullmatch(attributes.text(dict(json), "00080201"))
+    where = zone if offset is None else timezone(_delta(*offset.groups()))
+    try:
+        at = datetime(year, month, day, hour, minute, min(second, 59), tzinfo=where)
+    except ValueError:
+        return f"{year:04}-{month:02}-{day:02}"
+    fraction = (time.group(4) or "").rstrip("0")
+    shown = at.isoformat(timespec="seconds")
+    return f"{shown[:19]}.{fraction}{shown[19:]}" if fraction else shown
+
+
+def _delta(sign: str, hours: str, minutes: str) -> timedelta:
+    size = timedelta(hours=min(int(hours), 14), minutes=min(int(minutes), 59))
+    return -size if sign == "-" else size

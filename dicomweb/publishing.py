@@ -1,0 +1,212 @@
+"""From stored rows to the ImagingStudy: one version per batch, joined to its order by accession number.
+
+It runs at the end of each request or association, again whenever an order or a patient changes (as an Observer, in the
+same commit as that change), and in a loop that finds studies whose rows are newer than their ImagingStudy, so that a crash
+between the commit of the images and the publication loses nothing.
+
+reference: docs/decisions/0006-images.md (matching, quarantine)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import tzinfo
+from itertools import groupby
+from typing import Any
+
+from dicomweb import instances, mapping
+from dicomweb.instances import Row, unpack
+from dicomweb.mapping import Instance, Join, Matching, Series, Study
+from resources.outcomes import Gone, NotFound
+from store.access import Access, Caller, Change, Draft, Interaction, Version
+from store.repository import Repository
+from store.unit_of_work import Store, UnitOfWork
+from store.versions import microseconds
+
+Json = dict[str, Any]
+NOT_AN_ORDER = frozenset({"entered-in-error", "revoked", "draft"})
+"""Statuses of a ServiceRequest that images are not joined to."""
+
+
+class Publisher:
+    """Makes and keeps the ImagingStudy of each study. Also an Observer of orders and patients."""
+
+    def __init__(self, *, zone: tzinfo, endpoint: str | None = None, quiet_s: float = 15.0) -> None:
+        """`quiet_s`: how long a study has had no new instance before the loop publishes it in the requests' stead."""
+        self._zone = zone
+        self._endpoint = endpoint
+        self._quiet_us = int(quiet_s * 1_000_000)
+
+    # At the end of a request or association
+
+    def publish(self, store: Store, caller: Caller, owner: str, uid: str, detail: tuple[tuple[str, str], ...]) -> None:
+        """Bring the ImagingStudy of one study up to its rows, in a unit of work of its own."""
+        intent = Access(Interaction.DICOM_STORE, "ImagingStudy", mapping.resource_id(owner, uid), owner=owner,
+                        detail=(("StudyInstanceUID", uid), *detail))
+
+        def write(uow: UnitOfWork) -> None:
+            row = instances.lock_study(uow.connection, _owner_id(uow, owner), uid)
+            if row is None:
+                return
+            patient = self.publish_row(uow, row)
+            uow.note(replace(intent, patients=(patient,) if patient else ()))
+
+        store.transact(caller, write, intent=intent)
+
+    def publish_row(self, uow: UnitOfWork, row: Row) -> str:
+        """Bring the ImagingStudy of this (locked) study up to its rows; no new version where it would say the same.
+
+        Returns ``Patient/id`` where the study is joined, else an empty text.
+        """
+        resources = Repository(uow, Caller.system(row.owner, uow.caller), derived=True)
+        uow.flush()
+        join = self._join(resources, row)
+        id_ = mapping.resource_id(row.owner, row.study_instance_uid)
+        new = mapping.imaging_study(*_rows(uow, row), join, zone=self._zone, endpoint=self._endpoint)
+        current = _current(resources, id_)
+        body = mapping.merged(current.json() if current else None, new)
+        if current is None or not mapping.same(current.json(), body):
+            resources.update("ImagingStudy", id_, body)
+        patient = str((join.subject or {}).get("reference", ""))
+        instances.mark_published(
+            uow.connection,
+            row.pk,
+            {
+                "published": row.revision,
+                "imaging_study_id": id_,
+                "matching": join.matching.value,
+                "order_id": join.orders[0].partition("/")[2] if join.orders else "",
+                "patient": patient,
+            },
+        )
+        return patient
+
+    def step(self, store: Store) -> bool:
+        """Publish studies that a crash left unpublished. Whether there were any."""
+        before = microseconds(store.now()) - self._quiet_us
+        with store.database.read() as connection:
+            found = instances.unpublished(connection, before=before, limit=20)
+        for owner, uid in found:
+            self.publish(store, Caller.system(owner), owner, uid, (("recovered", "true"),))
+        return bool(found)
+
+    # As an Observer
+
+    def prepare(self, uow: UnitOfWork, draft: Draft) -> None:
+        """Nothing to complete or refuse."""
+
+    def changed(self, uow: UnitOfWork, change: Change) -> None:
+        """Publish again the studies that an order or a patient concerns: it came late, or was corrected."""
+        version = change.after
+        if version.type not in {"ServiceRequest", "Patient"}:
+            return
+        uow.flush()
+        if version.type == "ServiceRequest":
+            orders = [version]
+        elif change.before is None:
+            return  # no order can refer to it yet
+        else:
+            resources = Repository(uow, Caller.system(version.owner, uow.caller), derived=True)
+            orders = resources.find("ServiceRequest", [("subject", version.reference)])
+        for order in orders:
+            owner_id = _owner_id(uow, order.owner)
+            for row in instances.studies_of_order(uow.connection, owner_id, accession_numbers(order), order.id):
+                locked = instances.lock_study(uow.connection, owner_id, row.study_instance_uid)
+                if locked is not None:
+                    self.publish_row(uow, locked)
+
+    # Matching
+
+    def _join(self, resources: Repository, row: Row) -> Join:
+        """The orders of the same hospital that carry the accession number, and whether the patient is theirs."""
+        if not row.accession_number:
+            return Join(Matching.UNMATCHED)
+        found = sorted(
+            (
+                order
+                for order in resources.find("ServiceRequest", [("identifier", token(row.accession_number))])
+                if order.owner == row.owner and order.json().get("status") not in NOT_AN_ORDER
+                and row.accession_number in accession_numbers(order)
+            ),
+            key=lambda order: order.id,
+        )
+        if not found:
+            return Join(Matching.UNMATCHED)
+        references = tuple(order.reference for order in found)
+        subjects = {str(order.json().get("subject", {}).get("reference", "")) for order in found}
+        patients = {row.patient_id for row in _patient_ids(resources.uow, row.pk)} - {""}
+        if len(subjects) > 1 or len(patients) > 1 or not self._is_patient(resources, subjects, row):
+            return Join(Matching.MISMATCH, references)
+        return Join(Matching.MATCHED, references, {"reference": next(iter(subjects))})
+
+    def _is_patient(self, resources: Repository, subjects: Iterable[str], row: Row) -> bool:
+        """PatientID is one of the patient's identifiers and the birth dates agree, where both are known."""
+        type_name, _, id_ = next(iter(subjects)).partition("/")
+        if type_name != "Patient" or not id_:
+            return False
+        try:
+            patient = resources.read("Patient", id_.partition("/")[0]).json()
+        except (NotFound, Gone):
+            return False
+        values = {_bare(str(identifier.get("value", ""))) for identifier in patient.get("identifier", [])}
+        if row.patient_id and _bare(row.patient_id) not in values:
+            return False
+        born = str(patient.get("birthDate", "")).replace("-", "")
+        sent = re.sub(r"\D", "", row.patient_birth_date)
+        return not born or not sent or sent.startswith(born) or born.startswith(sent)
+
+
+def accession_numbers(order: Version) -> list[str]:
+    """The values that may be the accession number of an order: its identifiers', whatever their type."""
+    if order.deleted:
+        return []
+    return [
+        str(identifier["value"]).strip() for identifier in order.json().get("identifier", []) if identifier.get("value")
+    ]
+
+
+def token(value: str) -> str:
+    """A value as a search parameter: what separates there is escaped (FHIR R4 §3.1.1.5.7)."""
+    return re.sub(r"([\\,$|])", r"\\\1", value)
+
+
+def _bare(value: str) -> str:
+    return value.replace(" ", "").upper()
+
+
+def _owner_id(uow: UnitOfWork, owner: str) -> int:
+    return uow.store.audiences.register(uow.connection, frozenset({owner}), uow.fresh_audiences)
+
+
+def _current(resources: Repository, id_: str) -> Version | None:
+    try:
+        return resources.read("ImagingStudy", id_)
+    except (NotFound, Gone):
+        return None
+
+
+def _patient_ids(uow: UnitOfWork, study_pk: int) -> list[Row]:
+    return list(instances.patient_ids(uow.connection, study_pk))
+
+
+def _rows(uow: UnitOfWork, row: Row) -> tuple[Study, list[Series]]:
+    study = Study(
+        row.owner,
+        row.study_instance_uid,
+        row.accession_number,
+        row.patient_id,
+        unpack(row.attributes),
+        tuple(code for code in row.modalities.split("\\") if code),
+    )
+    stored = sorted(instances.instances_of(uow.connection, row.pk), key=lambda one: one.series_pk)
+    by_series = {
+        pk: tuple(Instance(one.sop_instance_uid, one.sop_class_uid, one.instance_number) for one in group)
+        for pk, group in groupby(stored, key=lambda one: one.series_pk)
+    }
+    series = [
+        Series(one.series_instance_uid, one.modality, unpack(one.attributes), by_series.get(one.pk, ()))
+        for one in instances.series_of(uow.connection, row.pk)
+    ]
+    return study, series

@@ -1,0 +1,83 @@
+"""QIDO-RS: rows → DICOM JSON, with what is always returned and what was asked in addition.
+
+DICOM PS3.18 §10.6.3 (response), Tables 10.6.3-3, -4, -5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from dicomweb import attributes
+from dicomweb.attributes import RETURNED, Level
+from dicomweb.instances import Row, unpack
+from dicomweb.queries import Path
+from dicomweb.query_keys import QidoQuery
+
+Json = dict[str, Any]
+
+
+def results(rows: Iterable[Row], query: QidoQuery, path: Path, base: str, organization: str) -> list[Json]:
+    """One DICOM JSON object per row. `base`: URL before ``/studies``; `organization`: the caller's."""
+    known: dict[bytes, Json] = {}
+
+    def decoded(blob: bytes) -> Json:
+        found = known.get(blob)
+        if found is None:
+            found = known[blob] = unpack(blob)
+        return found
+
+    return [_result(row, query, path, root(base, row.study_owner, organization), decoded) for row in rows]
+
+
+def root(base: str, owner: str, organization: str) -> str:
+    """Where a study is retrieved: what belongs to another organisation has an address that says whose it is."""
+    return base if owner == organization else f"{base}/owners/{owner}"
+
+
+def _result(row: Row, query: QidoQuery, path: Path, base: str, decoded: Any) -> Json:
+    level = query.level
+    source: Json = {}
+    wanted: set[str] = set(RETURNED[level])
+    if level is Level.INSTANCE:
+        source |= unpack(row.metadata)
+    study_level = level is Level.STUDY or path.study is None
+    series_level = level is Level.SERIES or (level is Level.INSTANCE and path.series is None)
+    if study_level:
+        source |= decoded(row.study_attributes)
+        wanted |= set(RETURNED[Level.STUDY])
+    if series_level:
+        source |= decoded(row.series_attributes)
+        wanted |= set(RETURNED[Level.SERIES])
+    source |= _computed(row, level, base, study_level=study_level)
+    wanted |= {"0020000D"} | ({"0020000E"} if level is not Level.STUDY else set())
+    source.setdefault("0020000D", {"vr": "UI", "Value": [row.study_study_instance_uid]})
+    if level is not Level.STUDY:
+        source.setdefault("0020000E", {"vr": "UI", "Value": [row.series_series_instance_uid]})
+    wanted |= {key.attribute.path.split(".")[0] for key in query.keys}
+    wanted |= set(query.include)
+    body: Json = {}
+    for tag in sorted(source if query.include_all else wanted):
+        if tag in source:
+            body[tag] = source[tag]
+        elif tag in RETURNED[level] or tag in query.include:
+            body[tag] = {"vr": attributes.vr_of(tag)}
+    return body
+
+
+def _computed(row: Row, level: Level, base: str, *, study_level: bool) -> Json:
+    url = f"{base}/studies/{row.study_study_instance_uid}"
+    found: Json = {"00080056": {"vr": "CS", "Value": ["ONLINE"]}}
+    if study_level:
+        modalities = [code for code in row.study_modalities.split("\\") if code]
+        found["00080061"] = {"vr": "CS", "Value": modalities} if modalities else {"vr": "CS"}
+        found["00201206"] = {"vr": "IS", "Value": [row.study_series_count]}
+        found["00201208"] = {"vr": "IS", "Value": [row.study_instance_count]}
+    if level is not Level.STUDY:
+        url += f"/series/{row.series_series_instance_uid}"
+        found["00201209"] = {"vr": "IS", "Value": [row.series_instance_count]}
+    if level is Level.INSTANCE:
+        url += f"/instances/{row.instance_sop_instance_uid}"
+        found["00083002"] = {"vr": "UI", "Value": [row.instance_transfer_syntax_uid]}
+    found["00081190"] = {"vr": "UR", "Value": [url]}
+    return found

@@ -1,0 +1,258 @@
+"""Reading the image tables: what a caller may see of them, found by QIDO keys or by path.
+
+The organisation predicate is that of the store (`store.audiences.admits`): it is part of every statement here, before
+LIMIT. Where a caller's scopes carry search constraints, a study counts only if the caller may read its ImagingStudy.
+
+PS3.18 §10.6 (search), §10.4 (retrieve).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, and_, case, exists, func, or_, select
+
+from dicomweb import attributes
+from dicomweb.attributes import Level, Match
+from dicomweb.instances import Row, dicom_header, dicom_instance, dicom_series, dicom_study
+from dicomweb.query_keys import Key, QidoQuery, Range
+from resources.outcomes import NotFound
+from store.access import EVERYONE, Visibility
+from store.audiences import admits
+from store.unit_of_work import UnitOfWork
+
+Json = dict[str, Any]
+
+_TABLES = {Level.STUDY: dicom_study, Level.SERIES: dicom_series, Level.INSTANCE: dicom_instance}
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """What the address of a request names. `owner` is set under ``/owners/{organization}``."""
+
+    study: str | None = None
+    series: str | None = None
+    instance: str | None = None
+    owner: str | None = None
+
+
+# Search
+
+
+def search(uow: UnitOfWork, visible: Visibility, query: QidoQuery, path: Path, limit: int) -> tuple[list[Row], int]:
+    """The rows of a page, and how many more there are."""
+    dialect = uow.connection.dialect.name
+    statement = _base(query.level, visible)
+    for key in query.keys:
+        statement = statement.where(_condition(key, query, dialect))
+    if path.owner is not None:
+        statement = statement.where(dicom_study.c.owner == path.owner)
+    if path.study is not None:
+        statement = statement.where(dicom_study.c.pk.in_([row.pk for row in studies(uow, visible, path)]))
+    if path.series is not None:
+        statement = statement.where(dicom_series.c.series_instance_uid == path.series)
+    ordered = statement.order_by(*_order(query.level))
+    if visible.constraints:
+        return _constrained_page(uow, ordered, query.offset, limit)
+    rows = list(uow.connection.execute(ordered.limit(limit + 1).offset(query.offset)).all())
+    more = 0
+    if len(rows) > limit:
+        total = uow.connection.execute(select(func.count()).select_from(statement.subquery())).scalar_one()
+        more = int(total) - query.offset - limit
+    return rows[:limit], more
+
+
+def _base(level: Level, visible: Visibility) -> Select[Any]:
+    """All rows of a level that the caller may see, each with its study (and series)."""
+    study = [column.label(f"study_{column.name}") for column in dicom_study.c]
+    if level is Level.STUDY:
+        return select(*study).where(*admits(dicom_study, visible.organizations))
+    series = [column.label(f"series_{column.name}") for column in dicom_series.c]
+    if level is Level.SERIES:
+        return (
+            select(*study, *series)
+            .join_from(dicom_series, dicom_study, dicom_study.c.pk == dicom_series.c.study_pk)
+            .where(*admits(dicom_study, visible.organizations))
+        )
+    instance = [column.label(f"instance_{column.name}") for column in dicom_instance.c]
+    return (
+        select(*study, *series, *instance, dicom_header.c.metadata)
+        .join_from(dicom_instance, dicom_series, dicom_series.c.pk == dicom_instance.c.series_pk)
+        .join(dicom_study, dicom_study.c.pk == dicom_instance.c.study_pk)
+        .join(dicom_header, dicom_header.c.instance_pk == dicom_instance.c.pk)
+        .where(*admits(dicom_study, visible.organizations))
+    )
+
+
+def _order(level: Level) -> tuple[ColumnElement[Any], ...]:
+    """Newest study first, then by number as a reader expects; always total, so that pages are stable."""
+    study = (dicom_study.c.study_date.desc(), dicom_study.c.study_time.desc(), dicom_study.c.pk.desc())
+    if level is Level.STUDY:
+        return study
+    series = (_last_if_null(dicom_series.c.series_number), dicom_series.c.pk.asc())
+    if level is Level.SERIES:
+        return (*study, *series)
+    return (*study, *series, _last_if_null(dicom_instance.c.instance_number), dicom_instance.c.pk.asc())
+
+
+def _last_if_null(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    return func.coalesce(column, 2**31 - 1).asc()
+
+
+def _constrained_page(uow: UnitOfWork, ordered: Select[Any], offset: int, limit: int) -> tuple[list[Row], int]:
+    """For scopes with search constraints: walk the rows and keep those whose ImagingStudy the caller may read."""
+    kept: list[Row] = []
+    verdict: dict[int, bool] = {}
+    passed = 0
+    for row in uow.connection.execute(ordered):
+        if row.study_pk not in verdict:
+            verdict[row.study_pk] = _is_readable(uow, row.study_imaging_study_id)
+        if not verdict[row.study_pk]:
+            continue
+        passed += 1
+        if passed > offset and len(kept) < limit:
+            kept.append(row)
+    return kept, max(0, passed - offset - len(kept))
+
+
+def _is_readable(uow: UnitOfWork, imaging_study_id: str) -> bool:
+    return bool(imaging_study_id) and uow.resources.exists("ImagingStudy", imaging_study_id)
+
+
+def _condition(key: Key, query: QidoQuery, dialect: str) -> ColumnElement[bool]:
+    attribute = key.attribute
+    if attribute.match is Match.MODALITIES:
+        return _series_has(dicom_series.c.modality, key.values, dialect)
+    if attribute.match is Match.SOP_CLASSES:
+        return exists().where(
+            dicom_instance.c.study_pk == dicom_study.c.pk, dicom_instance.c.sop_class_uid.in_(key.values)
+        ).correlate(dicom_study)
+    column = _TABLES[attribute.level].c[attribute.column]
+    if attribute.match is Match.UID:
+        return column.in_(key.values)
+    return or_(*(_one(attribute.match, column, value, query.fuzzy, dialect) for value in key.values))
+
+
+def _series_has(column: ColumnElement[Any], values: Sequence[Any], dialect: str) -> ColumnElement[bool]:
+    series = dicom_series.alias("sibling")
+    modality = series.c[column.key or "modality"]
+    return (
+        exists()
+        .where(series.c.study_pk == dicom_study.c.pk, or_(*(wildcard(modality, str(v), dialect) for v in values)))
+        .correlate(dicom_study)
+    )
+
+
+def _one(match: Match, column: ColumnElement[Any], value: Any, fuzzy: bool, dialect: str) -> ColumnElement[bool]:
+    if isinstance(value, Range):
+        bounds = [column != ""]
+        if value.low and value.high and value.low > value.high:  # a range of times over midnight
+            return and_(*bounds, or_(column >= value.low, column <= value.high))
+        if value.low:
+            bounds.append(column >= value.low)
+        if value.high:
+            bounds.append(column <= value.high)
+        return and_(*bounds)
+    if match is Match.NAME and value:
+        return _name(column, value, fuzzy)
+    if isinstance(value, int):
+        return column == value
+    return wildcard(column, value, dialect)
+
+
+def _name(column: ColumnElement[Any], value: str, fuzzy: bool) -> ColumnElement[bool]:
+    """On any component group, without case and accents; fuzzy: each word begins one of the components."""
+    wanted = attributes.name_key(value)
+    if fuzzy and not set(value) & {"*", "?"}:
+        words = [word for word in wanted.replace("^", " ").replace("=", " ").split() if word]
+        starts = [
+            or_(*(column.like(f"%{mark}{_escaped(word)}%", escape="\\") for mark in ("=", "^", " "))) for word in words
+        ]
+        return and_(*starts) if starts else column == ""
+    pattern = _escaped(wanted).replace("*", "%").replace("?", "_")
+    return column.like(f"%={pattern}=%", escape="\\")
+
+
+def wildcard(column: ColumnElement[Any], value: str, dialect: str) -> ColumnElement[bool]:
+    """Single value or wildcard matching, case-sensitive on both engines (PS3.4 §C.2.2.2.4)."""
+    if not set(value) & {"*", "?"}:
+        return column == value
+    if dialect == "sqlite":
+        return column.op("GLOB", is_comparison=True)(value.replace("[", "[[]"))
+    return column.like(_escaped(value).replace("*", "%").replace("?", "_"), escape="\\")
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+
+
+# Retrieve
+
+
+def studies(uow: UnitOfWork, visible: Visibility, path: Path) -> list[Row]:
+    """The rows that a StudyInstanceUID means to this caller. Raises NotFound: foreign and absent answer the same.
+
+    Two hospitals may use one UID. The platform, which sees both, gets one of them under the plain address (the one joined
+    to an order, else the first stored) and each under ``/owners/{organization}``: images of two hospitals are never mixed.
+    What the caller's own organisation stored under the UID (results of an algorithm) belongs to either.
+    """
+    table = dicom_study
+    own_first = case((table.c.matching == "matched", 0), else_=1)
+    statement = select(table).where(table.c.study_instance_uid == path.study).order_by(own_first, table.c.pk)
+    found = list(uow.connection.execute(statement.where(*admits(table, visible.organizations))).all())
+    if visible.constraints:
+        found = [row for row in found if _is_readable(uow, row.imaging_study_id)]
+    own = [row for row in found if row.owner == uow.caller.organization]
+    others = [row for row in found if row.owner != uow.caller.organization]
+    if path.owner is not None:
+        chosen = [row for row in found if row.owner == path.owner]
+        if chosen and path.owner != uow.caller.organization:
+            chosen += own
+    else:
+        chosen = [*others[:1], *own]
+    if not chosen:
+        known = uow.connection.execute(select(table.c.pk).where(table.c.study_instance_uid == path.study)).first()
+        raise NotFound("No such study, series or instance", foreign=known is not None)
+    return chosen
+
+
+def retrieve(uow: UnitOfWork, visible: Visibility, path: Path, *, headers: bool = False, layouts: bool = False,
+             ) -> tuple[list[Row], list[Row]]:
+    """The studies and the instances that a path names, in reading order. Raises NotFound where it names none."""
+    found = studies(uow, visible, path)
+    extra: list[Any] = []
+    if headers:
+        extra.append(dicom_header.c.metadata)
+    if layouts:
+        extra.append(dicom_header.c.layout)
+    statement = (
+        select(
+            dicom_instance,
+            dicom_series.c.series_instance_uid,
+            dicom_series.c.revision,
+            dicom_study.c.study_instance_uid,
+            dicom_study.c.owner,
+            *extra,
+        )
+        .join_from(dicom_instance, dicom_series, dicom_series.c.pk == dicom_instance.c.series_pk)
+        .join(dicom_study, dicom_study.c.pk == dicom_instance.c.study_pk)
+        .where(dicom_instance.c.study_pk.in_([row.pk for row in found]))
+        .order_by(*_order(Level.INSTANCE))
+    )
+    if extra:
+        statement = statement.join(dicom_header, dicom_header.c.instance_pk == dicom_instance.c.pk)
+    if path.series is not None:
+        statement = statement.where(dicom_series.c.series_instance_uid == path.series)
+    if path.instance is not None:
+        statement = statement.where(dicom_instance.c.sop_instance_uid == path.instance)
+    rows = list(uow.connection.execute(statement).all())
+    if not rows:
+        raise NotFound("No such study, series or instance")
+    used = {row.study_pk for row in rows}
+    return [row for row in found if row.pk in used], rows
+
+
+def organizations_of(visible: Visibility) -> frozenset[str]:
+    return (visible.organizations or frozenset()) - {EVERYONE}

@@ -1,0 +1,119 @@
+"""STOW-RS: store instances sent as multipart/related, or one alone.
+
+Each part goes through the one door; parts are committed in groups, and the answer says of each what became of it.
+Nothing that was stored is answered with an error status.
+
+DICOM PS3.18 §10.5, Annex I.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from dicomweb import multipart
+from dicomweb.ingest import Batch, Ingest, Origin, Prepared
+from dicomweb.media_types import DICOM, MULTIPART, parse_media_type
+from dicomweb.multipart import Body, Source, closing
+from dicomweb.status import Result, StoredOutcome
+from resources.outcomes import FhirError, Malformed, UnsupportedMediaType
+from store.access import Caller
+
+Json = dict[str, Any]
+GROUP = 32
+"""Instances committed together."""
+
+
+def parts_of(stream: Source, content_type: str, *, max_bytes: int, folder: str | None) -> Iterator[Body]:
+    """The instances of a request body, one at a time. Raises UnsupportedMediaType."""
+    kind, parameters = parse_media_type(content_type)
+    if kind == DICOM:
+        yield multipart.whole(stream, max_bytes=max_bytes, folder=folder)
+        return
+    if kind != MULTIPART:
+        raise UnsupportedMediaType("STOW-RS takes multipart/related; type=\"application/dicom\", or application/dicom")
+    if parameters.get("type", DICOM).lower() != DICOM:
+        raise UnsupportedMediaType("Instances are taken as application/dicom parts, not as metadata and bulk data")
+    yield from multipart.parts(stream, parameters.get("boundary"), max_bytes=max_bytes, folder=folder)
+
+
+def store(
+    ingest: Ingest, caller: Caller, origin: Origin, bodies: Iterator[Body], study_instance_uid: str | None
+) -> list[StoredOutcome]:
+    """Store every part. What breaks the request itself after instances were stored is reported as a failed item."""
+    batch = Batch(caller, origin)
+    outcomes: list[StoredOutcome] = []
+    waiting: list[Prepared] = []
+    try:
+        try:
+            for body in bodies:
+                with closing(body):
+                    result = _prepare(ingest, body, origin, study_instance_uid)
+                if isinstance(result, StoredOutcome):
+                    outcomes.append(result)
+                    continue
+                waiting.append(result)
+                if len(waiting) >= GROUP:
+                    outcomes += ingest.commit(waiting, batch)
+                    waiting = []
+        except FhirError as error:
+            if not (waiting or outcomes):
+                raise
+            outcomes.append(StoredOutcome(Result.NOT_UNDERSTOOD, reason=error.diagnostics))
+        if waiting:
+            outcomes += ingest.commit(waiting, batch)
+    finally:
+        ingest.finish(batch)
+    if not outcomes:
+        raise Malformed("The request holds no instance")
+    return outcomes
+
+
+def _prepare(ingest: Ingest, body: Body, origin: Origin, study: str | None) -> Prepared | StoredOutcome:
+    kind, _ = parse_media_type(body.headers.get("content-type", DICOM))
+    if kind not in {DICOM, "application/octet-stream", ""}:
+        return StoredOutcome(Result.NOT_UNDERSTOOD, reason="a part is not application/dicom")
+    return ingest.prepare(body.data, origin, study_instance_uid=study)
+
+
+def response(outcomes: list[StoredOutcome], base: str, study_instance_uid: str | None) -> Json:
+    """The Store Instances Response Module (Table I.1-1) as DICOM JSON. `base`: URL before ``/studies``."""
+    stored = [one for one in outcomes if one.result.is_stored]
+    failed = [one for one in outcomes if not one.result.is_stored]
+    body: Json = {}
+    studies = {one.study_instance_uid for one in stored}
+    uid = study_instance_uid or (studies.pop() if len(studies) == 1 else None)
+    if stored and uid:
+        body["00081190"] = {"vr": "UR", "Value": [f"{base}/studies/{uid}"]}
+    if failed:
+        body["00081198"] = {"vr": "SQ", "Value": [_failed(one) for one in failed]}
+    if stored:
+        body["00081199"] = {"vr": "SQ", "Value": [_referenced(one, base) for one in stored]}
+    return body
+
+
+def _failed(outcome: StoredOutcome) -> Json:
+    item = _reference(outcome)
+    item["00081197"] = {"vr": "US", "Value": [outcome.result.value.failure_reason]}
+    if outcome.reason:
+        # (0000,0902) is a command element; the text goes where data sets carry one.
+        item["00080220"] = {"vr": "LO", "Value": [outcome.reason[:64]]}
+    return dict(sorted(item.items()))
+
+
+def _referenced(outcome: StoredOutcome, base: str) -> Json:
+    item = _reference(outcome)
+    location = f"{base}/studies/{outcome.study_instance_uid}/series/{outcome.series_instance_uid}"
+    item["00081190"] = {"vr": "UR", "Value": [f"{location}/instances/{outcome.sop_instance_uid}"]}
+    if outcome.result.value.warning_reason:
+        item["00081196"] = {"vr": "US", "Value": [outcome.result.value.warning_reason]}
+    return dict(sorted(item.items()))
+
+
+def _reference(outcome: StoredOutcome) -> Json:
+    item: Json = {"00081150": {"vr": "UI"}, "00081155": {"vr": "UI"}}
+    if outcome.sop_class_uid:
+        item["00081150"]["Value"] = [outcome.sop_class_uid]
+    if outcome.sop_instance_uid:
+        item["00081155"]["Value"] = [outcome.sop_instance_uid]
+    return item

@@ -1,0 +1,369 @@
+"""Routes of PS3.18 chapter 10 under /dicom-web: read the request into values, call one function, write the answer.
+
+Every route exists twice: as the standard has it, and under ``/owners/{organization}`` for callers that see the studies
+of several hospitals (docs/decisions/0006-images.md).
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path as FilePath
+from typing import Any
+
+import orjson
+from flask import Blueprint, Request, Response, request
+
+from dicomweb import media_types, multipart, qido, query_keys, stow, uids, wado, xml
+from dicomweb.attributes import Level
+from dicomweb.disclosure import Disclosure
+from dicomweb.ingest import Ingest, Origin
+from dicomweb.media_types import DICOM, DICOM_JSON, DICOM_XML, OCTETS, Choice
+from dicomweb.multipart import Part
+from dicomweb.pictures import PICTURES, blank, pick_frame, rendering_task
+from dicomweb.queries import Path
+from dicomweb.status import http_status
+from dicomweb.wado import Payload, Retrieval
+from resources.outcomes import BadRequest, NotAcceptable, NotFound, UnsupportedMediaType
+from store.access import Caller
+
+Json = dict[str, Any]
+Guard = Callable[[Request], Caller]
+_OWNER = re.compile(r"[A-Za-z0-9\-.]{1,64}")
+_BULK = re.compile(r"[0-9A-F]{8}(?:/\d{1,6}/[0-9A-F]{8}){0,32}")
+GZIP_FROM_BYTES = 1024
+
+
+def blueprint(
+    guard: Guard, ingest: Ingest, disclosure: Disclosure, retrieval: Retrieval, *, public_base: str | None,
+    max_request_bytes: int, spool: FilePath | None,
+) -> Blueprint:
+    """The DICOMweb service. `public_base`: URL of /dicom-web as clients know it; None: as the request says."""
+    views = _Views(guard, ingest, disclosure, retrieval, public_base, max_request_bytes, spool)
+    routes = Blueprint("dicomweb", __name__, url_prefix="/dicom-web")
+    for rule, view, methods in views.table():
+        for prefix in ("", "/owners/<owner>"):
+            name = f"{view.__name__}{'-owner' if prefix else ''}-{rule}".replace("/", "_").replace(".", "_")
+            routes.add_url_rule(prefix + rule, name, view, methods=methods)
+    return routes
+
+
+class _Views:
+    def __init__(
+        self, guard: Guard, ingest: Ingest, disclosure: Disclosure, retrieval: Retrieval, public_base: str | None,
+        max_request_bytes: int, spool: FilePath | None,
+    ) -> None:
+        self._guard = guard
+        self._ingest = ingest
+        self._disclosure = disclosure
+        self._retrieval = retrieval
+        self._public_base = public_base
+        self._max_request_bytes = max_request_bytes
+        self._spool = str(spool) if spool else None
+
+    def table(self) -> list[tuple[str, Callable[..., Response], list[str]]]:
+        study = "/studies/<study>"
+        series = f"{study}/series/<series>"
+        instance = f"{series}/instances/<instance>"
+        get = ["GET"]
+        found: list[tuple[str, Callable[..., Response], list[str]]] = [
+            ("/studies", self.store, ["POST"]),
+            (study, self.store, ["POST"]),
+            ("/studies", self.search_studies, get),
+            ("/series", self.search_series, get),
+            (f"{study}/series", self.search_series, get),
+            ("/instances", self.search_instances, get),
+            (f"{study}/instances", self.search_instances, get),
+            (f"{series}/instances", self.search_instances, get),
+            (f"{instance}/frames/<frames>", self.frames, get),
+            (f"{instance}/frames/<frames>/rendered", self.rendered, get),
+            (f"{instance}/frames/<frames>/thumbnail", self.thumbnail, get),
+            (f"{instance}/bulkdata/<path:bulk>", self.bulkdata, get),
+        ]
+        for level in (study, series, instance):
+            found += [
+                (level, self.retrieve, get),
+                (f"{level}/metadata", self.metadata, get),
+                (f"{level}/rendered", self.rendered, get),
+                (f"{level}/thumbnail", self.thumbnail, get),
+            ]
+        return found
+
+    # Store
+
+    def store(self, study: str | None = None, owner: str | None = None) -> Response:
+        """STOW-RS (§10.5)."""
+        caller = self._guard(request)
+        if owner is not None and owner != caller.organization:
+            raise NotFound("No such address to store to")
+        if study is not None:
+            uids.require(study, "StudyInstanceUID")
+        form = media_types.json_or_xml(self._accepted()) or DICOM_JSON
+        if request.headers.get("Content-Encoding", "identity") != "identity":
+            raise UnsupportedMediaType("A content encoding of the request is not taken")
+        self._ingest.authorise(caller)
+        bodies = stow.parts_of(
+            _body(request), request.headers.get("Content-Type", ""), max_bytes=self._max_request_bytes,
+            folder=self._spool,
+        )
+        origin = Origin("stow-rs", caller.client_id, caller.address)
+        outcomes = stow.store(self._ingest, caller, origin, bodies, study)
+        answer = stow.response(outcomes, self._base(None), study)
+        body = xml.native_model(answer) if form == DICOM_XML else orjson.dumps(answer)
+        return _answer(body, form, http_status(outcomes))
+
+    # Search
+
+    def search_studies(self, owner: str | None = None) -> Response:
+        return self._search(Level.STUDY, Path(owner=_owner(owner)))
+
+    def search_series(self, study: str | None = None, owner: str | None = None) -> Response:
+        return self._search(Level.SERIES, _path(study, owner=owner))
+
+    def search_instances(
+        self, study: str | None = None, series: str | None = None, owner: str | None = None
+    ) -> Response:
+        return self._search(Level.INSTANCE, _path(study, series, owner=owner))
+
+    def _search(self, level: Level, path: Path) -> Response:
+        """QIDO-RS (§10.6)."""
+        caller = self._guard(request)
+        form = media_types.json_or_xml(self._accepted())
+        if form is None:
+            raise NotAcceptable("Results are given as application/dicom+json or application/dicom+xml")
+        query = query_keys.parse(level, request.args.items(multi=True))
+        limit = min(query_keys.MAX_RESULTS, query_keys.MAX_RESULTS if query.limit is None else query.limit)
+        rows, more = self._disclosure.search(caller, query, path, limit, f"GET {request.full_path}")
+        warnings = []
+        if more > 0:
+            warnings.append(f"There are {more} additional results that can be requested")
+        results = qido.results(rows, query, path, self._base(None), caller.organization)
+        if not results:
+            response = Response(status=204)
+        elif form == DICOM_XML:
+            response = _xml_parts(results)
+        else:
+            response = _json(orjson.dumps(results))
+        for text in warnings:
+            response.headers.add("Warning", f'299 Vigie "{text}"')
+        return _headed(response)
+
+    # Retrieve
+
+    def retrieve(self, study: str, series: str | None = None, instance: str | None = None,
+                 owner: str | None = None) -> Response:
+        """Instances of a study or series, or one instance (§10.4)."""
+        caller, path = self._guard(request), _path(study, series, instance, owner)
+        ranges = self._accepted()
+        _, rows = self._disclosure.retrieve(caller, path, "instances")
+        alone = instance is not None
+        chosen = [
+            (row, choice) for row in rows
+            if (choice := media_types.choose_instance(ranges, row.transfer_syntax_uid, alone_is_possible=alone))
+        ]
+        if not chosen:
+            raise NotAcceptable("None of the representations asked for can be given")
+        base = self._base(path.owner)
+        if alone and not chosen[0][1].multipart:
+            row, choice = chosen[0]
+            payload = self._retrieval.instance(row, choice)
+            response = Response(_iterated(payload), content_type=f"{DICOM}; transfer-syntax={choice.transfer_syntax}")
+            response.content_length = payload.size_bytes
+            response.headers["Content-Disposition"] = "attachment"
+            return _headed(response)
+        kept, choices = [row for row, _ in chosen], [choice for _, choice in chosen]
+        if alone:  # whether the pixels can be decoded is known before the headers are sent
+            parts: Iterable[Part] = list(self._retrieval.instance_parts(kept, choices, base))
+        else:
+            parts = self._retrieval.instance_parts(kept, choices, base)
+        size = None
+        if all(choice.transfer_syntax == row.transfer_syntax_uid for row, choice in chosen):
+            size = [
+                Part(f"{choice.type}; transfer-syntax={choice.transfer_syntax}", (), row.size_bytes,
+                     wado.address(base, row))
+                for row, choice in chosen
+            ]
+        return _multipart(parts, DICOM, size, status=200 if len(chosen) == len(rows) else 206)
+
+    def metadata(self, study: str, series: str | None = None, instance: str | None = None,
+                 owner: str | None = None) -> Response:
+        """Headers without bulk data (§10.4.1.1.2), from what was stored at ingest."""
+        caller, path = self._guard(request), _path(study, series, instance, owner)
+        form = media_types.json_or_xml(self._accepted())
+        if form is None:
+            raise NotAcceptable("Metadata is given as application/dicom+json or application/dicom+xml")
+        _, rows = self._disclosure.retrieve(caller, path, "metadata", headers=True)
+        base = self._base(path.owner)
+        tag = wado.etag(rows, base, form)
+        if request.if_none_match.contains_weak(tag):
+            response = Response(status=304)
+        elif form == DICOM_XML:
+            response = _xml_parts([orjson.loads(wado.header(row, base)) for row in rows])
+        else:
+            response = _json(b"".join(wado.metadata(rows, base)))
+        response.set_etag(tag, weak=True)
+        return _headed(response, "private, no-cache")
+
+    def frames(self, study: str, series: str, instance: str, frames: str, owner: str | None = None) -> Response:
+        """Frames by number, as byte ranges of the stored file (§10.4.1.1.5)."""
+        caller, path = self._guard(request), _path(study, series, instance, owner)
+        numbers = wado.frame_numbers(frames)
+        row = self._disclosure.frames(caller, path)
+        choice = media_types.choose_frames(self._accepted(), row.transfer_syntax_uid)
+        payloads = None if choice is None else self._retrieval.frames(row, numbers, choice)
+        if choice is None or payloads is None:
+            raise NotAcceptable("None of the representations asked for can be given")
+        return _frames(payloads, choice)
+
+    def bulkdata(self, study: str, series: str, instance: str, bulk: str, owner: str | None = None) -> Response:
+        """The value that a BulkDataURI stands for (§10.4.1.1.3)."""
+        caller, path = self._guard(request), _path(study, series, instance, owner)
+        if not _BULK.fullmatch(bulk):
+            raise BadRequest("The path is not that of an attribute")
+        row = self._disclosure.frames(caller, path)
+        ranges = self._accepted()
+        if wado.is_pixel_path(row, bulk):
+            choice = media_types.choose_frames(ranges, row.transfer_syntax_uid)
+            if choice is None:
+                raise NotAcceptable("None of the representations asked for can be given")
+            return _frames(self._retrieval.frames(row, list(range(1, row.frame_count + 1)), choice), choice)
+        _, payload = self._retrieval.bulk(row, bulk)
+        kind = "application/pdf" if bulk == "00420011" and row.sop_class_uid == ENCAPSULATED_PDF else OCTETS
+        wanted = next((one for one in ranges if one.covers(kind) or one.type == OCTETS), None)
+        if wanted is None:
+            raise NotAcceptable("None of the representations asked for can be given")
+        if wanted.multipart:
+            return _multipart([Part(kind, payload.chunks, payload.size_bytes)], kind,
+                              [Part(kind, (), payload.size_bytes)])
+        return _single(payload, kind)
+
+    def rendered(self, study: str, series: str | None = None, instance: str | None = None, frames: str | None = None,
+                 owner: str | None = None) -> Response:
+        """A picture of a frame, or of one that stands for the instance, series or study (§10.4.1.1.4)."""
+        return self._picture(_path(study, series, instance, owner), frames, thumbnail=False)
+
+    def thumbnail(self, study: str, series: str | None = None, instance: str | None = None, frames: str | None = None,
+                  owner: str | None = None) -> Response:
+        """A small picture (§10.4.1.1.6). What has no pixels gets a blank one."""
+        return self._picture(_path(study, series, instance, owner), frames, thumbnail=True)
+
+    def _picture(self, path: Path, frames: str | None, *, thumbnail: bool) -> Response:
+        caller = self._guard(request)
+        task = rendering_task(request.args, thumbnail=thumbnail)
+        kind = next((k for one in self._accepted() for k in PICTURES if one.covers(k)), None)
+        if kind is None:
+            raise NotAcceptable("Pictures are given as image/jpeg, image/png or image/gif")
+        number: int | None = wado.frame_numbers(frames)[0] if frames is not None else None
+        if path.instance is not None:
+            rows: Sequence[Any] = [self._disclosure.frames(caller, path)]
+        else:
+            _, rows = self._disclosure.retrieve(caller, path, "thumbnail" if thumbnail else "rendered")
+        row, frame = pick_frame(rows, number)
+        if row is None:
+            if not thumbnail:
+                raise NotAcceptable("There are no pixels to render")
+            return _headed(_answer(blank(), "image/png"))
+        body = self._retrieval.rendered(row, {**task, "frame": frame, "type": kind})
+        return _headed(_answer(body, kind))
+
+    # The request
+
+    def _accepted(self) -> list[media_types.Range]:
+        return media_types.accept(request.headers.get("Accept"), request.args.getlist("accept"))
+
+    def _base(self, owner: str | None) -> str:
+        base = self._public_base or f"{request.host_url.rstrip('/')}{request.script_root}/dicom-web"
+        return f"{base}/owners/{owner}" if owner else base
+
+
+ENCAPSULATED_PDF = "1.2.840.10008.5.1.4.1.1.104.1"
+
+
+def _path(study: str | None, series: str | None = None, instance: str | None = None, owner: str | None = None) -> Path:
+    """The UIDs of an address, each checked before any use."""
+    for text, name in ((study, "StudyInstanceUID"), (series, "SeriesInstanceUID"), (instance, "SOPInstanceUID")):
+        if text is not None:
+            uids.require(text, name)
+    return Path(study, series, instance, _owner(owner))
+
+
+def _owner(owner: str | None) -> str | None:
+    if owner is not None and not _OWNER.fullmatch(owner):
+        raise NotFound("No such organization")
+    return owner
+
+
+def _body(received: Request) -> Any:
+    """The body to its end: a chunked one has no Content-Length, and not every server marks it as terminated."""
+    if received.content_length is None and "chunked" in received.headers.get("Transfer-Encoding", "").lower():
+        return received.environ["wsgi.input"]
+    return received.stream
+
+
+# The answer
+
+
+def _headed(response: Response, cache: str = "private, max-age=60") -> Response:
+    response.headers["Cache-Control"] = cache
+    response.headers["Vary"] = "Accept, Accept-Encoding, Authorization"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    return response
+
+
+def _answer(body: bytes, content_type: str, status: int = 200) -> Response:
+    response = Response(body, status=status, content_type=content_type)
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    return response
+
+
+def _json(body: bytes) -> Response:
+    """application/dicom+json, spelled without charset: a client compares it letter for letter."""
+    response = _answer(body, DICOM_JSON)
+    if len(body) >= GZIP_FROM_BYTES and "gzip" in request.headers.get("Accept-Encoding", ""):
+        packer = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS | 16)
+        response.set_data(packer.compress(body) + packer.flush())
+        response.headers["Content-Encoding"] = "gzip"
+    return response
+
+
+def _xml_parts(objects: Sequence[Json]) -> Response:
+    parts = []
+    for one in objects:
+        body = xml.native_model(one)
+        parts.append(Part(DICOM_XML, [body], len(body)))
+    return _multipart(parts, DICOM_XML, parts)
+
+
+def _frames(payloads: list[Payload], choice: Choice) -> Response:
+    kind = f"{choice.type}; transfer-syntax={choice.transfer_syntax}"
+    if not choice.multipart and len(payloads) == 1:
+        return _single(payloads[0], kind)
+    parts = [Part(kind, payload.chunks, payload.size_bytes) for payload in payloads]
+    return _multipart(parts, choice.type, parts)
+
+
+def _single(payload: Payload, content_type: str) -> Response:
+    """One part alone; a range of it where that is asked and it is in memory anyway."""
+    response = Response(_iterated(payload), content_type=content_type)
+    response.content_length = payload.size_bytes
+    if isinstance(payload.chunks, list):
+        response = Response(b"".join(payload.chunks), content_type=content_type)
+        response.make_conditional(request, accept_ranges=True, complete_length=payload.size_bytes)
+    response.headers["Content-Disposition"] = "attachment"
+    return _headed(response)
+
+
+def _multipart(parts: Iterable[Part], kind: str, sized: Sequence[Part] | None, *, status: int = 200) -> Response:
+    boundary = multipart.new_boundary()
+    response = Response(
+        multipart.write(boundary, parts), status=status,
+        content_type=f'multipart/related; type="{kind}"; boundary={boundary}',
+    )
+    if sized is not None:
+        response.content_length = multipart.length(boundary, sized)
+    return _headed(response)
+
+
+def _iterated(payload: Payload) -> Iterator[bytes]:
+    yield from payload.chunks
