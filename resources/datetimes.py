@@ -58,7 +58,7 @@ def interval(text: str, zone: tzinfo = UTC) -> Interval:
 
 
 def _days(year: int, month: int | None, zone: tzinfo) -> Interval:
-    first = date(year, month or 1, 1).toordinal()
+    first = date(year, 1 if month is None else month, 1).toordinal()
     if month is None:
         after = date(year + 1, 1, 1).toordinal() if year < date.max.year else _LAST_ORDINAL + 1
     elif month < 12:

@@ -176,6 +176,29 @@ pairs: dict[str, st.SearchStrategy[tuple[str, str]]] = {
 }
 
 
+dated = st.one_of(
+    st.builds(
+        lambda when: {"resourceType": "Observation", "id": "1", "effectiveDateTime": when}, some(DATES)
+    ),
+    st.builds(lambda when: {"resourceType": "Observation", "id": "1", "effectivePeriod": when}, period),
+)
+"""Only a date, for properties of prefixes: a resource with everything seldom meets the one asked."""
+measured = st.builds(
+    lambda own, parts: {"resourceType": "Observation", "id": "1", "component": parts} | own,
+    element({"code": concept, "valueQuantity": quantity}),
+    st.lists(element({"code": concept, "valueQuantity": quantity}), min_size=2, max_size=3),
+)
+"""Quantities, its own and those of its components."""
+date_pairs = st.lists(st.tuples(st.just("date"), date_value), min_size=1, max_size=2)
+quantity_pairs = st.one_of(
+    st.tuples(st.just("value-quantity"), quantity_value),
+    st.tuples(
+        some(("code-value-quantity", "component-code-value-quantity")),
+        st.builds("{}${}".format, some(CODES).map(escaped), st.builds("{}{}".format, prefix, some(NUMBERS))),
+    ),
+).map(lambda pair: [pair])
+
+
 def queries(type_name: str) -> st.SearchStrategy[list[tuple[str, str]]]:
     """One or two parameters of a type."""
     return st.lists(pairs[type_name], min_size=1, max_size=2)

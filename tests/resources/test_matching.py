@@ -33,3 +33,17 @@ def test_the_index_finds_what_a_naive_reading_of_the_resource_finds(data: st.Dat
     expected = oracle.finds(resource, query)
     event(f"found: {expected}")
     assert found(resource, *query) == expected
+
+
+@settings(max_examples=700, deadline=None)
+@given(strategies.dated, strategies.date_pairs)
+def test_every_prefix_means_what_the_standard_says_of_two_ranges(resource: Json, query: list[tuple[str, str]]) -> None:
+    """§3.1.1.4.4: contains, overlaps, above, below, with the implicit ranges of §3.1.1.5.5."""
+    assert found(resource, *query) == oracle.finds(resource, query)
+
+
+@settings(max_examples=700, deadline=None)
+@given(strategies.measured, strategies.quantity_pairs)
+def test_quantities_and_composites_agree_with_the_oracle(resource: Json, query: list[tuple[str, str]]) -> None:
+    """§3.1.1.5.13 (quantity), §3.1.1.5.15 (composite: within one component)."""
+    assert found(resource, *query) == oracle.finds(resource, query)
