@@ -10,6 +10,7 @@ import structlog
 from flask import Flask, Response, g, request
 
 from fhir_server import errors, health, rest
+from fhir_server.origins import Origins
 from fhir_server.services import Services
 from fhir_server.settings import Settings
 
@@ -35,6 +36,7 @@ def create_app(services: Services | None = None) -> Flask:
     app.before_request(_begin)
     app.after_request(_finish)
     app.extensions["vigie"] = services
+    app.wsgi_app = Origins(app.wsgi_app, services.settings.bases)  # type: ignore[method-assign]
     return app
 
 

@@ -18,9 +18,10 @@ def main() -> None:
         signal.signal(number, lambda *_: stopping.set())
     settings = Settings.load().checked()
     services = Services.of(settings)
-    server = services.imaging.scp(settings.host, settings.dimse_port)
+    server = services.imaging.scp()
+    server.start(settings.host, settings.dimse_port)
     stopping.wait()
-    server.shutdown()
+    server.stop()
     services.close()
 
 

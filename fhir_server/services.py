@@ -56,6 +56,8 @@ class Services:
         settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
         database = open_engine(settings.database_url)
         objects = ObjectStore(settings.objects_folder)
+        spool = settings.data / "spool"
+        spool.mkdir(exist_ok=True, mode=0o700)
         bases = tuple(f"{base}/fhir" for base in settings.bases)
         signer = checkpoint.load_or_create(settings.data / "keys" / "audit-checkpoint", f"vigie/{settings.platform}")
         ledger = Ledger(
@@ -90,7 +92,7 @@ class Services:
             page_key=settings.key("pages"),
         )
         workflow = Workflow(platform=settings.platform, zone=settings.report_zone)
-        imaging = Imaging(store, objects, public_bases=settings.bases)
+        imaging = Imaging(store, objects, authority.permit, spool=spool)
         subscriptions = Subscriptions(
             store,
             authority.caller_of,
@@ -112,17 +114,11 @@ class Services:
             *self.imaging.loops,
             *self.subscriptions.loops,
             *self.workflow.loops(self.store),
-            *self.store.loops,
         ]
 
     def base(self) -> str:
-        """The public base that the client of this request used, out of the configured ones; else the first."""
-        asked = f"{request.scheme}://{request.host}"
-        bases = self.settings.bases
-        if asked in bases:
-            return asked
-        same_host = [base for base in bases if base.partition("://")[2] == request.host]
-        return same_host[0] if same_host else bases[0]
+        """The public base that the client of this request used (`origins` has seen to it that it is one of ours)."""
+        return f"{request.scheme}://{request.host}"
 
     def parse(self, type_name: str | None, parameters: Sequence[tuple[str, str]], *, lenient: bool = False) -> Query:
         """Search parameters as a Query, with this deployment's bases, zone and clock."""
@@ -169,7 +165,9 @@ class Services:
         return {"database": self._database_answers, "objects": self._objects_writable, "audit": self._audit_writable}
 
     def close(self) -> None:
+        """Settle what is under way and let go of everything."""
         self.subscriptions.close()
+        self.imaging.close()
         self.ledger.close()
         self.database.dispose()
 

@@ -17,6 +17,7 @@ from typing import Any
 import click
 
 from dicomweb import phantom
+from dicomweb.phantom import Phantom
 from fhir_server import clients, serving, upkeep
 from fhir_server.bench import load
 from fhir_server.bench.load import Connection, Measured, request
@@ -162,7 +163,7 @@ class _Bench:
         kind = f'multipart/related; type="application/dicom"; boundary={boundary}'
 
         def body(n: int) -> bytes:
-            series = list(phantom.series(accession=None, patient_id=f"B-{n}", patient_name="BENCH^B", slices=10))
+            series = phantom.series(Phantom(patient_id=f"B-{n}", slices=10))
             parts = b"".join(
                 b"--" + boundary.encode() + b"\r\nContent-Type: application/dicom\r\n\r\n" + one + b"\r\n"
                 for one in series

@@ -25,3 +25,12 @@ def send(instances: Sequence[bytes], host: str, port: int, calling_ae: str, call
         return [int(association.send_c_store(dataset).Status) for dataset in datasets]
     finally:
         association.release()
+
+
+def pixels(instances: Sequence[bytes], sop_instance_uid: str) -> bytes:
+    """The pixel data that was sent under this UID; KeyError where none was."""
+    for content in instances:
+        dataset = dcmread(BytesIO(content))
+        if dataset.SOPInstanceUID == sop_instance_uid:
+            return bytes(dataset.PixelData)
+    raise KeyError("no such instance was sent")

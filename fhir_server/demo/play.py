@@ -21,6 +21,7 @@ from dicomweb_client import DICOMwebClient
 from fhirpy import SyncFHIRClient
 
 from dicomweb import phantom
+from dicomweb.phantom import Phantom
 from fhir_server import clients, upkeep
 from fhir_server.demo import modality, world
 from fhir_server.demo.hospital import Endpoint
@@ -205,14 +206,14 @@ class Play:
 
     def _acquire(self) -> None:
         with self.step("scanner: C-STORE of the phantom series (pynetdicom)") as say:
-            self.instances = list(
-                phantom.series(
-                    accession=self.accession,
-                    patient_id=self.bundle["entry"][0]["resource"]["identifier"][0]["value"],
-                    patient_name="DUPOND^CLAIRE",
-                    birth_date="19610214",
-                )
+            self.scan = Phantom(
+                patient_id=self.bundle["entry"][0]["resource"]["identifier"][0]["value"],
+                patient_name="DUPOND^CLAIRE",
+                patient_birth_date="19610214",
+                patient_sex="F",
+                accession_number=self.accession,
             )
+            self.instances = phantom.series(self.scan)
             statuses = modality.send(self.instances, self.settings.host, self.settings.dimse_port, "HOPITAL_A")
             self.so(set(statuses) == {0}, "every C-STORE answers 0x0000")
             say(f"{len(statuses)} × 0x0000")
@@ -248,7 +249,7 @@ class Play:
             self.so(len(metadata) == len(self.instances), "the series metadata lists every instance")
             instance_uid = metadata[0]["00080018"]["Value"][0]
             frame = viewer.retrieve_instance_frames(self.study_uid, series_uid, instance_uid, [1])[0]
-            sent = phantom.pixels_of(self.instances, instance_uid)
+            sent = modality.pixels(self.instances, instance_uid)
             self.so(frame == sent, "the frame is byte for byte what the scanner sent")
             say(f"1 study, {len(series)} series, {len(metadata)} instances; frame 1: {len(frame)} bytes, equal")
 

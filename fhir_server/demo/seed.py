@@ -9,6 +9,8 @@ import structlog
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
 
+from dicomweb import phantom
+from dicomweb.phantom import Phantom
 from fhir_server import clients
 from fhir_server.demo import world
 from fhir_server.services import Services
@@ -78,10 +80,8 @@ def _register_clients(settings: Settings, services: Services) -> None:
 
 
 def _earlier_images(services: Services) -> None:
-    from dicomweb import phantom
-
-    prior = list(phantom.series(accession=None, patient_id="A-1001", patient_name="ANCIEN^ALAIN"))
-    services.imaging.store(Caller.system(world.HOSPITAL_A), prior)
+    prior = phantom.series(Phantom(patient_id="A-1001", patient_name="ANCIEN^ALAIN"))
+    services.imaging.store_files(Caller.system(world.HOSPITAL_A), prior)
     named = []
     for name in _PYDICOM_FILES:
         path = get_testdata_file(name, download=False)
@@ -91,6 +91,6 @@ def _earlier_images(services: Services) -> None:
         dcmread(path).save_as(buffer)
         named.append(buffer.getvalue())
     try:
-        services.imaging.store(Caller.system(world.HOSPITAL_B), named)
+        services.imaging.store_files(Caller.system(world.HOSPITAL_B), named)
     except FhirError as error:
         log.warning("earlier images left out", reason=error.diagnostics)

@@ -172,9 +172,7 @@ CLIENTS = (
             "Organization",
         ),
     ),
-    DemoClient(
-        "admin", "Administration", PLATFORM, _scope("cruds", *(name for name in registry.TYPES if name != "AuditEvent"))
-    ),
+    DemoClient("admin", "Administration", PLATFORM, "system/*.cruds"),
 )
 
 
