@@ -14,8 +14,9 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from resources.outcomes import FhirError, Json
+from resources.outcomes import FhirError, Json, PreconditionFailed
 from store.access import Draft, Version
+from store.faults import LostRace
 from store.unit_of_work import UnitOfWork
 
 _acting: ContextVar[bool] = ContextVar("workflow_acting", default=False)
@@ -79,8 +80,11 @@ def update(uow: UnitOfWork, version: Version, **elements: object) -> Version:
             resource.pop(name, None)
         else:
             resource[name] = value
-    with acting():
-        return uow.system.update(version.type, version.id, resource, if_match=version.version)
+    try:
+        with acting():
+            return uow.system.update(version.type, version.id, resource, if_match=version.version)
+    except PreconditionFailed as error:  # another transaction moved it after we looked: the whole unit starts anew
+        raise LostRace from error
 
 
 def look_up(uow: UnitOfWork, reference: str | None) -> Version | None:

@@ -8,37 +8,17 @@ from typing import Any
 
 import pytest
 
-from resources.lifecycle import SIGNED
+from auth.policy import Policy
 from resources.task import kind_of
-from store.access import EVERYONE, Audience, Caller, Draft, Version
+from store.access import Caller, Version
 from store.unit_of_work import Store, UnitOfWork
 from tests import builders
-from tests.support import PLATFORM, OpenPermit, caller
+from tests.support import PLATFORM, caller
 from workflow.service import Workflow
 
 Json = dict[str, Any]
 
 NIGHT = ("2026-06-01T04:00:00+02:00", "2026-06-01T23:00:00+02:00")
-
-
-class KeepingPermit(OpenPermit):
-    """Open, but a version keeps its owner, and what the platform makes of a hospital's order both see."""
-
-    def audience(self, uow: UnitOfWork, caller: Caller, draft: Draft) -> Audience:
-        if draft.before is not None:
-            owner = draft.before.owner
-            return Audience(owner, frozenset({owner, PLATFORM, *self._shared(uow, draft)}))
-        if draft.type in ("Appointment", "Slot", "Schedule", "PractitionerRole", "Practitioner", "Organization"):
-            return Audience(caller.organization, frozenset({EVERYONE}))
-        return Audience(caller.organization, frozenset({caller.organization, PLATFORM, *self._shared(uow, draft)}))
-
-    def _shared(self, uow: UnitOfWork, draft: Draft) -> set[str]:
-        if draft.type == "DiagnosticReport" and (draft.resource or {}).get("status") in SIGNED:
-            return {"hospital-a"}
-        if draft.type != "Task" or draft.resource is None or kind_of(draft.resource) not in ("order", "acquire"):
-            return set()
-        order = uow.system.read("ServiceRequest", draft.resource["focus"]["reference"].split("/")[1])
-        return {order.owner}
 
 
 class Scene:
@@ -174,8 +154,9 @@ class Scene:
 
 
 @pytest.fixture
-def permit() -> OpenPermit:
-    return KeepingPermit()
+def permit() -> Policy:
+    """The real one: who owns and who sees what is part of the path."""
+    return Policy(PLATFORM)
 
 
 @pytest.fixture

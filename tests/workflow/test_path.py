@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 
+from resources import validation
 from resources.outcomes import Conflict, ForbiddenTransition, InvalidContent
 from resources.scheduling import instant
 from tests import builders
@@ -292,3 +293,32 @@ def test_a_critical_finding_always_has_its_communication_task(scene: Scene) -> N
         "recipient": [{"reference": "Organization/hospital-a"}], "received": "2026-06-01T08:40:00+02:00"})
     scene.update(scene.reader, task, status="completed", output=builders.output(said.reference, "communication"))
     assert scene.status("communicate-critical") == "completed"
+
+
+@pytest.mark.parametrize("hospital", ["hospital", "other_hospital"])
+def test_the_hospital_follows_its_order_and_the_other_sees_nothing(scene: Scene, hospital: str) -> None:
+    """DESIGN §6: root task, acquisition, protocol, the signed report and its PDF; the rest stays on the platform."""
+    report = scene.signed()
+    seen = set()
+    protocol = scene.task("regulate")["output"][0]["valueReference"]["reference"]
+    pdf = scene.read(report)["presentedForm"][0]["url"]
+    provenance = scene.find("Provenance", target=report)[0].reference
+    named = {"report": report, "pdf": pdf, "protocol": protocol, "provenance": provenance, "order": scene.order,
+             "study": scene.study, **{f"task {kind}": one.reference for kind, one in scene.tasks().items()}}
+    with scene.store.work(getattr(scene, hospital), write=False) as uow:
+        for name, reference in named.items():
+            if uow.resources.exists(*reference.split("/")):
+                seen.add(name)
+    own = {"report", "pdf", "protocol", "provenance", "order", "study", "task order", "task acquire"}
+    assert seen == (own if hospital == "hospital" else set())
+
+
+def test_what_the_server_makes_is_valid(scene: Scene) -> None:
+    """Tasks, report, Binary and Provenance pass the server's own validation."""
+    report = scene.signed(conclusionCode=[
+        {"coding": [{"system": "https://vigie.example.org/fhir/CodeSystem/critical-result", "code": "1"}]}])
+    made = [scene.read(report), scene.read(scene.order), scene.read(scene.read(report)["presentedForm"][0]["url"])]
+    made += [one.json() for one in (*scene.tasks().values(), *scene.find("Provenance", target=report))]
+    for resource in made:
+        issues = [one for one in validation.validate(resource) if one.severity in ("error", "fatal")]
+        assert issues == [], resource["resourceType"]

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
+from auth.policy import Policy
 from resources.outcomes import Conflict, FhirError, Forbidden, ForbiddenTransition, InvalidContent
 from store.engine import open_engine
 from store.unit_of_work import Store
 from tests import builders
 from tests.support import BASE_URL, PLATFORM, MemoryTrail, caller
-from tests.workflow.conftest import KeepingPermit, Scene
+from tests.workflow.conftest import Scene
 from workflow.service import Workflow
 
 DAY = ("2026-07-01T08:00:00+02:00", "2026-07-01T20:00:00+02:00")
@@ -166,7 +167,7 @@ def test_of_racing_bookings_of_one_person_exactly_one_wins(scene: Scene) -> None
 
 
 def _book_in_a_process(url: str, role: str, barrier: Any, told: Any) -> None:
-    store = Store(open_engine(url), permit=KeepingPermit(), trail=MemoryTrail(), platform=PLATFORM,
+    store = Store(open_engine(url), permit=Policy(PLATFORM), trail=MemoryTrail(), platform=PLATFORM,
                   base_urls=(BASE_URL,), observers=Workflow(platform=PLATFORM).observers, page_key=b"k")
     results: list[str] = []
     _book(store, role, results, barrier)

@@ -10,12 +10,13 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
+from auth.policy import Policy
 from resources.lifecycle import SIGNED
 from resources.outcomes import FhirError
 from store.engine import open_engine
 from store.unit_of_work import Store
 from tests.support import BASE_URL, PLATFORM, Clock, MemoryTrail
-from tests.workflow.conftest import KeepingPermit, Scene
+from tests.workflow.conftest import Scene
 from workflow.service import Workflow
 
 PEOPLE = ("reader", "second_reader", "regulator", "hospital", "planner", "off_duty", "ai_vendor")
@@ -33,7 +34,7 @@ class SignedReport(RuleBasedStateMachine):
         database.create_all()
         self.database = database
         workflow = Workflow(platform=PLATFORM)
-        store = Store(database, permit=KeepingPermit(), trail=MemoryTrail(), clock=Clock(), platform=PLATFORM,
+        store = Store(database, permit=Policy(PLATFORM), trail=MemoryTrail(), clock=Clock(), platform=PLATFORM,
                       base_urls=(BASE_URL,), observers=workflow.observers, page_key=b"k")
         self.scene = Scene(store, workflow)
         self.scene.furnish()
