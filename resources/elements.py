@@ -7,7 +7,7 @@ http://hl7.org/fhir/R4/json.html
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -114,9 +114,11 @@ def _moment(value: str) -> tuple[datetime, str] | None:
     """The whole second in UTC, and the fraction with as many digits as it has (a str compares digit by digit)."""
     fraction = _FRACTION.search(value)
     whole = _FRACTION.sub("", value)
-    # A leap second is within a second of the one before it, which is all that a comparison here needs.
     try:
         moment = datetime.fromisoformat(whole.replace(":60", ":59"))
-        return (moment.astimezone(UTC), fraction[1].rstrip("0") if fraction else "") if moment.tzinfo else None
+        if moment.tzinfo is None:
+            return None
+        leap = timedelta(seconds=1 if ":60" in whole else 0)
+        return moment.astimezone(UTC) + leap, fraction[1].rstrip("0") if fraction else ""
     except (ValueError, OverflowError):
         return None

@@ -239,7 +239,7 @@ def _reference(targets: frozenset[str]) -> Callable[[Json, Where, Run], None]:
             return
         if isinstance(literal, str) and literal[:1] == "#" and not anything:
             kind = _contained_type(literal[1:], run.scope.root)
-            if kind is not None and kind not in targets:
+            if kind in _RESOURCES and kind not in targets:
                 run.add("structure", "A reference to this type is not allowed here", where)
 
     return check
@@ -256,8 +256,9 @@ def _contained_type(identifier: str, root: Json) -> str | None:
         kind = root.get("resourceType")
         return kind if isinstance(kind, str) else None
     for inner in objects(root, "contained"):
-        if inner.get("id") == identifier and inner.get("resourceType") in _RESOURCES:
-            return str(inner["resourceType"])
+        if inner.get("id") == identifier:
+            kind = inner.get("resourceType")
+            return kind if isinstance(kind, str) else None
     return None
 
 
