@@ -352,7 +352,7 @@ class Play:
             urls = [f"{self.fhir}/{path}" for path in paths]
             urls += [f"{self.base}/dicom-web/studies/{self.study_uid}{tail}" for tail in ("", "/metadata", "/series")]
             for url in urls:
-                answer = self.http.get(url, headers=self.headers("hospital-b"))
+                answer = self.http.get(url, headers=self.headers("hospital-b") | {"Accept": "*/*"})
                 empty = answer.status_code == 204 and url.endswith("/series")
                 self.so(
                     answer.status_code == 404 or empty,
@@ -389,7 +389,7 @@ class Play:
             lines: list[str] = []
             status = upkeep.audit_verify(self.settings, lines.append)
             self.so(status == 0, "; ".join(lines))
-            say(lines[-1].splitlines()[0] if lines else "verified")
+            say("; ".join(" ".join(line.split()) for line in lines[0].splitlines()))
 
     # — the stage —
 
