@@ -24,6 +24,7 @@ from audit.patterns import (
     DERIVED,
     DETAIL,
     MINIMAL,
+    NOTIFIED,
     OAUTH_AGENT,
     PATTERNS,
     PERSON,
@@ -36,6 +37,7 @@ from audit.patterns import (
     ROLE_RESOURCE,
     ROLE_SECURITY,
     SYSTEM_OBJECT,
+    TOKEN_ISSUED,
     Pattern,
     Shape,
 )
@@ -61,6 +63,8 @@ _ISSUE_CODES = frozenset({
     "exception", "timeout", "incomplete", "throttled", "informational",
 })
 _DEFAULT_ISSUE = {Outcome.MINOR: "processing", Outcome.SERIOUS: "forbidden", Outcome.MAJOR: "exception"}
+_RESULTS = frozenset({"count", "total"})
+"""What a query found is not recorded (BALP 3:5.7.4.5)."""
 _STUDY = frozenset({"StudyInstanceUID", "study_instance_uid"})
 
 
@@ -87,10 +91,14 @@ def build(
                      access.owner if access.interaction is Interaction.NOTIFY else None,
                      _fact(access, "endpoint") if access.interaction is Interaction.NOTIFY else None,
                      observer, base_url)
+    subtype = pattern.subtype
+    if access.interaction is Interaction.NOTIFY and access.type in (None, "Subscription"):
+        subtype = NOTIFIED  # a handshake or a heartbeat discloses nothing
     start, written = _instant(at), _instant(recorded or at)
     entities = _ENTITIES[pattern.shape](caller, access, pattern)
     tail: list[Json] = []
-    if caller.request_id:
+    if caller.request_id and not (good and pattern.profile is TOKEN_ISSUED):
+        # IHE.IUA.71 closes its list of entities.
         tail.append({"what": {"identifier": {"value": caller.request_id}}, "type": REQUEST_ID})
     if not good:
         tail.append({"what": {"reference": "#oo"}, "description": "OperationOutcome returned"})
@@ -107,7 +115,7 @@ def build(
         else:
             event["contained"] = [_operation_outcome(access)]
         event["type"] = pattern.type
-        event["subtype"] = [pattern.subtype, DERIVED] if access.derived else [pattern.subtype]
+        event["subtype"] = [subtype, DERIVED] if access.derived else [subtype]
         event["action"] = pattern.action
         event["period"] = {"start": start}
         event["recorded"] = written
@@ -156,7 +164,7 @@ def _query(caller: Caller, access: Access, pattern: Pattern) -> list[Json]:
         entities.append(_request(f"GET {access.type or ''}", secrets_only=False))
     elif access.type is not None:
         entities += _data(caller, access, pattern)[:1]
-    return entities + _facts(access)
+    return entities + _facts(access, skip=_RESULTS)
 
 
 def _study(caller: Caller, access: Access, pattern: Pattern) -> list[Json]:

@@ -29,7 +29,7 @@ BALP_ENTITY_TYPE = "https://profiles.ihe.net/ITI/BALP/CodeSystem/BasicAuditEntit
 USER_AGENT_TYPES = "https://profiles.ihe.net/ITI/BALP/CodeSystem/UserAgentTypes"
 ACT_REASON = "http://terminology.hl7.org/CodeSystem/v3-ActReason"
 VIGIE = "urn:x-vigie:audit"
-"""What no standard code says: `derived`, `introspect`, `admin`, `detail`."""
+"""What no standard code says: `derived`, `introspect`, `admin`, `notify`, `detail`."""
 
 
 def coding(system: str, code: str, display: str | None = None) -> Json:
@@ -59,6 +59,7 @@ DETAIL = coding(VIGIE, "detail")
 DERIVED = coding(VIGIE, "derived", "Done by the server on the caller's behalf")
 DISCLOSE = coding("http://terminology.hl7.org/CodeSystem/iso-21089-lifecycle", "disclose",
                   "Disclose Record Lifecycle Event")
+NOTIFIED = coding(VIGIE, "notify", "Notification without content")
 APPLICATION_SERVER = coding("http://terminology.hl7.org/CodeSystem/security-source-type", "4", "Application Server")
 
 

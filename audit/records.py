@@ -7,7 +7,7 @@ AuditEvent version of that id. A record is in exactly one of the two.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -50,7 +50,7 @@ audit_inbox = Table(
 audit_log = Table(
     "audit_log",
     metadata,
-    Column("seq", BigInteger, primary_key=True, autoincrement=False, comment="position, from 1, without gaps"),
+    Column("seq", Key, primary_key=True, autoincrement=False, comment="position, from 1, without gaps"),
     Column("event_id", BinaryText, nullable=False, unique=True, comment="id of the AuditEvent"),
     Column("leaf", LargeBinary, nullable=False, comment="SHA-256 leaf hash, 32 bytes"),
     Column("salt", LargeBinary, nullable=False, comment="key of the leaf's commitment, 32 bytes"),
@@ -69,7 +69,7 @@ audit_tree = Table(
 audit_checkpoint = Table(
     "audit_checkpoint",
     metadata,
-    Column("size", BigInteger, primary_key=True, autoincrement=False, comment="number of leaves signed"),
+    Column("size", Key, primary_key=True, autoincrement=False, comment="number of leaves signed"),
     Column("note", Text, nullable=False, comment="C2SP signed note"),
     Column("signed", BigInteger, nullable=False, comment="µs since 1970-01-01T00:00Z"),
 )
@@ -298,15 +298,30 @@ def events_outside(connection: Connection, limit: int = 100) -> list[str]:
     return [f"AuditEvent/{resource_id}/_history/{number}" for resource_id, number in rows]
 
 
-def versions_unrecorded(connection: Connection, limit: int = 100) -> list[str]:
-    """Versions whose transaction left no audit record, as references. A write and its record are one commit."""
+def versions_unrecorded(
+    connection: Connection, named: Container[int], limit: int = 100, chunk: int = 5000
+) -> list[str]:
+    """Versions that no record of a write names, as references. A write and its record are one commit.
+
+    `named` holds `hash()` of each reference with version that the log's writes name. What waits in the inbox is let be.
+    """
     version = resource_version
-    logged = select(audit_log.c.seq).where(audit_log.c.tx_id == version.c.tx_id).exists()
-    inbox = select(audit_inbox.c.pk).where(audit_inbox.c.tx_id == version.c.tx_id).exists()
-    rows = connection.execute(
-        select(version.c.type_id, version.c.resource_id, version.c.version)
-        .where(version.c.type_id != AUDIT_EVENT, ~logged, ~inbox)
-        .order_by(version.c.pk)
-        .limit(limit)
-    )
-    return [f"{type_name(kind)}/{resource_id}/_history/{number}" for kind, resource_id, number in rows]
+    waiting_tx = select(audit_inbox.c.pk).where(audit_inbox.c.tx_id == version.c.tx_id).exists()
+    found: list[str] = []
+    after = 0
+    while True:
+        rows = connection.execute(
+            select(version.c.pk, version.c.type_id, version.c.resource_id, version.c.version, waiting_tx)
+            .where(version.c.pk > after, version.c.type_id != AUDIT_EVENT)
+            .order_by(version.c.pk)
+            .limit(chunk)
+        ).all()
+        for _pk, kind, resource_id, number, is_waiting in rows:
+            reference = f"{type_name(kind)}/{resource_id}/_history/{number}"
+            if hash(reference) not in named and not is_waiting:
+                found.append(reference)
+                if len(found) == limit:
+                    return found
+        if len(rows) < chunk:
+            return found
+        after = int(rows[-1][0])

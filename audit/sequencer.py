@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import orjson
-from sqlalchemy import Connection
 
 from audit import merkle, records
 from audit.checkpoint import BadCheckpoint, Checkpoint, Signer
@@ -31,6 +31,9 @@ from store.audiences import Audiences
 from store.engine import Database
 from store.faults import DRIVER_ERRORS, is_race
 from store.loops import Loop
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 logger = logging.getLogger("vigie.audit")
 

@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import orjson
-from sqlalchemy import Connection
 
 from audit import events, records
 from audit.checkpoint import Signer
@@ -23,6 +23,9 @@ from store.access import Access, Caller
 from store.engine import Database
 from store.loops import Loop
 from store.versions import microseconds
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 DISCLOSE_TIMEOUT_S = 10.0
 CATCH_UP_TIMEOUT_S = 2.0

@@ -218,7 +218,7 @@ def test_a_token_that_is_issued_is_recorded_without_anything_secret():
     assert issued["meta"]["profile"] == [BALP + "IHE.IUA.71"]
     assert (issued["type"]["code"], issued["subtype"][0]["code"], issued["action"]) == ("110114", "ITI-71", "E")
     assert [a["type"]["coding"][0]["code"] for a in issued["agent"]] == ["110150", "AuthzOauthService"]
-    request, response = entities(issued, "2")
+    request, response = issued["entity"]
     assert request["role"]["code"] == "24"
     assert b64decode(request["query"]).decode() == (
         "POST /oauth/token\ngrant_type=client_credentials&scope=system/Patient.rs&client_assertion=***"
@@ -262,6 +262,12 @@ def test_a_delivery_is_a_disclosure_by_the_server():
     assert entities(sent, "1")[0]["what"] == {"reference": "Patient/p-12"}
     assert entities(sent, "2")[0]["what"] == {"reference": "DiagnosticReport/dr-1/_history/2"}
     assert "secret-path" not in json.dumps(sent)
+
+
+def test_a_handshake_discloses_nothing():
+    sent = event(Access(Interaction.NOTIFY, "Subscription", "s-1", owner="hopital-a"))
+    assert "meta" not in sent
+    assert (sent["type"]["code"], sent["subtype"][0]["code"]) == ("110106", "notify")
 
 
 def test_what_the_server_did_on_the_callers_behalf_says_so():

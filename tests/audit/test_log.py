@@ -338,6 +338,40 @@ def test_a_version_without_a_record_is_found(
     assert f"{version.reference}/_history/1" in report.findings[0].text
 
 
+def test_a_record_that_vanishes_from_among_others_of_its_transaction_is_found(
+    make_store: Callable[..., Store], ledger: Ledger, database: Database, signer: Signer
+):
+    """Each version is named by a record of its own; that it was read later does not replace it."""
+    store = make_store(trail=ledger)
+    with store.work(caller()) as uow:
+        first = uow.resources.create("Patient", patient())
+        uow.resources.create("Patient", patient())
+    with store.work(caller(), write=False) as uow:
+        uow.resources.vread("Patient", first.id, 1)
+    assert judged(database, signer).ok
+    inbox = records.audit_inbox
+    alter(database, delete(inbox).where(inbox.c.event.contains(first.id), inbox.c.event.contains('"action":"C"')))
+    ledger.catch_up()
+    report = judged(database, signer)
+    assert [f.kind for f in report.findings] == ["unrecorded"]
+    assert f"{first.reference}/_history/1" in report.findings[0].text
+
+
+def test_every_way_to_write_leaves_a_record_that_names_its_version(
+    make_store: Callable[..., Store], ledger: Ledger, database: Database, signer: Signer
+):
+    """Created, updated, deleted, by the server too: the log names each version."""
+    store = make_store(trail=ledger)
+    with store.work(caller()) as uow:
+        version = uow.resources.create("Patient", patient())
+        uow.resources.update("Patient", version.id, {**patient("Durand"), "id": version.id})
+        uow.system.create("Organization", {"resourceType": "Organization", "name": "x"})
+    with store.work(caller()) as uow:
+        uow.resources.delete("Patient", version.id)
+    ledger.catch_up()
+    assert judged(database, signer).findings == []
+
+
 def test_an_inbox_that_nobody_empties_is_found(ledger: Ledger, database: Database, signer: Signer):
     ledger.disclose(caller(), [Access(Interaction.READ, "Patient", "1")], AT)
     assert judged(database, signer).notes == ["1 records wait to be sequenced"]

@@ -121,19 +121,22 @@ def test_where_the_record_cannot_be_written_nothing_is_acknowledged(
 def test_a_record_that_takes_too_long_is_not_acknowledged():
     """Unavailable after the timeout; a record whose reader gave up is not written afterwards."""
     written: list[str] = []
-    going = threading.Event()
+    begun, going = threading.Event(), threading.Event()
 
     def slow(rows: Sequence[str]) -> None:
-        going.wait(10)
+        begun.set()
+        going.wait(30)
         written.extend(rows)
 
     committer = GroupCommitter(slow)
-    with pytest.raises(Unavailable):
-        committer.submit(["first"], 0.05)
+    first = threading.Thread(target=committer.submit, args=(["first"], 60))
+    first.start()
+    assert begun.wait(30)
     with pytest.raises(Unavailable):
         committer.submit(["second"], 0.05)
     going.set()
-    committer.submit(["third"], 10)
+    first.join()
+    committer.submit(["third"], 60)
     committer.close()
     assert written == ["first", "third"]
 
@@ -146,12 +149,12 @@ def test_whoever_comes_during_a_commit_shares_the_next_one():
     def commit(rows: Sequence[int]) -> None:
         batches.append(list(rows))
         arrived.set()
-        going.wait(10)
+        going.wait(30)
 
     committer = GroupCommitter(commit)
-    threads = [threading.Thread(target=committer.submit, args=([number], 10)) for number in range(12)]
+    threads = [threading.Thread(target=committer.submit, args=([number], 60)) for number in range(12)]
     threads[0].start()
-    assert arrived.wait(10)
+    assert arrived.wait(30)
     for thread in threads[1:]:
         thread.start()
     while committer.waiting < 11:
@@ -171,8 +174,8 @@ def test_one_batch_that_fails_does_not_end_the_committer():
 
     committer = GroupCommitter(commit)
     with pytest.raises(Unavailable):
-        committer.submit(["bad"], 10)
-    committer.submit(["good"], 10)
+        committer.submit(["bad"], 60)
+    committer.submit(["good"], 60)
     committer.close()
 
 
