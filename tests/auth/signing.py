@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import json
 import secrets
+import warnings
 from typing import Any
 
 from flask.testing import FlaskClient
 from joserfc import jws, jwt
+from joserfc.errors import SecurityWarning
 from joserfc.jwk import ECKey, OctKey, RSAKey
 from werkzeug.test import TestResponse
 
@@ -99,7 +101,9 @@ def b64(data: str | bytes) -> str:
 
 def rsa_pair(bits: int = 2048, kid: str = "rsa") -> tuple[dict[str, Any], dict[str, Any]]:
     """(private, public) RSA JWKs."""
-    key = RSAKey.generate_key(bits, private=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SecurityWarning)  # a weak key is what some tests need
+        key = RSAKey.generate_key(bits, private=True)
     extra = {"kid": kid, "alg": "RS384", "use": "sig"}
     return {**key.as_dict(private=True), **extra}, {**key.as_dict(private=False), **extra}
 

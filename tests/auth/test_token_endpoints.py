@@ -135,7 +135,7 @@ def test_basic_authentication_is_not_offered(http: FlaskClient, ehr: Machine) ->
         ("system/*.cruds", "system/*.*", "system/*.*"),
         ("system/*.rs", "system/Patient.*", "system/Patient.read"),
         ("system/Patient.r", "system/Patient.read", "system/Patient.r"),
-        ("system/ServiceRequest.rs?status=active", "system/ServiceRequest.rs", "system/ServiceRequest.rs?status=active"),
+        ("system/Task.rs?status=accepted", "system/Task.rs", "system/Task.rs?status=accepted"),
         ("system/*.rs", "openid fhirUser system/Patient.rs user/Patient.rs", "system/Patient.rs"),
     ],
 )
