@@ -36,12 +36,14 @@ class Scope:
 
     resource: Json
     root: Json
-    contained: frozenset[str] | None = None
+    contained: Mapping[str, str | None]
+    """The ids of the resources that the root contains, with their types."""
 
-    def contained_ids(self) -> frozenset[str]:
-        if self.contained is None:
-            self.contained = frozenset(i for i in (text(c, "id") for c in objects(self.root, "contained")) if i)
-        return self.contained
+    @classmethod
+    def of(cls, resource: Json) -> Scope:
+        """The scope of a resource that nothing contains, or that an entry of a Bundle holds."""
+        inner = objects(resource, "contained") if "contained" in resource else ()
+        return cls(resource, resource, {text(one, "id") or "": text(one, "resourceType") for one in inner})
 
 
 Rule = Callable[[Json, Scope], "bool | list[str]"]
@@ -92,7 +94,7 @@ def _range(node: Json, _scope: Scope) -> bool:
 def _local_reference(node: Json, scope: Scope) -> bool:
     """`#` alone is the container itself (http://hl7.org/fhir/R4/references.html#contained)."""
     reference = text(node, "reference")
-    return reference is None or reference[:1] != "#" or reference == "#" or reference[1:] in scope.contained_ids()
+    return reference is None or reference[:1] != "#" or reference == "#" or reference[1:] in scope.contained
 
 
 def _non_negative(name: str) -> Rule:
@@ -301,15 +303,15 @@ def _entered_in_error(node: Json, system: str) -> bool:
 def _repeated_component_code(node: Json, scope: Scope) -> bool:
     if not has_choice(node, "value"):
         return True
-    code = scope.resource.get("code")
-    own = objects(code, "coding") if isinstance(code, dict) else []
-    return not any(
-        coding in own
-        for component in objects(node, "component")
-        for inner in [component.get("code")]
-        if isinstance(inner, dict)
-        for coding in objects(inner, "coding")
-    )
+    own = _codings(scope.resource)
+    return all(own.isdisjoint(_codings(component)) for component in objects(node, "component"))
+
+
+def _codings(node: Json) -> set[str]:
+    """The codings of `code`, each as a text by which it is compared."""
+    code = node.get("code")
+    codings = objects(code, "coding") if isinstance(code, dict) else []
+    return {repr(sorted(coding.items())) for coding in codings}
 
 
 def _no_home(name: str) -> Rule:

@@ -71,6 +71,8 @@ def parse(raw: bytes | str, *, max_bytes: int = MAX_BYTES, max_depth: int = MAX_
         ) from None
     except _DuplicateKey:
         raise _duplicates(text) from None
+    except RecursionError:
+        raise Malformed("Objects and arrays are nested too deep", code="too-costly") from None
     except _BadNumber as fault:
         raise Malformed(fault.rule, code="value", expression=_locate(text, _position(text, fault.number))) from None
     if not isinstance(value, dict):
@@ -112,15 +114,13 @@ def _decode(raw: bytes | str, max_bytes: int) -> str:
 
 
 _ALL_BUT_STRUCTURE = "".join(map(chr, range(128))).translate(str.maketrans("", "", '"[]{}')).encode()
-_ESCAPE = re.compile(r"\\.", re.DOTALL)
 
 
 def _check_depth(text: str, max_depth: int) -> None:
     """Refuse nesting before the parser recurses into it; brackets inside strings do not count."""
     if text.count("{") + text.count("[") <= max_depth:
         return
-    if "\\" in text:
-        text = _ESCAPE.sub("", text)
+    text = text.replace("\\\\", "").replace('\\"', "")
     marks = text.encode().translate(None, _ALL_BUT_STRUCTURE + bytes(range(128, 256)))
     depth = 0
     for mark in b"".join(marks.split(b'"')[::2]):
@@ -237,8 +237,11 @@ def _repeated(node: Any, expression: str) -> Iterator[str]:
             yield from _repeated(value, f"{expression}[{index}]")
 
 
+_LOCATED = 1024 * 1024
+"""Characters of text in which the place of a syntax fault is looked for."""
+
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
-_MARK = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]:,]|[^\s{}\[\]:,"]+', re.DOTALL)
+_MARK = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[{}\[\]:,]|[^\s{}\[\]:,"]+', re.DOTALL)
 _RESOURCE_TYPE = re.compile(r'"resourceType"\s*:\s*"([A-Za-z]{1,64})"')
 
 
@@ -248,9 +251,12 @@ def _position(text: str, number: str) -> int:
 
 def _locate(text: str, position: int) -> tuple[str, ...]:
     """The element that the parser was in when it stopped, as far as the text before it tells."""
+    head = _RESOURCE_TYPE.search(text)
+    expression = head[1] if head else "Resource"
     path: list[str | int] = []
     last = ""
-    for match in _MARK.finditer(text, 0, position):
+    # A place far into a long text is not worth the time that an attacker could make it cost.
+    for match in _MARK.finditer(text, 0, position if position < _LOCATED else 0):
         mark = match[0]
         if mark == "{":
             path.append("")
@@ -265,8 +271,6 @@ def _locate(text: str, position: int) -> tuple[str, ...]:
             name = last.strip('"')
             path[-1] = name if _NAME.fullmatch(name) else ""
         last = mark
-    head = _RESOURCE_TYPE.search(text)
-    expression = head[1] if head else "Resource"
     for part in path:
         expression += f"[{part}]" if isinstance(part, int) else f".{part}" if part else ""
     return (expression,)

@@ -238,8 +238,8 @@ def _reference(targets: frozenset[str]) -> Callable[[Json, Where, Run], None]:
                 continue
             return
         if isinstance(literal, str) and literal[:1] == "#" and not anything:
-            kind = _contained_type(literal[1:], run.scope.root)
-            if kind in _RESOURCES and kind not in targets:
+            kind = run.scope.contained.get(literal[1:]) if literal != "#" else run.scope.root.get("resourceType")
+            if isinstance(kind, str) and kind in _RESOURCES and kind not in targets:
                 run.add("structure", "A reference to this type is not allowed here", where)
 
     return check
@@ -249,17 +249,6 @@ def _is_link(literal: str) -> bool:
     if literal[:1] == "#" or ":" in literal:
         return not any(character.isspace() for character in literal)
     return reference_type({"reference": literal}) is not None and literal[:1] != "/"
-
-
-def _contained_type(identifier: str, root: Json) -> str | None:
-    if not identifier:
-        kind = root.get("resourceType")
-        return kind if isinstance(kind, str) else None
-    for inner in objects(root, "contained"):
-        if inner.get("id") == identifier:
-            kind = inner.get("resourceType")
-            return kind if isinstance(kind, str) else None
-    return None
 
 
 def _simple_quantity(value: Json, where: Where, run: Run) -> None:
@@ -299,7 +288,7 @@ def check_resource(value: Any, where: Where | str, run: Run, *, contained: bool 
         run.add("structure", words, (where, "resourceType"))
         return
     outer = run.scope
-    run.scope = Scope(value, outer.root, outer.contained) if contained else Scope(value, value)
+    run.scope = Scope(value, outer.root, outer.contained) if contained else Scope.of(value)
     shape(name).check(value, where, run)
     run.scope = outer
 

@@ -17,15 +17,17 @@ from resources.outcomes import InvalidContent, Issue, Json, Malformed
 from resources.shapes import Run, check_resource
 
 
-def validate(resource: Json, *, type_name: str | None = None, bundle_type: str | None = None) -> list[Issue]:
+def validate(resource: Json | Any, *, type_name: str | None = None, bundle_type: str | None = None) -> list[Issue]:
     """All problems of a resource, none if it is in order; at most 100.
 
     `type_name`: the type it has to be (that of the URL). `bundle_type`: if it is a Bundle, the type it has to have.
     No text of an issue holds a value of the resource.
     """
+    if not isinstance(resource, dict):
+        return [Issue("error", "structure", "A resource is a JSON object", ("Resource",))]
     name: Any = resource.get("resourceType")
     root = name if registry.is_type(name) else "Resource"
-    run = Run(Scope(resource, resource))
+    run = Run(Scope.of({}))
     check_resource(resource, root, run)
     if type_name is not None and registry.is_type(name) and name != type_name:
         run.add("invalid", f"A resource of type {type_name} is expected", (root, "resourceType"))
@@ -34,10 +36,11 @@ def validate(resource: Json, *, type_name: str | None = None, bundle_type: str |
     return run.issues
 
 
-def check(resource: Json, *, type_name: str | None = None, bundle_type: str | None = None) -> None:
+def check(resource: Json | Any, *, type_name: str | None = None, bundle_type: str | None = None) -> None:
     """Raise InvalidContent (422) with every problem, or Malformed (400) if it is no R4 resource."""
     issues = validate(resource, type_name=type_name, bundle_type=bundle_type)
     if not issues:
         return
-    fault = InvalidContent if registry.is_type(resource.get("resourceType")) else Malformed
+    is_resource = isinstance(resource, dict) and registry.is_type(resource.get("resourceType"))
+    fault = InvalidContent if is_resource else Malformed
     raise fault(issues[0].diagnostics, issues=issues)

@@ -183,3 +183,20 @@ def test_a_foreign_decimal_is_written_too() -> None:
     assert dump({"value": JsonDecimal("2.50")}) == b'{"value":2.50}'
     with pytest.raises(TypeError):
         dump({"value": object()})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a":"' + '\\"' * 200_000,
+        '{"a":' + "[]," * 200_000,
+        '{"a":[' + '"b":1,' * 200_000,
+        '{"a":1' + ',"a":1' * 200_000 + "}",
+        "\\" * 400_000,
+        '{"a":[' + "1e5," * 200_000 + "NaN]}",
+        '"' * 400_001,
+    ],
+)
+def test_a_long_fault_is_refused_in_the_time_of_its_length(text: str) -> None:
+    """The place of a fault is looked for once, from left to right; a quadratic search would not end within the test."""
+    assert isinstance(_refusal(text), Malformed)

@@ -6,6 +6,7 @@ http://hl7.org/fhir/R4/validation.html, http://hl7.org/fhir/R4/json.html
 from __future__ import annotations
 
 import copy
+import cProfile
 import json
 from pathlib import Path
 from typing import Any
@@ -352,3 +353,43 @@ def test_the_junk_is_put_into_valid_resources() -> None:
 def test_a_refusal_is_a_fhir_error() -> None:
     with pytest.raises(FhirError):
         check({**PATIENT, "foo": 1})
+
+
+def test_what_is_no_object_is_malformed() -> None:
+    """$validate hands over whatever stands under `resource`."""
+    for value in (None, [], "Patient", 3):
+        with pytest.raises(Malformed):
+            check(value)
+
+
+def _many(count: int) -> list[dict[str, Any]]:
+    """Resources whose check would be quadratic if a rule looked through a list for each item of a list."""
+    codings = [{"system": "http://a", "code": str(index)} for index in range(count)]
+    contained = [
+        {"resourceType": "Patient", "id": str(i), "link": [{"other": {"reference": f"#{i}"}, "type": "seealso"}]}
+        for i in range(count)
+    ]
+    return [
+        {**OBSERVATION, "code": {"coding": codings}, "valueString": "a",
+         "component": [{"code": {"coding": [{"code": str(index)}]}} for index in range(count)]},
+        {**PATIENT, "contained": contained},
+        {**BUNDLE, "type": "collection", "entry": [
+            {"fullUrl": f"urn:a:{index}", "resource": PATIENT} for index in range(count)]},
+        {"resourceType": "Questionnaire", "status": "draft",
+         "item": [{"linkId": str(index), "type": "string"} for index in range(count)]},
+    ]  # fmt: skip
+
+
+def test_the_work_grows_with_what_was_sent_and_not_with_its_square() -> None:
+    """Counted in calls, not in time: ten times the content may cost some ten times the calls."""
+    for small, large in zip(_many(30), _many(300), strict=True):
+        validate(small)  # compiles the shapes
+        assert _calls(large) < 15 * _calls(small)
+
+
+def _calls(resource: dict[str, Any]) -> int:
+    profile = cProfile.Profile()
+    profile.enable()
+    validate(resource)
+    profile.disable()
+    return sum(entry.callcount for entry in profile.getstats())
