@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from resources.outcomes import ForbiddenTransition
+from resources import identifiers
+from resources.outcomes import ForbiddenTransition, InvalidContent
 from store.access import Change, Draft, Observer
 from store.loops import Loop
 from store.unit_of_work import Store, UnitOfWork
@@ -68,18 +69,31 @@ class _DeviceRule:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class _IdentityRule:
+    """An INS comes with a right key and a qualified identity, or not at all (référentiel INS)."""
+
+    def prepare(self, uow: UnitOfWork, draft: Draft) -> None:
+        if draft.resource is None:
+            return
+        errors = [issue for issue in identifiers.check_patient(draft.resource) if issue.severity == "error"]
+        if errors:
+            raise InvalidContent(errors[0].diagnostics, issues=errors)
+
+
 class _WorkflowObserver:
     """Hands each draft and each change to the part that knows its type; the workflow's own writes need no guard."""
 
     def __init__(self, workflow: Workflow) -> None:
         steps = TaskSteps(workflow.people)
-        self._prepare: Mapping[str, Orders | TaskSteps | Reports | Rota | _DeviceRule] = {
+        self._prepare: Mapping[str, Orders | TaskSteps | Reports | Rota | _DeviceRule | _IdentityRule] = {
             "ServiceRequest": workflow.orders,
             "Task": steps,
             "DiagnosticReport": workflow.reports,
             "Appointment": workflow.rota,
             "Slot": workflow.rota,
             "Observation": _DeviceRule(),
+            "Patient": _IdentityRule(),
         }
         self._changed: Mapping[str, Orders | Reports | Rota] = {
             "ServiceRequest": workflow.orders,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from resources.codes import TaskKind
+from resources.identifiers import INS_NIR, RELIABILITY, STATUS_NEW
 from resources.lifecycle import TASK_TRANSITIONS, TRANSITIONS
 from resources.outcomes import FhirError, Forbidden, ForbiddenTransition, InvalidContent, NotFound, PreconditionFailed
 from tests import builders
@@ -246,3 +247,26 @@ def test_a_plain_task_and_a_foreign_report_follow_the_general_rules_only(scene: 
     with pytest.raises(ForbiddenTransition):
         scene.update(scene.hospital, report.reference, status="preliminary")
     scene.delete(scene.hospital, report.reference)
+
+
+def test_an_ins_without_its_key_or_a_qualified_identity_is_refused(scene: Scene) -> None:
+    """I-06, I-07; a John Doe without INS is accepted (I-08)."""
+    def identity(status: str) -> list[dict[str, object]]:
+        return [{"url": RELIABILITY, "extension": [
+            {"url": "identityStatus", "valueCoding": {"system": STATUS_NEW, "code": status}}]}]
+
+    def ins(system: str, value: str) -> list[dict[str, object]]:
+        return [{"system": system, "value": value, "use": "official"}]
+
+    refused = [
+        (ins(INS_NIR, "279035121518988"), identity("QUAL"), "key"),
+        (ins(INS_NIR, "279035121518989"), identity("PROV"), "qualified"),
+    ]
+    for identifier, extension, text in refused:
+        with pytest.raises(InvalidContent, match=text) as fault:
+            scene.create(scene.hospital, builders.patient(identifier=identifier, extension=extension))
+        assert fault.value.issues[0].expression[0].startswith("Patient.identifier[0]")
+        assert "27903" not in str(fault.value)
+    scene.create(scene.hospital, builders.patient(identifier=ins(INS_NIR, "279035121518989"),
+                                                  extension=identity("QUAL")))
+    scene.create(scene.hospital, builders.patient("Inconnu", identifier=None, extension=identity("PROV")))
