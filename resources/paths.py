@@ -214,6 +214,17 @@ def json_keys(owner: str) -> Mapping[str, str]:
     return dict(option for element in definitions.children(owner) for option in _keys(element))
 
 
+@cache
+def choice_labels(owner: str) -> Mapping[str, str]:
+    """JSON key → how an expression names it, for the choices of a type or path: ``value.ofType(Quantity)``."""
+    return {
+        key: f"{element.name}.ofType({kind})"
+        for element in definitions.children(owner)
+        if element.choice
+        for key, kind in _keys(element)
+    }
+
+
 def _keys(element: definitions.Element) -> list[tuple[str, str]]:
     if element.same_as:
         return [(element.name, element.same_as)]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from resources import registry
-from resources.paths import json_keys
+from resources.paths import choice_labels, json_keys
 
 Json = dict[str, Any]
 
@@ -93,22 +93,22 @@ def walk(resource: Json) -> Iterator[Found]:
 def _walk(node: Json, owner: str, path: tuple[str | int, ...]) -> Iterator[Found]:
     if owner == "Reference" and isinstance(node.get("reference"), str):
         yield Found(_expression(path), node)
-    kinds = json_keys(owner)
+    kinds, labels = json_keys(owner), choice_labels(owner)
     for key, value in node.items():
+        if value.__class__ is not dict and value.__class__ is not list:
+            continue
+        # The companion of a primitive (`_birthDate`) holds its extensions.
+        kind, name = ("Element", key[1:]) if key[:1] == "_" else (kinds.get(key), key)
+        here = (*path, labels.get(name, name))
         if value.__class__ is dict:
-            if key[0] == "_":
-                yield from _walk(value, "Element", (*path, key[1:]))
-                continue
-            inner = _owner(kinds.get(key), value)
+            inner = _owner(kind, value)
             if inner:
-                yield from _walk(value, inner, (*path, key))
-        elif value.__class__ is list:
-            kind = "Element" if key[0] == "_" else kinds.get(key)
-            for index, item in enumerate(value):
-                if item.__class__ is dict:
-                    inner = _owner(kind, item)
-                    if inner:
-                        yield from _walk(item, inner, (*path, key.lstrip("_"), index))
+                yield from _walk(value, inner, here)
+            continue
+        for index, item in enumerate(value):
+            inner = _owner(kind, item) if item.__class__ is dict else None
+            if inner:
+                yield from _walk(item, inner, (*here, index))
 
 
 def _owner(kind: str | None, node: Json) -> str | None:
@@ -144,7 +144,7 @@ def _rewrite(node: Json, owner: str, mapping: Mapping[str, str]) -> Json:
     kinds = json_keys(owner)
     changed: Json = {}
     for key, value in node.items():
-        kind = "Element" if key[0] == "_" else kinds.get(key)
+        kind = "Element" if key[:1] == "_" else kinds.get(key)
         if kind is None:
             continue
         after = _rewritten(value, owner, key, kind, mapping)

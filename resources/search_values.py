@@ -180,12 +180,19 @@ def _reference(text: str, parameter: SearchParameter, modifier: str, reading: Re
         if modifier and target.type != modifier:
             raise ValueError(f"must be a reference to a {modifier}")
         local = ReferenceValue((registry.type_id(str(target.type)),), target.id, target.version, None)
+        if not _holds_canonicals(parameter) or written.startswith(str(target.type)):
+            return (local,)
         # A canonical below our own base is stored as the URL it is.
-        return (local,) if written == target.local else (local, ReferenceValue((), None, None, written))
+        return local, ReferenceValue((), None, None, written)
     if ":" not in written and not written.startswith("#"):
         raise ValueError("must be an id, Type/id or a URL")
     url, bar, version = written.partition("|")
     return (ReferenceValue((), None, bounded(version, URI_LIMIT) if bar else None, bounded(url, URI_LIMIT)),)
+
+
+@cache
+def _holds_canonicals(parameter: SearchParameter) -> bool:
+    return any(set(paths.value_types(path, parameter.type)) & {"canonical", "uri"} for path in parameter.paths)
 
 
 def _type_ids(types: tuple[str, ...]) -> tuple[int, ...]:

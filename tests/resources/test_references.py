@@ -77,11 +77,11 @@ def test_every_reference_is_found_with_its_place() -> None:
     """Also in contained resources, in extensions, and in the extensions of a primitive."""
     assert [found.expression for found in walk(_order())] == [
         "ServiceRequest.contained[0].subject",
-        "ServiceRequest.extension[0].valueReference",
+        "ServiceRequest.extension[0].value.ofType(Reference)",
         "ServiceRequest.basedOn[0]",
         "ServiceRequest.basedOn[1]",
         "ServiceRequest.subject",
-        "ServiceRequest.intent.extension[0].valueReference",
+        "ServiceRequest.intent.extension[0].value.ofType(Reference)",
     ]
 
 
@@ -111,7 +111,7 @@ def test_references_inside_a_bundle_and_parameters_are_found() -> None:
     assert [f.expression for f in walk(bundle)] == ["Bundle.entry[0].resource.managingOrganization"]
     assert [f.expression for f in walk(parameters)] == [
         "Parameters.parameter[0].part[0].resource.managingOrganization",
-        "Parameters.parameter[0].part[1].valueReference",
+        "Parameters.parameter[0].part[1].value.ofType(Reference)",
     ]
 
 
