@@ -69,13 +69,9 @@ class Audiences:
         """Ownership never changes; what is new belongs to its writer (the platform, when the server itself writes)."""
         owner = self.owner(uow, caller, draft)
         resource = draft.resource if draft.resource is not None else {}
-        organizations = self.organizations(uow, draft.type, owner, resource)
-        if draft.type == "ImagingStudy" and draft.before is not None and organizations == {self.platform}:
-            # Images that match no order yet stay visible to the hospital that sent them.
-            organizations = records.audience_of(uow.connection, draft.before.pk) or organizations
-        elif draft.type == "ImagingStudy" and draft.before is None and organizations == {self.platform}:
-            organizations = frozenset({self.platform, uow.caller.organization or self.platform})
-        return Audience(owner, organizations)
+        if draft.type == "ImagingStudy" and owner == self.platform:
+            return Audience(owner, self._of_images(uow, draft, resource))
+        return Audience(owner, self.organizations(uow, draft.type, owner, resource))
 
     def owner(self, uow: UnitOfWork, caller: Caller, draft: Draft) -> str:
         if draft.before is not None:
@@ -106,6 +102,15 @@ class Audiences:
         if hospital is None or (type_name == "Communication" and not self._addressed(uow, resource, hospital)):
             return frozenset({owner})
         return frozenset({owner, hospital})
+
+    def _of_images(self, uow: UnitOfWork, draft: Draft, study: Json) -> frozenset[str]:
+        """Images that match no order yet are visible to the hospital that sent them; a match must be of the same."""
+        if draft.before is None:
+            sender = {uow.caller.organization}
+        else:
+            sender = set(records.audience_of(uow.connection, draft.before.pk))
+        hospitals = (set(self._hospitals(uow, draft.type, study, MAX_STEPS)) | sender) - {self.platform, ""}
+        return frozenset({self.platform, *hospitals}) if len(hospitals) == 1 else frozenset({self.platform})
 
     def hospital_of(
         self, uow: UnitOfWork, type_name: str, resource: Json, steps: int = MAX_STEPS
@@ -169,8 +174,8 @@ class Widening:
         report, before = change.after, change.before
         if report.type != "DiagnosticReport" or report.deleted or report.owner != self._audiences.platform:
             return
-        status = report.json().get("status")
-        if status not in RELEASED or (before is not None and before.json().get("status") in RELEASED):
+        now = records.audience_of(uow.connection, report.pk)
+        if before is not None and now == records.audience_of(uow.connection, before.pk):
             return
         for version in self._dependents(uow, report):
             belongs = self._audiences.organizations(uow, version.type, version.owner, version.json())

@@ -12,6 +12,7 @@ import ipaddress
 import re
 import uuid
 from dataclasses import dataclass
+from functools import lru_cache
 
 from werkzeug.wrappers import Request
 
@@ -96,10 +97,7 @@ class Guard:
             forwarded = request.headers.get("X-Forwarded-For", "").split(",")
             if len(forwarded) >= self._trusted_proxies:
                 address = forwarded[-self._trusted_proxies].strip()
-        try:
-            return str(ipaddress.ip_address(address))
-        except ValueError:
-            return ""
+        return _plain(address)
 
     def _refusal(
         self, request: Request, peer: Peer, diagnostics: str, reason: str, token: Token | None = None
@@ -135,6 +133,14 @@ class Guard:
             refusal = NotAuthorized(diagnostics, challenge=challenge, caller=nobody)
         refusal.recorded = True
         return refusal
+
+
+@lru_cache(maxsize=4096)
+def _plain(address: str) -> str:
+    try:
+        return str(ipaddress.ip_address(address))
+    except ValueError:
+        return ""
 
 
 def _caller(token: Token, peer: Peer) -> Caller:

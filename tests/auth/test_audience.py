@@ -280,6 +280,15 @@ def test_images_that_match_no_order_stay_visible_to_their_sender(store: Store, o
     assert not seen_by(store, B, linked)
 
 
+def test_images_are_never_shown_to_a_hospital_that_did_not_send_them(store: Store, order: Version) -> None:
+    """An accession number that two hospitals use must not hand one's images to the other."""
+    study: Json = {"resourceType": "ImagingStudy", "status": "available",
+                   "basedOn": [{"reference": "ServiceRequest/o1"}]}  # fmt: skip
+    with store.work(B) as uow:
+        version = uow.system.create("ImagingStudy", study)
+    assert belongs(store, version) == (PLATFORM, PLATFORM_ONLY)
+
+
 def test_a_subscription_is_its_organizations_own(store: Store) -> None:
     """Leak L15: not even the platform reads a hospital's channel header."""
     version = write(store, A, {"resourceType": "Subscription", "status": "requested"})
