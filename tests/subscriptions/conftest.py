@@ -32,5 +32,3 @@ def ward(
     assembled = Ward(make_store(), clock, permit, trail, hospital)
     yield assembled
     assembled.close()
-
-

@@ -85,9 +85,9 @@ def test_hostile_urls_are_refused(url: str) -> None:
 @pytest.mark.parametrize(
     "address",
     [
-        "127.0.0.1", "10.0.0.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "::1", "fd00::1", "fe80::1", "::ffff:10.0.0.1",
-        "224.0.0.1", "240.0.0.1", "64:ff9b::7f00:1", "64:ff9b:1::1", "2002:7f00:1::", "::7f00:1", "192.88.99.1", "192.0.0.9",
-        "198.18.0.1", "203.0.113.5", "ff02::1", "2001::1", "2001:db8::1",
+        "127.0.0.1", "10.0.0.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "::1", "fd00::1", "fe80::1",
+        "::ffff:10.0.0.1", "224.0.0.1", "240.0.0.1", "64:ff9b::7f00:1", "64:ff9b:1::1", "2002:7f00:1::", "::7f00:1",
+        "192.88.99.1", "192.0.0.9", "198.18.0.1", "203.0.113.5", "ff02::1", "2001::1", "2001:db8::1",
     ],
 )  # fmt: skip
 def test_what_is_not_public_is_not_public(address: str) -> None:
@@ -122,7 +122,12 @@ def test_a_deployment_lists_its_private_ranges_and_hosts() -> None:
     assert vpn.check("https://eai.chu.example:8443/x").port == 8443
     assert vpn.check("https://10.20.0.5/x").host == "10.20.0.5"
     assert vpn.resolve("eai.chu.example", 8443) == ["10.20.0.5"]
-    for url in ("https://other.example/", "https://10.21.0.5/", "https://eai.chu.example:9443/", "http://eai.chu.example/"):
+    for url in (
+        "https://other.example/",
+        "https://10.21.0.5/",
+        "https://eai.chu.example:9443/",
+        "http://eai.chu.example/",
+    ):
         with pytest.raises(RefusedEndpoint):
             vpn.check(url)
     insecure = EndpointPolicy(insecure_hosts=frozenset({"mirth:8080"}))
@@ -148,7 +153,7 @@ def test_rebinding_wins_nothing(hospital: Hospital) -> None:
     endpoint = Endpoint("http", "hospital.example", hospital.port, "/notify")
     hospital.always = Reply(headers=(("Connection", "close"),))
     sender = Sender(policy)
-    assert sender.post(endpoint, [], b"{}" , timeout_s=5).accepted
+    assert sender.post(endpoint, [], b"{}", timeout_s=5).accepted
     assert hospital.received[0].headers["host"] == f"hospital.example:{hospital.port}"
     for _ in range(2):
         answer = sender.post(endpoint, [], b"{}", timeout_s=5)

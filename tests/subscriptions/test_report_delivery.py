@@ -69,7 +69,9 @@ def test_one_handshake_makes_a_subscription_active(ward: Ward) -> None:
     assert handshake.headers["content-type"].startswith("application/fhir+json")
 
 
-@pytest.mark.parametrize("reply", [Reply(500), Reply(404), Reply(302, (("Location", "http://127.0.0.1/"),)), Reply(cut=True)])
+@pytest.mark.parametrize(
+    "reply", [Reply(500), Reply(404), Reply(302, (("Location", "http://127.0.0.1/"),)), Reply(cut=True)]
+)
 def test_a_subscription_whose_handshake_fails_is_in_error(ward: Ward, reply: Reply) -> None:
     """Backport §channels: a handshake that is not accepted with 2xx ends in error; redirects are not followed."""
     ward.hospital.replies.append(reply)
@@ -83,7 +85,7 @@ def test_a_subscription_whose_handshake_fails_is_in_error(ward: Ward, reply: Rep
 
 
 def test_a_signed_report_is_notified_by_id(ward: Ward) -> None:
-    """Inferno `notification_conformance`, `id_only_conformance`: a focus in each event, other entries without resource."""
+    """Inferno `notification_conformance`, `id_only_conformance`: each event has a focus, other entries no resource."""
     identifier = ward.subscribe(headers=["Authorization: Bearer a:b", "X-Hospital: CH Exemple"])
     who, order = ward.order()
     signed = ward.sign(who, order)
@@ -141,7 +143,7 @@ def test_a_full_notification_carries_the_event_s_own_version_digit_for_digit(war
 
 
 def test_a_preliminary_report_is_not_told(ward: Ward) -> None:
-    """The topic report-signed: nobody outside hears of a report before somebody signs it, nor of one that nobody signed."""
+    """The topic report-signed: nobody outside hears of a report that nobody has signed, or ever signed."""
     ward.subscribe()
     draft = ward.sign(status="preliminary")
     ward.turn()
@@ -169,10 +171,16 @@ def test_the_hospital_hears_how_its_order_fares(ward: Ward) -> None:
     ward.create({**task, "partOf": [{"reference": root.reference}]}, RADIOLOGIST)
     ward.update(root.id, {**task, "status": "accepted"}, RADIOLOGIST)
     ward.update(root.id, {**task, "status": "accepted", "note": [{"text": "x"}]}, RADIOLOGIST)
-    ward.update(root.id, {**task, "status": "accepted", "businessStatus": {"coding": [{"code": "protocolled"}]}}, RADIOLOGIST)
+    ward.update(
+        root.id, {**task, "status": "accepted", "businessStatus": {"coding": [{"code": "protocolled"}]}}, RADIOLOGIST
+    )
     ward.update(root.id, {**task, "status": "completed"}, RADIOLOGIST)
     ward.turn()
-    told = [event["focus"]["reference"].removeprefix(f"{BASE_URL}/") for r in ward.hospital.of("event-notification") for event in r.events]
+    told = [
+        event["focus"]["reference"].removeprefix(f"{BASE_URL}/")
+        for r in ward.hospital.of("event-notification")
+        for event in r.events
+    ]
     assert told == [order, *[root.reference] * 4]
 
 
@@ -202,7 +210,9 @@ def test_a_notification_is_signed_as_standard_webhooks_say(ward: Ward) -> None:
     """Standard Webhooks 1.0.0, verified by its own library with the secret that the subscriber was shown."""
     made = ward.create(subscription(ward.hospital.url))
     secret = next(
-        one["valueString"] for one in ward.subscriptions.mask(made.json(), EHR)["extension"] if one["url"] == WEBHOOK_SECRET
+        one["valueString"]
+        for one in ward.subscriptions.mask(made.json(), EHR)["extension"]
+        if one["url"] == WEBHOOK_SECRET
     )
     ward.turn()
     ward.sign()

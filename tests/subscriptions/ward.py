@@ -30,7 +30,11 @@ def subscription(endpoint: str, *, topic: str = REPORT_SIGNED, content: str | No
         channel["_payload"] = {"extension": [{"url": terms.PAYLOAD_CONTENT, "valueCode": content}]}
     extensions = [
         {"url": url, terms.CHANNEL_EXTENSIONS[url]: more.pop(name)}
-        for name, url in (("heartbeat_s", terms.HEARTBEAT), ("timeout_s", terms.TIMEOUT), ("max_count", terms.MAX_COUNT))
+        for name, url in (
+            ("heartbeat_s", terms.HEARTBEAT),
+            ("timeout_s", terms.TIMEOUT),
+            ("max_count", terms.MAX_COUNT),
+        )
         if name in more
     ]
     if extensions:
@@ -100,11 +104,11 @@ class Ward:
 
     # What clients do
 
-    def create(self, resource: Json, who: Caller = EHR, *, id: str | None = None) -> Version:  # noqa: A002
+    def create(self, resource: Json, who: Caller = EHR, *, id: str | None = None) -> Version:
         with self.store.work(who) as uow:
             return uow.resources.create(resource["resourceType"], resource, id=id)
 
-    def update(self, id: str, resource: Json, who: Caller = EHR) -> Version:  # noqa: A002
+    def update(self, id: str, resource: Json, who: Caller = EHR) -> Version:
         with self.store.work(who) as uow:
             return uow.resources.update(resource["resourceType"], id, resource)
 
@@ -114,7 +118,7 @@ class Ward:
             version = uow.resources.read(type_name, identifier)
         return dict(self.subscriptions.mask(version.json(), who))
 
-    def operation(self, name: str, id: str | None, *parameters: tuple[str, str], who: Caller = EHR) -> Json:  # noqa: A002
+    def operation(self, name: str, id: str | None, *parameters: tuple[str, str], who: Caller = EHR) -> Json:
         with self.store.work(who, write=False) as uow:
             return self.subscriptions.operations[name](uow, id, parameters, BASE_URL)
 
@@ -163,13 +167,13 @@ class Ward:
 
     # What there is
 
-    def state(self, id: str) -> State:  # noqa: A002
+    def state(self, id: str) -> State:
         with self.store.database.read() as connection:
             found = outbox.state(connection, id)
         assert found is not None
         return found
 
-    def attempts(self, id: str) -> list[Attempt]:  # noqa: A002
+    def attempts(self, id: str) -> list[Attempt]:
         """Oldest first."""
         with self.store.database.read() as connection:
             return list(reversed(leases.attempts_of(connection, id)))
