@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
+from itertools import islice
 from typing import Any, NoReturn, Self
 
 import orjson
@@ -40,7 +41,7 @@ class JsonDecimal(Decimal):
     text: str
 
     def __new__(cls, text: str) -> Self:
-        number = super().__new__(cls, text)
+        number = Decimal.__new__(cls, text)
         number.text = text
         return number
 
@@ -70,15 +71,15 @@ def parse(raw: bytes | str, *, max_bytes: int = MAX_BYTES, max_depth: int = MAX_
             expression=_locate(text, fault.pos),
         ) from None
     except _DuplicateKey:
-        raise _duplicates(text) from None
+        raise Malformed("An object has two members of one name (RFC 8259 §4)", expression=_duplicates(text)) from None
     except RecursionError:
         raise Malformed("Objects and arrays are nested too deep", code="too-costly") from None
     except _BadNumber as fault:
-        raise Malformed(fault.rule, code="value", expression=_locate(text, _position(text, fault.number))) from None
+        raise Malformed(fault.rule, code="value", expression=_number(text, fault.number)) from None
     if not isinstance(value, dict):
         raise Malformed("A resource is a JSON object")
     if _SUSPECT_ESCAPE.search(text):
-        _check_characters(value)
+        _check_characters(value, text)
     return value
 
 
@@ -160,6 +161,8 @@ def _whole(text: str) -> int | JsonDecimal:
 
 
 def _fraction(text: str) -> JsonDecimal:
+    if len(text) < 32 and "e" not in text and "E" not in text:
+        return JsonDecimal(text)
     if len(text) > MAX_DIGITS:
         raise _BadNumber(text, f"A number has more than {MAX_DIGITS} digits")
     try:
@@ -188,10 +191,37 @@ _SUSPECT_ESCAPE = re.compile(r"\\u(?:[dD][89a-fA-F]|0000)")
 _NOT_TEXT = re.compile("[\ud800-\udfff\x00]")
 
 
-def _check_characters(value: Json) -> None:
-    for expression, text in _strings(value, _root(value)):
-        if _NOT_TEXT.search(text):
-            raise Malformed("A string holds NUL or half a character (a lone surrogate)", expression=expression)
+def _check_characters(value: Json, text: str) -> None:
+    try:
+        if b"\\u0000" not in dump(value).replace(b"\\\\", b""):
+            return
+    except TypeError:  # orjson's word for a surrogate
+        pass
+    found = (where for where, string in _strings(value, _root(value)) if _NOT_TEXT.search(string))
+    where = next(found, ()) if len(text) < _LOCATED else ()
+    raise Malformed("A string holds NUL or half a character (a lone surrogate)", expression=where)
+
+
+# Where a fault is: only once there is one
+
+
+_LOCATED = 1024 * 1024
+"""Characters of the longest text in which a place is looked for: further on it is not worth what an attacker could
+make it cost."""
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+_MARK = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[{}\[\]:,]|[^\s{}\[\]:,"]+', re.DOTALL)
+_RESOURCE_TYPE = re.compile(r'"resourceType"\s*:\s*"([A-Za-z]{1,64})"')
+
+
+def _root(value: Any) -> str:
+    name = value.get("resourceType") if isinstance(value, dict) else None
+    return name if isinstance(name, str) and name.isalpha() and name.isascii() else "Resource"
+
+
+def _below(expression: str, key: str) -> str:
+    """A name that could be an element's is part of the place; any other is the sender's own text and is left out."""
+    return f"{expression}.{key}" if _NAME.fullmatch(key) else expression
 
 
 def _strings(node: Any, expression: str) -> Iterator[tuple[str, str]]:
@@ -200,28 +230,26 @@ def _strings(node: Any, expression: str) -> Iterator[tuple[str, str]]:
     elif isinstance(node, dict):
         for key, value in node.items():
             yield expression, key
-            yield from _strings(value, f"{expression}.{key}")
+            yield from _strings(value, _below(expression, key))
     elif isinstance(node, list):
         for index, value in enumerate(node):
             yield from _strings(value, f"{expression}[{index}]")
-
-
-# Where a fault is: only once there is one
-
-
-def _root(value: Json | dict[str, Any]) -> str:
-    name = value.get("resourceType")
-    return name if isinstance(name, str) and name.isalpha() and name.isascii() else "Resource"
 
 
 class _Pairs(list[tuple[str, Any]]):
     """An object as its members, repeated ones too."""
 
 
-def _duplicates(text: str) -> Malformed:
-    tree = json.loads(text, object_pairs_hook=_Pairs, parse_int=str, parse_float=str)
-    where = tuple(_repeated(tree, _root(dict(tree))))
-    return Malformed("An object has two members of one name (RFC 8259 §4)", expression=where)
+def _duplicates(text: str) -> tuple[str, ...]:
+    """The places of the first ten names that are there again, if the text is JSON otherwise."""
+    if len(text) > _LOCATED:
+        return ()
+    try:
+        tree = json.loads(text, object_pairs_hook=_Pairs, parse_int=str, parse_float=str)
+    except json.JSONDecodeError:
+        return ()
+    root = _root(dict(tree)) if isinstance(tree, _Pairs) else "Resource"
+    return tuple(islice(_repeated(tree, root), 10))
 
 
 def _repeated(node: Any, expression: str) -> Iterator[str]:
@@ -229,24 +257,18 @@ def _repeated(node: Any, expression: str) -> Iterator[str]:
         seen: set[str] = set()
         for key, value in node:
             if key in seen:
-                yield f"{expression}.{key}" if _NAME.fullmatch(key) else expression
+                yield _below(expression, key)
             seen.add(key)
-            yield from _repeated(value, f"{expression}.{key}")
+            yield from _repeated(value, _below(expression, key))
     elif isinstance(node, list):
         for index, value in enumerate(node):
             yield from _repeated(value, f"{expression}[{index}]")
 
 
-_LOCATED = 1024 * 1024
-"""Characters of text in which the place of a syntax fault is looked for."""
-
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
-_MARK = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[{}\[\]:,]|[^\s{}\[\]:,"]+', re.DOTALL)
-_RESOURCE_TYPE = re.compile(r'"resourceType"\s*:\s*"([A-Za-z]{1,64})"')
-
-
-def _position(text: str, number: str) -> int:
-    return next(match.start() for match in _MARK.finditer(text) if match[0] == number)
+def _number(text: str, number: str) -> tuple[str, ...]:
+    """The place of the first number with this text."""
+    marks = _MARK.finditer(text, 0, _LOCATED)
+    return _locate(text, next((mark.start() for mark in marks if mark[0] == number), _LOCATED))
 
 
 def _locate(text: str, position: int) -> tuple[str, ...]:
@@ -255,7 +277,6 @@ def _locate(text: str, position: int) -> tuple[str, ...]:
     expression = head[1] if head else "Resource"
     path: list[str | int] = []
     last = ""
-    # A place far into a long text is not worth the time that an attacker could make it cost.
     for match in _MARK.finditer(text, 0, position if position < _LOCATED else 0):
         mark = match[0]
         if mark == "{":

@@ -68,6 +68,7 @@ def test_every_example_comes_back_with_every_value(path: Path) -> None:
     [
         ('{"resourceType":"Patient","id":"a","id":"b"}', "Patient.id"),
         ('{"resourceType":"Patient","name":[{},{"given":{"x":1,"x":2}}]}', "Patient.name[1].given.x"),
+        ('{"resourceType":"Patient","not a name":{"id":1,"id":2}}', "Patient.id"),
         ('{"resourceType":"Patient","multipleBirthInteger":NaN}', "Patient.multipleBirthInteger"),
         ('{"resourceType":"Observation","component":[{"valueQuantity":{"value":-Infinity}}]}',
          "Observation.component[0].valueQuantity.value"),
@@ -200,3 +201,14 @@ def test_a_foreign_decimal_is_written_too() -> None:
 def test_a_long_fault_is_refused_in_the_time_of_its_length(text: str) -> None:
     """The place of a fault is looked for once, from left to right; a quadratic search would not end within the test."""
     assert isinstance(_refusal(text), Malformed)
+
+
+@pytest.mark.parametrize("text", ['[{"a":1,"a":2}]', '{"b":{"a":1,"a":2},', '{"b":{"a":1,"a":2}}}', '{"a":1,"a":2'])
+def test_a_fault_beside_another_is_still_a_refusal(text: str) -> None:
+    """The second look for the place meets what the first parse had not come to."""
+    assert isinstance(_refusal(text), Malformed)
+
+
+def test_the_text_of_an_escape_is_not_the_escape() -> None:
+    """A backslash before u0000 that is itself escaped is seven characters of text."""
+    assert parse('{"a":"\\\\u0000 \\ud83d\\ude00"}') == {"a": "\\u0000 \U0001f600"}
