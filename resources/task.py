@@ -29,6 +29,8 @@ SERVER_MADE = frozenset({TaskKind.ORDER, TaskKind.REGULATE, TaskKind.ACQUIRE, Ta
 FIXED = ("code", "focus", "for", "partOf", "basedOn", "intent", "groupIdentifier", "authoredOn", "requester",
 "encounter")
 """What says which work this is: it does not change."""
+TOLD_BY_SERVER = ("status", "businessStatus", "statusReason", "input", "output", "executionPeriod", "lastModified")
+"""What the root task tells the hospital."""
 REGULATED = ("priority", "restriction")
 """What sets the deadline: only a regulator changes it."""
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from resources.codes import DutyFunction
-from resources.outcomes import BadRequest, Json
+from resources.lifecycle import SIGNED
+from resources.outcomes import BadRequest, ForbiddenTransition, Json
 from resources.scheduling import instant
 from store.access import Version
 from store.unit_of_work import UnitOfWork
@@ -34,6 +35,8 @@ class Operations:
             raise BadRequest("$sign takes no parameters: it signs the report as it is stored", code="not-supported")
         current = uow.resources.read("DiagnosticReport", report_id)
         report = deepcopy(current.json())
+        if report.get("status") in SIGNED:
+            raise ForbiddenTransition("The report is signed already", expression="DiagnosticReport.status")
         report["status"] = "final"
         return uow.resources.update("DiagnosticReport", report_id, report, if_match=if_match or current.version)
 

@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from html import unescape
 from io import BytesIO
 from pathlib import Path
@@ -59,7 +60,7 @@ class Layout:
 
 def render(layout: Layout) -> bytes:
     """The PDF of a report, byte for byte the same for the same `layout`."""
-    font = _fonts()
+    font = load_fonts()
     target = BytesIO()
     document = SimpleDocTemplate(
         target,
@@ -115,18 +116,17 @@ class _Face:
         return base or "?"
 
 
-_face: list[_Face] = []
+@cache
+def load_fonts() -> _Face:
+    """The fonts, read once per process: call it before threads do, since reportlab's register is global.
 
-
-def _fonts() -> _Face:
-    """The fonts, read once per process. Bitstream Vera comes with reportlab and covers more than Latin-1."""
-    if not _face:
-        regular = TTFont(_REGULAR, str(_FONTS / "Vera.ttf"))
-        bold = TTFont(_BOLD, str(_FONTS / "VeraBd.ttf"))
-        pdfmetrics.registerFont(regular)
-        pdfmetrics.registerFont(bold)
-        _face.append(_Face(frozenset(regular.face.charToGlyph) & frozenset(bold.face.charToGlyph)))
-    return _face[0]
+    Bitstream Vera comes with reportlab and covers more than Latin-1.
+    """
+    regular = TTFont(_REGULAR, str(_FONTS / "Vera.ttf"))
+    bold = TTFont(_BOLD, str(_FONTS / "VeraBd.ttf"))
+    pdfmetrics.registerFont(regular)
+    pdfmetrics.registerFont(bold)
+    return _Face(frozenset(regular.face.charToGlyph) & frozenset(bold.face.charToGlyph))
 
 
 def _story(layout: Layout, font: _Face) -> list[Flowable]:

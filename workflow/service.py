@@ -14,6 +14,7 @@ from resources.outcomes import ForbiddenTransition, InvalidContent
 from store.access import Change, Draft, Observer
 from store.loops import Loop
 from store.unit_of_work import Store, UnitOfWork
+from workflow import report_pdf
 from workflow.context import Context, is_acting
 from workflow.lateness import LatenessWatch
 from workflow.operations import Operations
@@ -40,6 +41,7 @@ class Workflow:
     ) -> None:
         """`platform`: Organization id of the platform. `required_content`: names of
         `resources.service_request.REQUIREMENTS` that every imaging order must meet."""
+        report_pdf.load_fonts()
         self.context = Context(platform, require_duty, required_content, zone)
         self.rota = Rota(self.context)
         self.people = People(self.context, self.rota)

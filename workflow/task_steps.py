@@ -59,14 +59,22 @@ class TaskSteps:
         tasks.check_fixed(before, after, regulator=regulator)
         step = _STEPS.get(kind)
         if step is not None and not uow.caller.is_system:
+            if before.get("status") != after.get("status") == "cancelled" and kind in tasks.SERVER_MADE:
+                raise ForbiddenTransition(
+                    f"A Task {kind.value} is cancelled with its order: revoke the ServiceRequest",
+                    expression="Task.status",
+                )
             step(self, uow, before, after)
         after["lastModified"] = instant_text(uow.now)
 
     def _order(self, uow: UnitOfWork, before: Json, after: Json) -> None:
-        if before.get("status") != after.get("status"):
+        told = changed_elements(before, after, tasks.TOLD_BY_SERVER)
+        if told:
             raise ForbiddenTransition(
-                "The root task follows its parts and its order: to cancel it, revoke the ServiceRequest",
-                expression="Task.status",
+                "The root task follows its parts and its order, so only the server changes its "
+                + ", ".join(told)
+                + "; to cancel, revoke the ServiceRequest",
+                expression=tuple(f"Task.{name}" for name in told),
             )
         _keep_owner(before, after)
 
