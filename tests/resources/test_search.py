@@ -455,8 +455,8 @@ def test_no_parameter_makes_anything_but_a_query_or_a_refusal(type_name: str | N
 @given(
     st.sampled_from(["identifier", "name", "birthdate", "general-practitioner", "_id", "_lastUpdated", "_tag", "active",
                      "_count", "_sort", "_include", "_elements", "_type", "_profile:below", "name:exact",
-                     "_has:Task:patient:code", "identifier:of-type", "organization:identifier", "gender:not", "_summary",
-                     "organization.name"]),
+                     "_has:Task:patient:code", "identifier:of-type", "organization:identifier", "gender:not",
+                     "_summary", "organization.name"]),
     st.text(alphabet="aZ0-9.,:|$\\/_ \u0301é\0T", max_size=20),
 )  # fmt: skip
 def test_no_value_of_a_known_parameter_makes_anything_else_either(name: str, value: str) -> None:
