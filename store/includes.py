@@ -84,8 +84,8 @@ def _round(
 def _forward(
     repository: Repository, includes: Sequence[Include], frontier: Sequence[Version], asked: Asked
 ) -> list[Version]:
-    row = sp_reference.alias()
-    target = resource_version.alias()
+    row = asked.alias(sp_reference)
+    target = asked.alias(resource_version)
     followed: list[Clause] = []
     types: set[str] = set()
     for include in includes:
@@ -121,8 +121,8 @@ def _forward(
 def _backward(
     repository: Repository, includes: Sequence[Include], frontier: Sequence[Version], asked: Asked
 ) -> list[Version]:
-    row = sp_reference.alias()
-    source = resource_version.alias()
+    row = asked.alias(sp_reference)
+    source = asked.alias(resource_version)
     followed: list[Clause] = []
     types: set[str] = set()
     for include in includes:

@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, FromClause, Select, and_, exists, func, or_, select
+from sqlalchemy import ColumnElement, Double, FromClause, Integer, Select, and_, exists, func, or_, select
 
 from resources.criteria import SortKey, Table
 from store.probes import TABLES
+from store.query import Asked
 from store.tables import resource_version
 
 Clause = ColumnElement[bool]
@@ -46,6 +47,7 @@ class Order:
     """The order of one search."""
 
     sort: tuple[SortKey, ...]
+    asked: Asked
 
     @property
     def descending(self) -> bool:
@@ -55,7 +57,7 @@ class Order:
     def keys(self, version: FromClause) -> list[Key]:
         if not self.sort:
             return [Key(version.c.last_updated, True)]
-        return [Key(_value(version, key), key.descending) for key in self.sort]
+        return [Key(self._value(version, key), key.descending) for key in self.sort]
 
     def order_by(self, version: FromClause) -> list[Any]:
         """For candidates that are all fetched and sorted."""
@@ -80,8 +82,24 @@ class Order:
 
     def last_values(self, last_pk: int) -> Select[Any]:
         """The values of the keys of the version `last_pk`."""
-        version = resource_version.alias()
+        version = self.asked.alias(resource_version)
         return select(*(key.value for key in self.keys(version))).where(version.c.pk == last_pk)
+
+    def _value(self, version: FromClause, key: SortKey) -> ColumnElement[Any]:
+        if key.table in (Table.ID, Table.LAST_UPDATED):
+            own: ColumnElement[Any] = version.c.resource_id if key.table is Table.ID else version.c.last_updated
+            return own
+        row = self.asked.alias(TABLES[key.table])
+        column = row.c[_COLUMNS[key.table][key.descending]]
+        # Not the bare column: for its extreme SQLite would walk the index of all values instead of this version's rows.
+        plain = column + 0 if isinstance(column.type, Integer | Double) else column.concat("")
+        extreme = func.max(plain) if key.descending else func.min(plain)
+        return (
+            select(extreme)
+            .where(row.c.version_pk == version.c.pk, row.c.param_id == key.param_id)
+            .correlate(version)
+            .scalar_subquery()
+        )
 
     def _may_miss(self, key: Key, version: FromClause) -> bool:
         return key.value is not version.c.last_updated and key.value is not version.c.resource_id
@@ -94,15 +112,14 @@ class Walk:
     order: Order
 
     @staticmethod
-    def along(order: Order, dialect: str) -> Walk | None:
+    def along(order: Order) -> Walk | None:
         """A walk in this order, or None where no index has it."""
         if len(order.sort) > 1:
             return None
         if not order.sort or order.sort[0].table is Table.LAST_UPDATED:
             return Walk(order)
         table = order.sort[0].table
-        walkable = {Table.DATE, Table.TOKEN, Table.URI} | ({Table.STRING} if dialect == "sqlite" else set())
-        if table in walkable or (table in (Table.NUMBER, Table.QUANTITY) and not order.descending):
+        if table in (Table.DATE, Table.TOKEN, Table.STRING, Table.URI) or (table in (Table.NUMBER, Table.QUANTITY) and not order.descending):
             return Walk(order)
         return None
 
@@ -120,7 +137,7 @@ class Walk:
 
     def row(self) -> FromClause | None:
         """An alias of the index table that is walked."""
-        found: FromClause | None = None if self.by_column else TABLES[self.order.sort[0].table].alias()
+        found: FromClause | None = None if self.by_column else self.order.asked.alias(TABLES[self.order.sort[0].table])
         return found
 
     def order_by(self, version: FromClause, row: FromClause | None) -> list[Any]:
@@ -133,7 +150,7 @@ class Walk:
             return []
         key = self.order.sort[0]
         value, _ = self.columns(version, row)
-        other = TABLES[key.table].alias()
+        other = self.order.asked.alias(TABLES[key.table])
         other_value = other.c[value.key]
         beyond = other_value > value if key.descending else other_value < value
         return [
@@ -153,21 +170,3 @@ class Walk:
         if self.order.descending:
             return and_(value <= last, or_(value < last, pk < last_pk))
         return and_(value >= last, or_(value > last, pk > last_pk))
-
-
-def _value(version: FromClause, key: SortKey) -> ColumnElement[Any]:
-    if key.table is Table.ID:
-        found: ColumnElement[Any] = version.c.resource_id
-        return found
-    if key.table is Table.LAST_UPDATED:
-        found = version.c.last_updated
-        return found
-    row = TABLES[key.table].alias()
-    column = row.c[_COLUMNS[key.table][key.descending]]
-    extreme = func.max(column) if key.descending else func.min(column)
-    return (
-        select(extreme)
-        .where(row.c.version_pk == version.c.pk, row.c.param_id == key.param_id)
-        .correlate(version)
-        .scalar_subquery()
-    )

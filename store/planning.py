@@ -18,7 +18,9 @@ from resources.criteria import Criterion, Leaf, Table
 from store.query import Asked
 
 FEW = 2000
-"""Candidates that are fetched and sorted rather than found by walking the sort index."""
+"""More candidates than this are never fetched and sorted, if there is an index to walk."""
+MANY = 100_000
+"""Versions of a type are counted so far."""
 REMEMBERED_S = 20.0
 _REMEMBERED = 4096
 
@@ -38,8 +40,8 @@ class Estimates:
         self._lock = threading.Lock()
         self._counts: OrderedDict[Hashable, tuple[float, int]] = OrderedDict()
 
-    def of(self, connection: Connection, candidates: Sequence[Candidate]) -> list[int]:
-        """How many rows each has, at most FEW, in one statement for those not remembered."""
+    def of(self, connection: Connection, candidates: Sequence[Candidate], limit: int) -> list[int]:
+        """How many rows each has, at most `limit`, in one statement for those not remembered."""
         now = time.monotonic()
         with self._lock:
             known = {c.name: self._counts[c.name][1] for c in candidates if self._is_fresh(c.name, now)}
@@ -47,23 +49,34 @@ class Estimates:
         if asked:
             counts = [
                 select(func.count())
-                .select_from(candidate.select.limit(literal_column(str(FEW))).subquery())
+                .select_from(candidate.select.limit(literal_column(str(limit))).subquery())
                 .scalar_subquery()
                 for candidate in asked
             ]
             row = connection.execute(select(*counts)).one()
             known.update(zip((candidate.name for candidate in asked), row, strict=True))
-            with self._lock:
-                for candidate in asked:
-                    self._counts[candidate.name] = now, known[candidate.name]
-                    self._counts.move_to_end(candidate.name)
-                while len(self._counts) > _REMEMBERED:
-                    self._counts.popitem(last=False)
+            self._remember({candidate.name: known[candidate.name] for candidate in asked}, now)
         return [known[candidate.name] for candidate in candidates]
+
+    def _remember(self, counts: dict[Hashable, int], now: float) -> None:
+        with self._lock:
+            for name, count in counts.items():
+                self._counts[name] = now, count
+                self._counts.move_to_end(name)
+            while len(self._counts) > _REMEMBERED:
+                self._counts.popitem(last=False)
 
     def _is_fresh(self, name: Hashable, now: float) -> bool:
         found = self._counts.get(name)
         return found is not None and now - found[0] < REMEMBERED_S
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What drives, and whether the sort index is to be walked instead."""
+
+    driver: Select[tuple[int]] | None
+    walk: bool
 
 
 def choose(
@@ -73,23 +86,35 @@ def choose(
     types: Sequence[str],
     criteria: Sequence[Criterion],
     organizations: frozenset[str] | None,
-) -> tuple[Select[tuple[int]] | None, bool]:
-    """The driver, if any, and whether it has few candidates."""
+    wanted: int,
+) -> Plan:
+    """How to find the first `wanted` of those that fulfil `criteria`.
+
+    Fetching and sorting costs as many steps as there are candidates. A walk along the sort index meets a match every
+    (versions of the type / candidates) steps.
+    """
     named = _by_id(criteria)
     if named is not None:
-        return asked.driver(named, types), True
+        return Plan(asked.driver(named, types), walk=False)
+    names = tuple(types)
     candidates = []
     for criterion in criteria:
         driver = asked.driver(criterion, types)
         if driver is not None:
-            candidates.append(Candidate((criterion, tuple(types), organizations), driver))
+            candidates.append(Candidate((criterion, names, organizations), driver))
     if organizations is not None:
-        candidates.append(Candidate((tuple(types), organizations), asked.audience_driver(organizations, types)))
+        candidates.append(Candidate((names, organizations), asked.audience_driver(organizations, types)))
     if not candidates:
-        return None, False
-    counts = estimates.of(connection, candidates)
+        return Plan(None, walk=True)
+    counts = estimates.of(connection, candidates, FEW)
     least = min(range(len(candidates)), key=counts.__getitem__)
-    return candidates[least].select, counts[least] < FEW
+    few = counts[least]
+    if few <= wanted:
+        return Plan(candidates[least].select, walk=False)
+    if few >= FEW:
+        return Plan(candidates[least].select, walk=True)
+    (versions,) = estimates.of(connection, [Candidate(names, asked.all_driver(types))], MANY)
+    return Plan(candidates[least].select, walk=wanted * versions < few * few)
 
 
 def _by_id(criteria: Sequence[Criterion]) -> Criterion | None:

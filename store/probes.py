@@ -41,8 +41,6 @@ TABLES: dict[Table, Any] = {
 
 LAST_CHARACTER = "\U0010ffff"
 """Sorts after every text that goes on from a prefix: the order is that of code points."""
-PREFIX_LENGTH = 256
-"""Characters of sp_string.norm in PostgreSQL's index."""
 
 _MIN, _MAX = -(2**63), 2**63 - 1
 
@@ -119,25 +117,23 @@ def _string(row: FromClause, value: StringValue, dialect: str) -> Condition:
     if value.operator == "exact":
         return row.c.exact == text
     if value.operator == "prefix":
-        return and_(row.c.norm >= text, row.c.norm < text + LAST_CHARACTER)
+        return _begins(row, text)
     position = func.strpos if dialect == "postgresql" else func.instr
-    return position(row.c.norm, text) > 0
+    return position(row.c.norm + row.c.rest, text) > 0
 
 
 def _string_seek(row: FromClause, value: StringValue, dialect: str) -> Condition | None:
     if value.operator == "contains" or not value.text:
         return None
-    text = value.text.replace("\0", "\ufffd")
-    lead = text if value.operator == "prefix" else normalise(text)
-    column: ColumnElement[str] = row.c.norm
-    if dialect == "postgresql":
-        column, lead = func.left(row.c.norm, _plain(PREFIX_LENGTH)), lead[:PREFIX_LENGTH]
-    return and_(column >= lead, column < lead + LAST_CHARACTER, _string(row, value, dialect))
+    if value.operator == "prefix":
+        return _string(row, value, dialect)
+    return and_(_begins(row, normalise(value.text.replace("\0", "\ufffd"))), _string(row, value, dialect))
 
 
-def _plain(number: int) -> ColumnElement[int]:
-    """A number written into the statement, as it stands in the index's definition."""
-    return literal(number, literal_execute=True)
+def _begins(row: FromClause, norm: str) -> Condition:
+    lead, rest = norm[: tables.NORM_LENGTH], norm[tables.NORM_LENGTH :]
+    begun = and_(row.c.norm >= lead, row.c.norm < lead + LAST_CHARACTER)
+    return and_(begun, row.c.rest >= rest, row.c.rest < rest + LAST_CHARACTER) if rest else begun
 
 
 def _reference(row: FromClause, value: ReferenceValue) -> Condition:

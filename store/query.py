@@ -9,11 +9,26 @@ Versions of other resources that a chain or `_has` passes through are asked for 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import count
 from typing import Any, Protocol
 
-from sqlalchemy import ColumnElement, FromClause, Join, Select, and_, exists, false, literal_column, or_, select, true
+from sqlalchemy import (
+    ColumnElement,
+    FromClause,
+    Join,
+    Select,
+    TableClause,
+    and_,
+    exists,
+    false,
+    literal_column,
+    or_,
+    select,
+    true,
+)
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 
@@ -51,6 +66,11 @@ def _without_linter(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in kwargs.items() if key != "from_linter"}
 
 
+@cache
+def _numbered(table: TableClause, number: int) -> Any:
+    return table.alias(f"{table.name}_{number}")
+
+
 class Rights(Protocol):
     """Who says what the caller may see of a type: the `Repository`."""
 
@@ -67,6 +87,11 @@ class Asked:
     snapshot: Snapshot | None
     """None: now, as the transaction sees it."""
     rights: Rights
+    numbers: Iterator[int] = field(default_factory=count, repr=False, compare=False)
+
+    def alias(self, table: TableClause) -> Any:
+        """A further name for `table`, unlike all others of this search. Made once: its columns are not cheap."""
+        return _numbered(table, next(self.numbers))
 
     def alive(self, version: FromClause) -> list[Clause]:
         """The version is the current one and no deletion."""
@@ -99,7 +124,7 @@ class Asked:
         if isinstance(criterion, Missing):
             if criterion.table in (Table.ID, Table.LAST_UPDATED):
                 return false() if criterion.missing else true()
-            row = TABLES[criterion.table].alias()
+            row = self.alias(TABLES[criterion.table])
             found = self._exists(select(row.c.version_pk).where(*_of(row, version, criterion.param_id)), version)
             return ~found if criterion.missing else found
         if isinstance(criterion, Composite):
@@ -114,7 +139,7 @@ class Asked:
         elif leaf.table is Table.LAST_UPDATED:
             found = last_updated_condition(version, leaf.values)
         else:
-            row = TABLES[leaf.table].alias()
+            row = self.alias(TABLES[leaf.table])
             found = self._exists(
                 select(row.c.version_pk).where(
                     *_of(row, version, leaf.param_id),
@@ -125,7 +150,7 @@ class Asked:
         return ~found if leaf.negated else found
 
     def _composite(self, version: FromClause, components: tuple[Component, ...]) -> Clause:
-        rows = [TABLES[component.table].alias() for component in components]
+        rows = [self.alias(TABLES[component.table]) for component in components]
         asked: list[Clause] = []
         for row, component in zip(rows, components, strict=True):
             asked += [
@@ -154,8 +179,8 @@ class Asked:
         return found
 
     def _chain(self, version: FromClause, chain: Chain, type_name: str, inner: Criterion) -> Clause:
-        row = sp_reference.alias()
-        target = resource_version.alias()
+        row = self.alias(sp_reference)
+        target = self.alias(resource_version)
         return self._exists(
             select(row.c.version_pk)
             .select_from(OrderedJoin(row, target))
@@ -170,8 +195,8 @@ class Asked:
         )
 
     def _has(self, version: FromClause, has: Has) -> Clause:
-        row = sp_reference.alias()
-        source = resource_version.alias()
+        row = self.alias(sp_reference)
+        source = self.alias(resource_version)
         return self._exists(
             select(row.c.version_pk)
             .select_from(OrderedJoin(row, source))
@@ -213,13 +238,13 @@ class Asked:
         if leaf.negated:
             return None
         if leaf.table in (Table.ID, Table.LAST_UPDATED):
-            version = resource_version.alias()
+            version = self.alias(resource_version)
             column = id_condition if leaf.table is Table.ID else last_updated_condition
             of_type = version.c.type_id.in_([type_id(name) for name in types])
             return select(version.c.pk.label("version_pk")).where(
                 of_type, column(version, leaf.values), *self.alive(version)
             )
-        row = TABLES[leaf.table].alias()
+        row = self.alias(TABLES[leaf.table])
         seeks = [seek(row, value, self.dialect) for value in leaf.values]
         found = [one for one in seeks if one is not None]
         if len(found) < len(seeks) or not found:
@@ -227,18 +252,25 @@ class Asked:
         return select(row.c.version_pk.label("version_pk")).where(row.c.param_id == leaf.param_id, or_(*found))
 
     def _composite_driver(self, composite: Composite) -> Select[tuple[int]] | None:
-        row = TABLES[composite.values[0][0].table].alias()
+        row = self.alias(TABLES[composite.values[0][0].table])
         seeks = [seek(row, components[0].value, self.dialect) for components in composite.values]
         found = [one for one in seeks if one is not None]
         if len(found) < len(seeks):
             return None
         return select(row.c.version_pk.label("version_pk")).where(row.c.param_id == composite.values[0][0].param_id, or_(*found))
 
+    def all_driver(self, types: Sequence[str]) -> Select[tuple[int]]:
+        """Keys of all versions of `types`."""
+        version = self.alias(resource_version)
+        return select(version.c.pk.label("version_pk")).where(
+            version.c.type_id.in_([type_id(name) for name in types])
+        )
+
     def audience_driver(
         self, organizations: frozenset[str], types: Sequence[str]
     ) -> Select[tuple[int]]:
         """Keys of all that the organisations may see of `types`: few, for one hospital in a hundred."""
-        version = resource_version.alias()
+        version = self.alias(resource_version)
         audiences = (
             select(audience_member.c.audience_id)
             .where(audience_member.c.organization.in_(sorted(organizations)))
@@ -260,11 +292,11 @@ class Asked:
         if len(permitted) != 1:
             return None
         ((type_name, inner),) = permitted
-        target = resource_version.alias()
+        target = self.alias(resource_version)
         start = self._start(target, type_name, inner)
         if start is None:
             return None
-        row = sp_reference.alias()
+        row = self.alias(sp_reference)
         return (
             select(row.c.version_pk.label("version_pk"))
             .select_from(OrderedJoin(start[0], row))
@@ -277,12 +309,12 @@ class Asked:
         )
 
     def _has_driver(self, has: Has) -> Select[tuple[int]] | None:
-        source = resource_version.alias()
+        source = self.alias(resource_version)
         start = self._start(source, has.type, has.inner)
         if start is None:
             return None
-        row = sp_reference.alias()
-        referred = resource_version.alias()
+        row = self.alias(sp_reference)
+        referred = self.alias(resource_version)
         return (
             select(referred.c.pk.label("version_pk"))
             .select_from(OrderedJoin(OrderedJoin(start[0], row), referred))

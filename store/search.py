@@ -14,14 +14,14 @@ from sqlalchemy import ColumnElement, FromClause, Select, and_, exists, false, f
 
 from resources import search as search_parameters
 from resources.criteria import Query, SortKey
-from resources.outcomes import Forbidden
+from resources.outcomes import BadRequest, Forbidden
 from resources.registry import TYPES, type_id
 from store.access import Access, Interaction, Version, Visibility
 from store.includes import gather
 from store.locks import lock
 from store.ordering import Order, Walk
 from store.pages import Page
-from store.planning import choose
+from store.planning import FEW, Plan, choose
 from store.probes import TABLES
 from store.query import Asked, OrderedJoin, distinct_keys
 from store.snapshots import Snapshot
@@ -153,6 +153,7 @@ class _Search:
 
     @staticmethod
     def of(repository: Repository, query: Query, snapshot: Snapshot | None) -> _Search:
+        _refuse_half_characters(query)
         if query.type is not None:
             visible = repository.visibility(Interaction.SEARCH_TYPE, query.type)
             groups: list[tuple[Visibility, tuple[str, ...]]] = [(visible, (query.type,))]
@@ -167,27 +168,27 @@ class _Search:
         return tuple(name for _, names in self.groups for name in names)
 
     def total(self) -> int:
-        version = resource_version.alias()
-        driver, few = self._driver()
-        source, joined = _driven(version, driver if few else None)
+        version = self.asked.alias(resource_version)
+        plan = self._plan(FEW)
+        source, joined = _driven(version, None if plan.walk else plan.driver)
         counted = select(func.count()).select_from(source).where(*joined, *self._clauses(version))
         return int(self.repository.uow.connection.execute(counted).scalar_one())
 
     def rows(self, limit: int, last_pk: int | None) -> list[tuple[Any, ...]]:
         """Rows of COLUMNS in order, after the version `last_pk` if given."""
-        order = Order(self.query.sort)
+        order = Order(self.query.sort, self.asked)
         last = self._last_values(order, last_pk) if last_pk is not None else None
-        driver, few = self._driver()
-        walk = None if few else Walk.along(order, self.asked.dialect)
+        plan = self._plan(limit)
+        walk = Walk.along(order) if plan.walk else None
         if walk is None:
-            return self._sorted(order, driver, limit, last_pk, last)
+            return self._sorted(order, plan.driver, limit, last_pk, last)
         rows = [] if last is not None and last[0] is None else self._walked(walk, limit, last_pk, last)
         if len(rows) < limit and not walk.by_column:
             continuing = last if last is not None and last[0] is None else None
             rows += self._without_value(order, limit - len(rows), last_pk if continuing else None)
         return rows
 
-    def _driver(self) -> tuple[Select[tuple[int]] | None, bool]:
+    def _plan(self, wanted: int) -> Plan:
         organizations = self.groups[0][0].organizations if len(self.groups) == 1 else None
         return choose(
             self.repository.uow.connection,
@@ -196,12 +197,13 @@ class _Search:
             self.types,
             self.query.criteria,
             organizations,
+            wanted,
         )
 
     def _sorted(
         self, order: Order, driver: Select[tuple[int]] | None, limit: int, last_pk: int | None, last: Any
     ) -> list[tuple[Any, ...]]:
-        version = resource_version.alias()
+        version = self.asked.alias(resource_version)
         source, joined = _driven(version, driver)
         statement = select(*_columns(version)).select_from(source).where(*joined, *self._clauses(version))
         if last_pk is not None:
@@ -209,7 +211,7 @@ class _Search:
         return self._run(statement.order_by(*order.order_by(version)).limit(limit))
 
     def _walked(self, walk: Walk, limit: int, last_pk: int | None, last: Any) -> list[tuple[Any, ...]]:
-        version = resource_version.alias()
+        version = self.asked.alias(resource_version)
         row = walk.row()
         source: FromClause = version if row is None else OrderedJoin(row, version)
         statement = (
@@ -223,9 +225,9 @@ class _Search:
 
     def _without_value(self, order: Order, limit: int, last_pk: int | None) -> list[tuple[Any, ...]]:
         """The last ones: versions that have no value to be sorted by."""
-        version = resource_version.alias()
+        version = self.asked.alias(resource_version)
         (key,) = order.sort
-        statement = select(*_columns(version)).where(_lacks(version, key), *self._clauses(version))
+        statement = select(*_columns(version)).where(self._lacks(version, key), *self._clauses(version))
         if last_pk is not None:
             statement = statement.where(version.c.pk < last_pk if order.descending else version.c.pk > last_pk)
         tie = version.c.pk.desc() if order.descending else version.c.pk.asc()
@@ -250,6 +252,10 @@ class _Search:
         for criterion in self.query.criteria:
             yield self.asked.clause(version, criterion)
 
+    def _lacks(self, version: FromClause, key: SortKey) -> Clause:
+        row = self.asked.alias(TABLES[key.table])
+        return ~exists().where(row.c.version_pk == version.c.pk, row.c.param_id == key.param_id).correlate(version)
+
     def _run(self, statement: Select[Any]) -> list[tuple[Any, ...]]:
         return [tuple(row) for row in self.repository.uow.connection.execute(statement)]
 
@@ -265,17 +271,21 @@ def _columns(version: FromClause) -> list[ColumnElement[Any]]:
     return [version.c[column.key] for column in COLUMNS]
 
 
-def _lacks(version: FromClause, key: SortKey) -> Clause:
-    row = TABLES[key.table].alias()
-    return ~exists().where(row.c.version_pk == version.c.pk, row.c.param_id == key.param_id).correlate(version)
-
-
 def _raw(repository: Repository, query: Query) -> str:
     """The request as the record has it: as received if the edge said so, else as understood."""
     intent = repository.uow.intent
     if intent is not None and intent.query is not None:
         return intent.query
-    return f"{query.type or ''}?{urlencode(query.processed)}"
+    return f"{query.type or ''}?{urlencode(query.processed, errors='replace')}"
+
+
+def _refuse_half_characters(query: Query) -> None:
+    """A lone surrogate is no text: no database can compare it."""
+    for name, value in query.processed:
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise BadRequest(f"The value of {name} holds half a character (a lone surrogate)") from None
 
 
 def _note(

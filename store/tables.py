@@ -128,16 +128,16 @@ sp_token = _index_table(
 # `code` before `system_id` and the version between them: a code without a system is probed as directly as one with.
 Index("ix_sp_token_value", sp_token.c.param_id, sp_token.c.code, sp_token.c.version_pk, sp_token.c.system_id)
 
+NORM_LENGTH = 256
+"""Characters of `norm`: PostgreSQL refuses index rows above a third of a page."""
+
 sp_string = _index_table(
     "sp_string",
-    Column("norm", BinaryText, nullable=False, comment="without case and accents"),
+    Column("norm", BinaryText, nullable=False, comment="without case and accents, its first 256 characters"),
+    Column("rest", BinaryText, nullable=False, comment="what follows them, mostly nothing"),
     Column("exact", BinaryText, nullable=False),
 )
-Index("ix_sp_string_value", sp_string.c.param_id, sp_string.c.norm, sp_string.c.version_pk).ddl_if(dialect="sqlite")
-# PostgreSQL refuses index rows above a third of a page.
-Index(
-    "ix_sp_string_value_prefix", sp_string.c.param_id, text("left(norm, 256)"), sp_string.c.version_pk
-).ddl_if(dialect="postgresql")
+Index("ix_sp_string_value", sp_string.c.param_id, sp_string.c.norm, sp_string.c.version_pk)
 
 sp_date = _index_table(
     "sp_date",

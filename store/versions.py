@@ -25,6 +25,7 @@ from store.tables import (
     ANY_REFERENCE,
     CURRENT,
     MAX,
+    NORM_LENGTH,
     resource_version,
     sp_date,
     sp_number,
@@ -203,10 +204,9 @@ class IndexBuffer:
         self.tokens += [
             (pk, r.param_id, n, r.group_no, r.system_id, indexable(r.code)) for n, r in enumerate(rows.tokens)
         ]
-        self.strings += [
-            (pk, r.param_id, n, r.group_no, r.norm.replace("\0", ""), r.exact.replace("\0", ""))
-            for n, r in enumerate(rows.strings)
-        ]
+        for n, r in enumerate(rows.strings):
+            norm, exact = r.norm.replace("\0", "\ufffd"), r.exact.replace("\0", "\ufffd")
+            self.strings.append((pk, r.param_id, n, r.group_no, norm[:NORM_LENGTH], norm[NORM_LENGTH:], exact))
         self.dates += [(pk, r.param_id, n, r.group_no, r.low, r.high) for n, r in enumerate(rows.dates)]
         self.numbers += [(pk, r.param_id, n, r.group_no, r.low, r.high) for n, r in enumerate(rows.numbers)]
         self.quantities += [
