@@ -29,6 +29,8 @@ GRANT_TYPE = "client_credentials"
 KNOWN_FOR_S = 5.0
 """How long a process may go by what it knew of a client: a deactivation takes effect within this."""
 
+MAX_KNOWN = 10_000
+
 CLIENT_ID = re.compile(r"[A-Za-z0-9._~-]{1,128}", re.ASCII)
 _LOGICAL_ID = re.compile(r"[A-Za-z0-9\-.]{1,64}", re.ASCII)
 _PRACTITIONER = re.compile(r"Practitioner/[A-Za-z0-9\-.]{1,64}", re.ASCII)
@@ -161,6 +163,8 @@ class Clients:
         at_s, client = self._known.get(client_id, (now_s + 1, None))
         if not 0 <= now_s - at_s < KNOWN_FOR_S:
             client = self.find(client_id)
+            if len(self._known) >= MAX_KNOWN:  # names that nobody has are remembered too
+                self._known.clear()
             self._known[client_id] = (now_s, client)
         return client
 

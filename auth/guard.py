@@ -13,6 +13,7 @@ import re
 import uuid
 from dataclasses import dataclass
 from functools import lru_cache
+from urllib.parse import quote
 
 from werkzeug.wrappers import Request
 
@@ -116,7 +117,7 @@ class Guard:
             detail = (("attempts", str(count)),) if count > 1 else ()
             access = Access(
                 Interaction.OPERATION,
-                query=f"{request.method} {request.full_path.rstrip('?')}",
+                query=_raw(request),
                 detail=detail,
                 outcome=Outcome.SERIOUS,
                 reason=f"login: {reason}",
@@ -133,6 +134,12 @@ class Guard:
             refusal = NotAuthorized(diagnostics, challenge=challenge, caller=nobody)
         refusal.recorded = True
         return refusal
+
+
+def _raw(request: Request) -> str:
+    """Method, path and query as they were sent: still percent-encoded, so that no character of theirs is special."""
+    query = request.query_string.decode("ascii", "replace")
+    return f"{request.method} {quote(request.path)}" + (f"?{query}" if query else "")
 
 
 @lru_cache(maxsize=4096)

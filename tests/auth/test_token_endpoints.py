@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from authlib.oauth2 import rfc8414
 from flask.testing import FlaskClient
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from sqlalchemy import text
 
 from auth.authority import Authority
@@ -120,6 +122,27 @@ def test_basic_authentication_is_not_offered(http: FlaskClient, ehr: Machine) ->
     refused(answer)
     assert answer.headers["WWW-Authenticate"].startswith("Bearer ")
     refused(http.post("/oauth/token", data=ehr.form(), auth=("a", "b")), "invalid_request", 400)
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    path=st.sampled_from(ENDPOINTS),
+    form=st.dictionaries(
+        st.sampled_from(["grant_type", "scope", "client_assertion", "client_assertion_type", "token", "client_id"])
+        | st.text(max_size=8),
+        st.text(max_size=40) | st.just(ASSERTION_TYPE) | st.just("client_credentials"),
+        max_size=6,
+    ),
+    authorization=st.none() | st.text(st.characters(max_codepoint=255, exclude_categories=["Cc"]), max_size=60),
+)
+def test_no_form_brings_the_server_down(
+    http: FlaskClient, path: str, form: dict[str, str], authorization: str | None
+) -> None:
+    """Bad input is a 4xx with an OAuth error, never a 5xx."""
+    headers = {} if authorization is None else {"Authorization": authorization}
+    answer = http.post(path, data=_encoded(form.items()), content_type=_FORM, headers=headers)
+    assert 400 <= answer.status_code < 500
+    assert answer.get_json()["error"]
 
 
 # — scope —
