@@ -300,7 +300,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--checkpoints", type=Path, help="a file of checkpoints kept elsewhere")
     chosen = parser.parse_args(arguments)
     key = chosen.key
-    if key and "+" not in key:
+    if key and Path(key).is_file():
         key = Path(key).read_text(encoding="utf-8")
     notes = split_notes(chosen.checkpoints.read_text(encoding="utf-8")) if chosen.checkpoints else []
     report = verify_export(chosen.export, key, notes)

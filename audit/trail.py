@@ -75,7 +75,10 @@ class Ledger:
             records.add(connection, rows, self.sequencer.epoch(connection))
 
     def disclose(self, caller: Caller, accesses: Sequence[Access], at: datetime) -> None:
-        """Return once the records are durable. Raises Unavailable: then nothing may be disclosed."""
+        """Return once the records are durable. Raises Unavailable: then nothing may be disclosed.
+
+        Never inside a write transaction: on SQLite the committer would wait for the caller's own.
+        """
         rows = self._rows(caller, accesses, at)
         if rows:
             self._committer.submit(rows, self._timeout_s)
