@@ -44,6 +44,12 @@ def number(node: Json, name: str) -> int | Decimal | None:
     return value if isinstance(value, (int, Decimal)) and not isinstance(value, bool) else None
 
 
+def inner(node: Json, name: str) -> Json:
+    """The object, or an empty one."""
+    value = node.get(name)
+    return value if isinstance(value, dict) else {}
+
+
 def items(node: Json, name: str) -> list[Json]:
     """The list, with an empty object in the place of what is none, so that positions stay."""
     value = node.get(name)

@@ -17,8 +17,10 @@ from typing import Any
 from resources import bundle_rules, definitions, primitives
 from resources.definitions import Element
 from resources.elements import objects, reference_type
-from resources.invariants import BUNDLE, CLINICAL, DATA_TYPES, EVERY_RESOURCE, Rule, Scope
+from resources.invariants import DATA_TYPES, EVERY_RESOURCE, Rule, Scope
+from resources.invariants_clinical import CLINICAL
 from resources.invariants_conformance import CONFORMANCE
+from resources.invariants_structure import STRUCTURE
 from resources.outcomes import Issue, Json
 
 Where = tuple[Any, str | int]
@@ -30,10 +32,11 @@ MAX_ISSUES = 100
 _RULES: Mapping[tuple[str, str], Rule] = {
     **DATA_TYPES,
     **EVERY_RESOURCE,
-    **BUNDLE,
     **CLINICAL,
     **CONFORMANCE,
-    **bundle_rules.RULES,
+    **STRUCTURE,
+    **bundle_rules.BUNDLE,
+    **bundle_rules.IN_TEXT,
 }
 
 

@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 
 from resources import definitions
-from resources.invariants import BUNDLE, CLINICAL, DATA_TYPES, EVERY_RESOURCE
+from resources.bundle_rules import BUNDLE
+from resources.invariants import DATA_TYPES, EVERY_RESOURCE
+from resources.invariants_clinical import CLINICAL
 from resources.invariants_conformance import CONFORMANCE
+from resources.invariants_structure import STRUCTURE
 from resources.validation import validate
 
-_OURS = {**DATA_TYPES, **EVERY_RESOURCE, **BUNDLE, **CLINICAL, **CONFORMANCE}
+_OURS = {**DATA_TYPES, **EVERY_RESOURCE, **BUNDLE, **CLINICAL, **CONFORMANCE, **STRUCTURE}
 
 _ELSEWHERE = {
     "ele-1": "resources.shapes: an element has a value or children",
