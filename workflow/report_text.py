@@ -165,7 +165,7 @@ def _observation(observation: Json) -> str:
 
 
 def _signature_lines(signer: Json | None, signed_at: datetime, zone: tzinfo) -> list[str]:
-    lines = [f"Signé électroniquement par {person_name(signer)}"]
+    lines = [f"Validé et signé par {person_name(signer)}"]
     for identifier in (signer or {}).get("identifier", []):
         system, value = canonical(identifier.get("system", ""), str(identifier.get("value", "")))
         if system == RPPS:
