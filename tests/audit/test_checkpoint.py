@@ -7,7 +7,7 @@ from base64 import b64decode, b64encode
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audit.checkpoint import BadCheckpoint, BadKey, Checkpoint, Signer, Verifier, load_or_create
@@ -41,6 +41,7 @@ def test_what_was_signed_is_read_back():
     assert Signer.parse(SIGNER.text()).verifier == SIGNER.verifier
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_a_note_with_any_character_altered_is_refused(data: st.DataObject):
     """signed-note: the signature is over the whole text."""

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audit.events import build
@@ -339,6 +339,7 @@ CALLERS = st.builds(
     is_system=st.booleans())
 
 
+@settings(deadline=None)
 @given(ACCESSES, CALLERS)
 def test_every_event_is_a_valid_audit_event(access: Access, caller: Caller):
     """http://hl7.org/fhir/R4/auditevent.html: structure, cardinalities, required codes, invariants."""
@@ -347,6 +348,7 @@ def test_every_event_is_a_valid_audit_event(access: Access, caller: Caller):
         assert [issue for issue in validation.validate(built) if issue.severity in ("error", "fatal")] == []
 
 
+@settings(deadline=None)
 @given(ACCESSES, CALLERS)
 def test_every_event_is_accepted_by_the_r4b_models(access: Access, caller: Caller):
     """fhir.resources as a second opinion."""
@@ -356,6 +358,7 @@ def test_every_event_is_accepted_by_the_r4b_models(access: Access, caller: Calle
         AuditEvent.model_validate(built)
 
 
+@settings(deadline=None)
 @given(ACCESSES, CALLERS)
 def test_success_profiles_are_claimed_by_successes_alone(access: Access, caller: Caller):
     for built in events(access, caller):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from hashlib import sha256
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audit import merkle
@@ -71,6 +71,7 @@ def test_every_consistency_proof_holds_and_proves_nothing_else():
             assert not merkle.verify_consistency(first, old, second, LEAVES[300], proof)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 300), st.integers(0, 300), st.data())
 def test_one_changed_leaf_changes_the_root(index: int, size: int, data: st.DataObject):
     """RFC 6962 §2.1: the root commits to every leaf."""
@@ -81,6 +82,7 @@ def test_one_changed_leaf_changes_the_root(index: int, size: int, data: st.DataO
     assert merkle.root_of(altered) != merkle.root_of(LEAVES, 0, size)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**40), st.binary(max_size=200), st.binary(min_size=32, max_size=32))
 def test_a_commitment_depends_on_position_content_and_salt(seq: int, content: bytes, salt: bytes):
     """A moved record disagrees with its own leaf; without the salt the leaf says nothing."""
