@@ -6,10 +6,8 @@ FHIR R4 §3.1.1.5.9 http://hl7.org/fhir/R4/search.html#string
 from __future__ import annotations
 
 import unicodedata
-from functools import lru_cache
 
 
-@lru_cache(maxsize=16384)
 def normalise(text: str) -> str:
     """`text` decomposed (NFKD), without combining marks, casefolded, runs of white space as one space, trimmed."""
     if not text.isascii():
