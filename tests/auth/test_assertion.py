@@ -17,6 +17,7 @@ from joserfc.jwk import ECKey
 
 from auth.keys import new_key
 from store.access import Interaction, Outcome
+from tests.auth.engines import ON_ONE_ENGINE
 from tests.auth.signing import ABSENT, ORIGIN, OTHER_ORIGIN, TOKEN_URL, Machine, b64, import_private, rsa_pair
 from tests.support import Clock, MemoryTrail
 
@@ -78,6 +79,7 @@ def test_assertions_within_the_rules_are_accepted(http: FlaskClient, ehr: Machin
     assert ehr.ask(http, assertion=ehr.assertion(**at(ehr, claims))).status_code == 200
 
 
+@ON_ONE_ENGINE
 @pytest.mark.parametrize(
     ("claims", "rule"),
     [
@@ -124,6 +126,7 @@ def test_claims_that_break_a_rule_are_refused_by_name(
     assert rule in body["error_description"]
 
 
+@ON_ONE_ENGINE
 @pytest.mark.parametrize(
     ("header", "rule"),
     [
@@ -156,6 +159,7 @@ def test_a_key_carried_in_the_header_is_not_used(http: FlaskClient, ehr: Machine
     assert "registered one" in body["error_description"]
 
 
+@ON_ONE_ENGINE
 @pytest.mark.parametrize("algorithm", ["none", "None", "HS256", "HS384", "RS256", "ES256", "PS384", "", 5, None])
 def test_other_algorithms_are_refused(http: FlaskClient, ehr: Machine, algorithm: Any) -> None:
     """RFC 8725 §3.1: only RS384 and ES384 of SMART, whatever the header says."""
@@ -221,6 +225,7 @@ def test_an_unknown_client_and_a_wrong_signature_have_one_answer(
     assert len({(answer.status_code, answer.text) for answer in answers}) == 1
 
 
+@ON_ONE_ENGINE
 @pytest.mark.parametrize(
     "text",
     [
@@ -246,6 +251,7 @@ def test_what_is_no_jwt_is_refused(http: FlaskClient, ehr: Machine, text: str) -
     assert answer.get_json()["error"] in ("invalid_client", "invalid_request")
 
 
+@ON_ONE_ENGINE
 @pytest.mark.parametrize(
     "payload",
     [

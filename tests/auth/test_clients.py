@@ -16,6 +16,7 @@ from auth.authority import Authority
 from auth.keys import checked_key_set, new_key
 from resources.outcomes import BadRequest, Conflict
 from store.access import Interaction
+from tests.auth.engines import ON_ONE_ENGINE
 from tests.auth.signing import Machine, rsa_pair
 from tests.support import Clock, MemoryTrail
 
@@ -55,6 +56,7 @@ def test_the_caller_of_a_delivery_is_the_client_of_now(authority: Authority) -> 
     assert authority.caller_of("no\0body") is None
 
 
+@ON_ONE_ENGINE
 @pytest.mark.parametrize(
     "changed",
     [

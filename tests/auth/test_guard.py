@@ -17,6 +17,7 @@ from resources.outcomes import Unavailable
 from store.access import Interaction, Outcome
 from store.engine import Database
 from tests.auth.conftest import application
+from tests.auth.engines import ON_ONE_ENGINE
 from tests.auth.signing import ORIGIN, Machine
 from tests.auth.test_token_endpoints import bearer
 from tests.support import PLATFORM, Clock, MemoryTrail
@@ -125,6 +126,7 @@ def test_a_clock_that_is_set_back_makes_nothing_last_longer(
     assert http.get("/fhir/whoami", headers=bearer(token)).status_code == 401
 
 
+@ON_ONE_ENGINE
 @pytest.mark.parametrize(
     ("proxies", "forwarded", "address"),
     [
@@ -150,6 +152,7 @@ def test_the_address_is_the_peers_or_a_counted_proxys(
     assert answer.get_json()["address"] == address
 
 
+@ON_ONE_ENGINE
 @pytest.mark.parametrize(
     ("given", "kept"), [("abc-1.2_3", True), ("x" * 64, True), ("x" * 65, False), ("a b", False), ("é", False)]
 )

@@ -22,6 +22,7 @@ from resources.outcomes import Unavailable
 from store.access import Interaction, Outcome
 from store.engine import Database
 from tests.auth.conftest import application
+from tests.auth.engines import ON_ONE_ENGINE
 from tests.auth.signing import ABSENT, ASSERTION_TYPE, ORIGIN, OTHER_ORIGIN, Machine
 from tests.auth.test_assertion import refused
 from tests.support import PLATFORM, Clock, MemoryTrail
@@ -32,6 +33,7 @@ ENDPOINTS = ("/oauth/token", "/oauth/introspect", "/oauth/revoke")
 # — the request itself —
 
 
+@ON_ONE_ENGINE
 @pytest.mark.parametrize("path", ENDPOINTS)
 def test_parameters_in_the_url_are_refused(http: FlaskClient, ehr: Machine, path: str) -> None:
     """RFC 6749 §2.3.1: credentials MUST NOT be in the URI; Authlib would take them."""
@@ -40,6 +42,7 @@ def test_parameters_in_the_url_are_refused(http: FlaskClient, ehr: Machine, path
     refused(http.post(path, query_string={"scope": "system/*.cruds"}, data=form), "invalid_request", 400)
 
 
+@ON_ONE_ENGINE
 @pytest.mark.parametrize("path", ENDPOINTS)
 @pytest.mark.parametrize("name", ["grant_type", "scope", "client_assertion", "token"])
 def test_a_parameter_given_twice_is_refused(http: FlaskClient, ehr: Machine, path: str, name: str) -> None:
@@ -49,6 +52,7 @@ def test_a_parameter_given_twice_is_refused(http: FlaskClient, ehr: Machine, pat
     assert "more than once" in body["error_description"]
 
 
+@ON_ONE_ENGINE
 @pytest.mark.parametrize("path", ENDPOINTS)
 @pytest.mark.parametrize("content_type", ["application/json", "multipart/form-data; boundary=x", "text/plain", ""])
 def test_other_content_types_are_refused(http: FlaskClient, ehr: Machine, path: str, content_type: str) -> None:
@@ -57,6 +61,7 @@ def test_other_content_types_are_refused(http: FlaskClient, ehr: Machine, path: 
     refused(answer, "invalid_request", 400)
 
 
+@ON_ONE_ENGINE
 @pytest.mark.parametrize("path", ENDPOINTS)
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS"])
 def test_other_methods_are_refused(http: FlaskClient, path: str, method: str) -> None:
@@ -66,6 +71,7 @@ def test_other_methods_are_refused(http: FlaskClient, path: str, method: str) ->
     assert answer.headers["Allow"] == "POST"
 
 
+@ON_ONE_ENGINE
 @pytest.mark.parametrize("path", ENDPOINTS)
 @pytest.mark.parametrize(
     "body",
@@ -86,6 +92,7 @@ def test_bodies_that_are_no_forms_are_refused(http: FlaskClient, path: str, body
     assert answer.get_json()["error"] in ("invalid_request", "invalid_client")
 
 
+@ON_ONE_ENGINE
 @pytest.mark.parametrize("path", ENDPOINTS)
 def test_large_and_compressed_bodies_are_refused(http: FlaskClient, path: str) -> None:
     """The form has a limit before it is parsed, and is never inflated."""
@@ -95,6 +102,7 @@ def test_large_and_compressed_bodies_are_refused(http: FlaskClient, path: str) -
     refused(answer, "invalid_request", 400)
 
 
+@ON_ONE_ENGINE
 @pytest.mark.parametrize(
     ("changed", "error", "status"),
     [
