@@ -51,6 +51,7 @@ tx = Table(
     metadata,
     Column("tx_id", Key, primary_key=True, comment="order of everything; PostgreSQL: transaction id + epoch"),
     Column("at", BigInteger, nullable=False, comment="µs since 1970-01-01T00:00Z, whole milliseconds"),
+    Index("ix_tx_at", "at"),
 )
 
 store_setting = Table(
