@@ -50,7 +50,6 @@ class Scp:
         self._store = store
         self._batches: dict[Any, Batch] = {}
         self._lock = threading.Lock()
-        self._finishing: set[threading.Thread] = set()
         self._server: Any = None
         ae = AE(ae_title=ae_title)
         ae.maximum_pdu_size = PDU_BYTES
@@ -79,9 +78,14 @@ class Scp:
 
     def stop(self) -> None:
         """End the associations, publish what they stored, close the port."""
-        if self._server is not None:
-            self._ae.shutdown()
-            self._server = None
+        server, self._server = self._server, None
+        if server is not None:
+            server.shutdown()
+            associations = [one for one in server.active_associations if one.is_established]
+            for association in associations:
+                association.abort()
+            for association in associations:
+                association.join(timeout=5)
         for association in list(self._batches):
             self._finish(association)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,23 +37,23 @@ class Imaging:
         permit: Permit,
         *,
         zone: tzinfo | None = None,
-        public_base: str | None = None,
+        public_bases: Sequence[str] = (),
         spool: Path | None = None,
         max_request_bytes: int = MAX_REQUEST_BYTES,
-        pixel_workers: int = 2,
-        pixel_timeout_s: float = 30.0,
+        workers: Workers | None = None,
         quiet_s: float = 15.0,
     ) -> None:
-        """`zone`: where study times without offset were written (default Europe/Paris). `public_base`: URL of /dicom-web
-        as clients know it. `spool`: folder for bodies and results on their way. `quiet_s`: see `Publisher`.
+        """`zone`: where study times without offset were written (default Europe/Paris). `public_bases`: URLs of /dicom-web
+        as clients know them. `spool`: folder for bodies and results on their way. `workers`: pixel workers,
+        two of them unless given. `quiet_s`: see `Publisher`.
         """
         self._store = store
         self._max_request_bytes = max_request_bytes
-        self._public_base = public_base
+        self._public_bases = tuple(public_bases)
         self._spool = spool
-        self._publisher = Publisher(zone=zone or ZoneInfo("Europe/Paris"), endpoint=public_base, quiet_s=quiet_s)
+        self._publisher = Publisher(zone=zone or ZoneInfo("Europe/Paris"), endpoint=public_bases[0] if public_bases else None, quiet_s=quiet_s)
         self.ingest = Ingest(store, objects, permit, self._publisher)
-        self._workers = Workers(pixel_workers, timeout_s=pixel_timeout_s, folder=spool)
+        self._workers = workers or Workers(folder=spool)
         self._disclosure = Disclosure(store, permit)
         self._retrieval = Retrieval(objects, self._workers)
 
@@ -70,7 +70,7 @@ class Imaging:
     def blueprint(self, guard: Callable[[Request], Caller]) -> Blueprint:
         """DICOMweb at /dicom-web."""
         return views.blueprint(
-            guard, self.ingest, self._disclosure, self._retrieval, public_base=self._public_base,
+            guard, self.ingest, self._disclosure, self._retrieval, public_bases=self._public_bases,
             max_request_bytes=self._max_request_bytes, spool=self._spool,
         )
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import orjson
+
 from dicomweb import attributes, frames, instances, part10, uids
 from dicomweb.attributes import OF_SERIES, OF_STUDY, names, number, text
 from dicomweb.instances import Row, dicom_series, dicom_study, pack

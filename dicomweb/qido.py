@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from dicomweb import attributes
+import orjson
+
+from dicomweb import attributes, wado
 from dicomweb.attributes import RETURNED, Level
 from dicomweb.instances import Row, unpack
 from dicomweb.queries import Path
@@ -40,7 +42,7 @@ def _result(row: Row, query: QidoQuery, path: Path, base: str, decoded: Any) -> 
     source: Json = {}
     wanted: set[str] = set(RETURNED[level])
     if level is Level.INSTANCE:
-        source |= unpack(row.metadata)
+        source |= orjson.loads(wado.absolute(row.metadata, _url(row, level, base)))
     study_level = level is Level.STUDY or path.study is None
     series_level = level is Level.SERIES or (level is Level.INSTANCE and path.series is None)
     if study_level:
@@ -66,7 +68,6 @@ def _result(row: Row, query: QidoQuery, path: Path, base: str, decoded: Any) -> 
 
 
 def _computed(row: Row, level: Level, base: str, *, study_level: bool) -> Json:
-    url = f"{base}/studies/{row.study_study_instance_uid}"
     found: Json = {"00080056": {"vr": "CS", "Value": ["ONLINE"]}}
     if study_level:
         modalities = [code for code in row.study_modalities.split("\\") if code]
@@ -74,10 +75,17 @@ def _computed(row: Row, level: Level, base: str, *, study_level: bool) -> Json:
         found["00201206"] = {"vr": "IS", "Value": [row.study_series_count]}
         found["00201208"] = {"vr": "IS", "Value": [row.study_instance_count]}
     if level is not Level.STUDY:
-        url += f"/series/{row.series_series_instance_uid}"
         found["00201209"] = {"vr": "IS", "Value": [row.series_instance_count]}
     if level is Level.INSTANCE:
-        url += f"/instances/{row.instance_sop_instance_uid}"
         found["00083002"] = {"vr": "UI", "Value": [row.instance_transfer_syntax_uid]}
-    found["00081190"] = {"vr": "UR", "Value": [url]}
+    found["00081190"] = {"vr": "UR", "Value": [_url(row, level, base)]}
     return found
+
+
+def _url(row: Row, level: Level, base: str) -> str:
+    url = f"{base}/studies/{row.study_study_instance_uid}"
+    if level is not Level.STUDY:
+        url += f"/series/{row.series_series_instance_uid}"
+    if level is Level.INSTANCE:
+        url += f"/instances/{row.instance_sop_instance_uid}"
+    return url

@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path as FilePath
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
 from flask import Blueprint, Request, Response, request
@@ -36,11 +37,11 @@ GZIP_FROM_BYTES = 1024
 
 
 def blueprint(
-    guard: Guard, ingest: Ingest, disclosure: Disclosure, retrieval: Retrieval, *, public_base: str | None,
+    guard: Guard, ingest: Ingest, disclosure: Disclosure, retrieval: Retrieval, *, public_bases: Sequence[str],
     max_request_bytes: int, spool: FilePath | None,
 ) -> Blueprint:
-    """The DICOMweb service. `public_base`: URL of /dicom-web as clients know it; None: as the request says."""
-    views = _Views(guard, ingest, disclosure, retrieval, public_base, max_request_bytes, spool)
+    """The DICOMweb service. `public_bases`: URLs of /dicom-web as clients know them."""
+    views = _Views(guard, ingest, disclosure, retrieval, public_bases, max_request_bytes, spool)
     routes = Blueprint("dicomweb", __name__, url_prefix="/dicom-web")
     for rule, view, methods in views.table():
         for prefix in ("", "/owners/<owner>"):
@@ -51,14 +52,14 @@ def blueprint(
 
 class _Views:
     def __init__(
-        self, guard: Guard, ingest: Ingest, disclosure: Disclosure, retrieval: Retrieval, public_base: str | None,
+        self, guard: Guard, ingest: Ingest, disclosure: Disclosure, retrieval: Retrieval, public_bases: Sequence[str],
         max_request_bytes: int, spool: FilePath | None,
     ) -> None:
         self._guard = guard
         self._ingest = ingest
         self._disclosure = disclosure
         self._retrieval = retrieval
-        self._public_base = public_base
+        self._public_bases = public_bases
         self._max_request_bytes = max_request_bytes
         self._spool = str(spool) if spool else None
 
@@ -273,11 +274,21 @@ class _Views:
         return media_types.accept(request.headers.get("Accept"), request.args.getlist("accept"))
 
     def _base(self, owner: str | None) -> str:
-        base = self._public_base or f"{request.host_url.rstrip('/')}{request.script_root}/dicom-web"
+        base = chosen_base(self._public_bases, request.host, f"{request.url_root.rstrip('/')}/dicom-web")
         return f"{base}/owners/{owner}" if owner else base
 
 
 ENCAPSULATED_PDF = "1.2.840.10008.5.1.4.1.1.104.1"
+
+
+def chosen_base(bases: Sequence[str], host: str, requested: str) -> str:
+    """The base that the client used, out of the configured ones; the request's own where none is configured.
+
+    dicomweb-client for Python sends a Host header without the port, so the name alone has to do.
+    """
+    by_host = {urlsplit(base).netloc: base for base in reversed(bases)}
+    by_name = {urlsplit(base).hostname: base for base in reversed(bases)}
+    return by_host.get(host) or by_name.get(host.partition(":")[0]) or (bases[0] if bases else requested)
 
 
 def _path(study: str | None, series: str | None = None, instance: str | None = None, owner: str | None = None) -> Path:

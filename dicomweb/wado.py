@@ -156,9 +156,13 @@ def metadata(rows: Iterable[Row], base: str) -> Iterator[bytes]:
 
 
 def header(row: Row, base: str) -> bytes:
-    """DICOM JSON of one instance. A text value cannot hold the mark: its quotes would be escaped."""
-    text = zlib.decompress(row.metadata)
-    return text.replace(_MARK, f'"BulkDataURI":"{address(base, row)}/{BULK_PREFIX}'.encode())
+    """DICOM JSON of one instance."""
+    return absolute(row.metadata, address(base, row))
+
+
+def absolute(metadata: bytes, url: str) -> bytes:
+    """A stored header with BulkDataURIs under `url`. A text value cannot hold the mark: its quotes are escaped."""
+    return zlib.decompress(metadata).replace(_MARK, f'"BulkDataURI":"{url}/{BULK_PREFIX}'.encode())
 
 
 def etag(rows: Iterable[Row], base: str, kind: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from werkzeug.serving import make_server
 
 from dicomweb.imaging import Imaging
 from dicomweb.phantom import Phantom, series
+from dicomweb.workers import Workers
 from resources.outcomes import FhirError
 from store.access import Caller
 from store.objects import ObjectStore
@@ -77,25 +79,44 @@ def app_of(imaging: Imaging) -> Flask:
     return app
 
 
+@pytest.fixture(scope="session")
+def workers() -> Iterator[Workers]:
+    """Pixel workers take a second to start: the session shares them."""
+    pool = Workers(1)
+    yield pool
+    pool.close()
+
+
+@pytest.fixture
+def port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 @pytest.fixture
 def service(
-    make_store: Callable[..., Store], tmp_path: Path, trail: MemoryTrail, permit: OpenPermit
-) -> Iterator[Service]:
+    make_store: Callable[..., Store], tmp_path: Path, trail: MemoryTrail, permit: OpenPermit, port: int,
+    workers: Workers,
+) -> Service:
     objects = ObjectStore(tmp_path / "objects")
     store = make_store()
-    imaging = Imaging(store, objects, permit, spool=tmp_path, quiet_s=0.0, pixel_workers=1)
+    imaging = Imaging(
+        store, objects, permit, spool=tmp_path, quiet_s=0.0, workers=workers,
+        public_bases=(f"http://127.0.0.1:{port}/dicom-web",),
+    )
     store.observers.append(imaging.observer)
-    yield Service(imaging, store, objects, trail, permit, app_of(imaging))
-    imaging.close()
+    return Service(imaging, store, objects, trail, permit, app_of(imaging))
 
 
 @pytest.fixture
-def address(service: Service) -> Iterator[str]:
+def address(service: Service, port: int) -> Iterator[str]:
     """URL of the service behind a real HTTP server."""
-    server = make_server("127.0.0.1", 0, service.app, threaded=True)
+    server = make_server("127.0.0.1", port, service.app, threaded=True)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/dicom-web"
+    yield f"http://127.0.0.1:{port}/dicom-web"
     server.shutdown()
     thread.join()
     server.server_close()
