@@ -143,7 +143,8 @@ def _story(layout: Layout, font: _Face) -> list[Flowable]:
 
     head = Table(
         [[paragraphs([layout.hospital], strong) + paragraphs([layout.platform]), paragraphs(layout.patient)]],
-        colWidths=[75 * mm, 95 * mm],
+        colWidths=[71 * mm, 94 * mm],
+        hAlign="LEFT",
     )
     head.setStyle(
         TableStyle([("VALIGN", (0, 0), (-1, -1), "TOP"), ("BOX", (1, 0), (1, 0), 0.6, colors.grey),

@@ -174,18 +174,16 @@ class Rota:
         self, uow: UnitOfWork, version: Version, person: str, function: DutyFunction, interval: Interval, at: datetime
     ) -> Duty | None:
         found = look_up(uow, person)
-        if found is None:
-            return None
-        resource: Json = found.json()
-        if found.type == "Practitioner":
-            if resource.get("active") is False:
+        role: Json = {}
+        if found is not None and found.type == "PractitionerRole":
+            role = found.json()
+            found = look_up(uow, role.get("practitioner", {}).get("reference"))
+            if not scheduling.role_is_usable(role, at):
                 return None
-            return Duty(person, None, version.reference, function, interval, frozenset())
-        practitioner = resource.get("practitioner", {}).get("reference")
-        if not practitioner or not scheduling.role_is_usable(resource, at):
+        if found is None or found.type != "Practitioner" or found.json().get("active") is False:
             return None
-        specialties = frozenset(codings(resource.get("specialty", [])))
-        return Duty(practitioner, person, version.reference, function, interval, specialties)
+        specialties = frozenset(codings(role.get("specialty", [])))
+        return Duty(found.reference, person if role else None, version.reference, function, interval, specialties)
 
     def _practitioners(self, uow: UnitOfWork, people: Iterable[str]) -> list[str]:
         found = []

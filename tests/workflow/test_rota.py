@@ -52,6 +52,10 @@ def test_an_absent_or_inactive_role_is_not_on_duty(scene: Scene) -> None:
     assert _on_duty(scene, NOON) == []
     scene.update(scene.server, "PractitionerRole/off", notAvailable=None, active=False)
     assert _on_duty(scene, NOON) == []
+    scene.update(scene.server, "PractitionerRole/off", active=True)
+    assert _on_duty(scene, NOON) == ["Practitioner/off"]
+    scene.update(scene.server, "Practitioner/off", active=False)
+    assert _on_duty(scene, NOON) == []
 
 
 def test_two_gardes_of_one_person_do_not_overlap_even_through_two_roles(scene: Scene) -> None:
