@@ -7,11 +7,15 @@ one commit (nothing is lost between them) and a writer never waits for a subscri
 
 from __future__ import annotations
 
+from resources.outcomes import InvalidContent
 from store.access import Change, Draft
 from store.unit_of_work import UnitOfWork
 from subscriptions import outbox, terms, topics
 from subscriptions.acceptance import Acceptance
 from subscriptions.endpoints import EndpointPolicy
+
+SUBSCRIPTIONS_MAX = 200
+"""Per organisation, whatever their status: each costs the sequencer a look at each event of its topic."""
 
 
 class Watch:
@@ -52,6 +56,12 @@ class Watch:
         if resource.get("status") == "off":
             outbox.halt(uow.connection, after.id, status="off", version_pk=after.pk)
             return
+        if outbox.count_of(uow.connection, after.owner) >= SUBSCRIPTIONS_MAX and change.before is None:
+            raise InvalidContent(
+                f"An organization has at most {SUBSCRIPTIONS_MAX} Subscriptions",
+                expression="Subscription",
+                code="too-costly",
+            )
         accepted = terms.stored(resource, self._policy)
         if accepted is None:  # prepare has just admitted it
             raise RuntimeError("an accepted Subscription has no terms")

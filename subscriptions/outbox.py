@@ -32,6 +32,7 @@ from sqlalchemy import (
     Text,
     bindparam,
     delete,
+    func,
     insert,
     select,
     text,
@@ -334,6 +335,12 @@ def of_organization(connection: Connection, organization: str) -> list[State]:
         select(state_table).where(state_table.c.organization == organization).order_by(state_table.c.subscription_id)
     )
     return [state_of(row) for row in connection.execute(statement)]
+
+
+def count_of(connection: Connection, organization: str) -> int:
+    """How many subscriptions an organisation has."""
+    statement = select(func.count()).select_from(state_table).where(state_table.c.organization == organization)
+    return int(connection.execute(statement).scalar_one())
 
 
 def listened_topics(connection: Connection) -> set[str]:

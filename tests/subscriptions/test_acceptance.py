@@ -13,7 +13,7 @@ import pytest
 
 from resources.outcomes import InvalidContent
 from store.access import Caller
-from subscriptions import terms
+from subscriptions import matching, terms
 from subscriptions.acceptance import MASKED, SUBSCRIBER, WEBHOOK_SECRET
 from subscriptions.signature import SEALED_PREFIX
 from tests.subscriptions.ward import EHR, OTHER_EHR, Ward, subscription
@@ -184,3 +184,14 @@ def test_content_defaults_to_id_only_and_timeout_is_clamped(ward: Ward) -> None:
     made = ward.create(subscription(URL, content=None, timeout_s=3600))
     state = ward.state(made.id)
     assert (state.content, state.timeout_s, state.max_count) == ("id-only", 30, 1)
+
+
+def test_an_organisation_has_a_bounded_number_of_subscriptions(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused with a reason, never silently ignored (a peer ignores those beyond its thousandth)."""
+    monkeypatch.setattr(matching, "SUBSCRIPTIONS_MAX", 2)
+    first = ward.create(subscription(URL))
+    ward.create(subscription(URL))
+    with pytest.raises(InvalidContent, match="at most 2"):
+        ward.create(subscription(URL))
+    ward.update(first.id, subscription(URL))
+    ward.create(subscription(URL), OTHER_EHR)

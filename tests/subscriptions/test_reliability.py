@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from subscriptions.leases import Lane
+from subscriptions.delivery import Answer
 from tests.subscriptions.hospital import Hospital, Reply
 from tests.subscriptions.ward import EHR, OTHER_EHR, Ward, subscription
 
@@ -170,10 +171,56 @@ def test_two_dispatchers_never_hold_one_subscription(ward: Ward) -> None:
     (taken,) = second.lease()
     second.attempt(taken)
     assert ward.hospital.accepted_numbers == [1]
-    first.attempt(held)  # wakes up late: it may send once more, and settles nothing
-    assert ward.state(held.state.subscription_id).delivered == 1
+    first.attempt(held)  # wakes up late: its lease is another's, it sends nothing
+    assert ward.hospital.accepted_numbers == [1]
     second.close()
-    assert Lane(False, 1, {"x": 1}).full == ["x"]
+
+
+def test_who_settles_late_alters_nothing(ward: Ward) -> None:
+    """A dispatcher that was overtaken while it sent: the numbers that were settled meanwhile stay settled."""
+    identifier = ward.subscribe()
+    ward.sign()
+    ward.sequence()
+    slow, quick = ward.subscriptions.dispatcher, ward.assemble().dispatcher
+    post = slow._sender.post
+
+    def overtaken(*arguments: Any, **named: Any) -> Answer:
+        answer = post(*arguments, **named)
+        ward.clock.advance(seconds=60)
+        ward.sign()
+        ward.sequence()
+        for _ in range(2):
+            for held in quick.lease():
+                following = quick.attempt(held)
+                while following is not None:
+                    following = quick.attempt(following)
+        return answer
+
+    slow._sender.post = overtaken  # type: ignore[method-assign]
+    (held,) = slow.lease()
+    slow.attempt(held)
+    assert ward.state(identifier).delivered == 2
+    assert [received.numbers for received in ward.hospital.of("event-notification")] == [[1], [1], [2]]
+    quick.close()
+
+
+def test_one_probe_at_a_time_also_among_processes(ward: Ward) -> None:
+    """The half-open breaker: while one dispatcher probes an endpoint, no other asks it for another subscription."""
+    for _ in range(3):
+        ward.subscribe()
+    ward.hospital.always = Reply(503)
+    ward.sign()
+    ward.turn()
+    ward.clock.advance(hours=2)
+    first, second = ward.subscriptions.dispatcher, ward.assemble().dispatcher
+    failing = first._threads[1]
+    (probe,) = first.lease(failing)
+    assert second.lease(second._threads[1]) == []
+    ward.hospital.always = Reply()
+    first.attempt(probe)
+    ward.turn()
+    assert ward.hospital.accepted_numbers == [1, 1, 1]
+    second.close()
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

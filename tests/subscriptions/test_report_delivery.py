@@ -5,6 +5,9 @@ Backport IG 1.1.0; reference/security-subscriptions.md §3.2, §3.3.
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,6 +15,7 @@ import pytest
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from resources.outcomes import BadRequest, NotFound, Unavailable
+from store.loops import Loop
 from subscriptions.acceptance import WEBHOOK_SECRET
 from subscriptions.notifications import STATUS_PROFILE
 from subscriptions.signature import Keyring
@@ -385,3 +389,35 @@ def test_what_cannot_be_recorded_is_not_sent(ward: Ward) -> None:
     ward.trail.failure = None
     ward.pass_time(2)
     assert ward.hospital.accepted_numbers == [1]
+
+
+def test_the_loops_deliver_by_themselves(ward: Ward) -> None:
+    """As the background process turns them: each in a thread, woken by commits."""
+    ward.subscriptions.close()
+    ward.subscriptions = ward.assemble()
+    stopping = threading.Event()
+
+    def turn(loop: Loop) -> None:
+        while not stopping.is_set():
+            if not loop.step():
+                ward.store.database.wait_for_change(min(loop.interval_s, 0.2))
+
+    threads = [threading.Thread(target=turn, args=(loop,)) for loop in ward.subscriptions.loops]
+    for thread in threads:
+        thread.start()
+    made = ward.create(subscription(ward.hospital.url))
+    _until(lambda: ward.read(made.reference)["status"] == "active")
+    for _ in range(5):
+        ward.sign()
+    _until(lambda: len(ward.hospital.accepted_numbers) == 5)
+    stopping.set()
+    for thread in threads:
+        thread.join()
+    assert ward.hospital.accepted_numbers == [1, 2, 3, 4, 5]
+
+
+def _until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert holds()
