@@ -78,7 +78,9 @@ def _statement(base: str, topics: tuple[str, ...]) -> Json:
                 },
                 "resource": [_resource(name, topics) for name in registry.TYPES],
                 "interaction": [{"code": code} for code in ("transaction", "batch", "search-system", "history-system")],
-                "searchParam": [_parameter(p) for p in search_parameters.parameters("Resource").values()],
+                "searchParam": [
+                    _parameter(p) for p in search_parameters.parameters("Resource").values() if p.supported
+                ],
             }
         ],
     }
@@ -113,9 +115,13 @@ def _resource(name: str, topics: tuple[str, ...]) -> Json:
         "conditionalDelete": "single" if writable else "not-supported",
         "referencePolicy": ["literal", "logical", "local", "enforced"],
         "searchInclude": ["*", *sorted(_includes(name))],
-        "searchRevInclude": sorted(_revincludes(name)),
-        "searchParam": [_parameter(parameter) for parameter in search_parameters.parameters(name).values()],
+        "searchParam": [
+            _parameter(parameter) for parameter in search_parameters.parameters(name).values() if parameter.supported
+        ],
     }
+    pointing = sorted(_revincludes(name))
+    if pointing:
+        resource["searchRevInclude"] = pointing
     listed = [{"name": one.name, "definition": one.definition} for one in operations.of_type(name)]
     if listed:
         resource["operation"] = listed

@@ -15,7 +15,7 @@ from store.access import Caller, Version
 
 
 class Parse(Protocol):
-    """Search parameters → Query, with this deployment's bases, zone and clock."""
+    """Search parameters → Query, with this deployment's bases and clock."""
 
     def __call__(
         self, type_name: str | None, parameters: Sequence[tuple[str, str]], *, lenient: bool = False

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from fhir_server.exchange import Parse
 from resources import validation
 from resources.outcomes import BadRequest, Json, NotFound, PreconditionFailed
-from store.access import Version
-from store.unit_of_work import UnitOfWork
+from store.access import Access, Interaction, Version
+from store.unit_of_work import UnitOfWork, outcome_of
 
 Parameters = tuple[tuple[str, str], ...]
 
@@ -87,8 +87,14 @@ def conditional_update(
 
 
 def delete(uow: UnitOfWork, type_name: str, logical_id: str, *, if_match: int | None) -> Done:
-    """Delete (R4 §3.1.0.5): 204, also when it was deleted before or never there."""
-    return Done(204, uow.resources.delete(type_name, logical_id, if_match=if_match))
+    """Delete (R4 §3.1.0.5): 204, also when it was deleted before, was never there, or is another organisation's."""
+    try:
+        return Done(204, uow.resources.delete(type_name, logical_id, if_match=if_match))
+    except NotFound as error:
+        # The answer is that of a resource that does not exist; the record says what was tried.
+        reason = "404 not-found (another organisation's)" if error.foreign else "404 not-found"
+        uow.note(Access(Interaction.DELETE, type_name, logical_id, outcome=outcome_of(error), reason=reason))
+        return Done(204, None)
 
 
 def conditional_delete(uow: UnitOfWork, type_name: str, criteria: Parameters, *, parse: Parse) -> Done:

@@ -90,8 +90,9 @@ def _validate(services: Services, asked: Asked, intent: Access) -> Answer:
 def _resource_parameter(parameters: Json) -> Json:
     for parameter in parameters.get("parameter", []):
         if isinstance(parameter, dict) and parameter.get("name") == "resource" and "resource" in parameter:
-            found: Json = parameter["resource"]
-            return found
+            found = parameter["resource"]
+            if isinstance(found, dict):
+                return found
     raise BadRequest("Parameters must hold one named resource", code="required", expression="Parameters.parameter")
 
 

@@ -49,6 +49,15 @@ class Route:
     compartment: tuple[str, str] | None = None
 
 
+_NEEDS: Mapping[Kind, str] = {
+    Kind.CREATE: "create",
+    Kind.UPDATE: "update",
+    Kind.CONDITIONAL_UPDATE: "update",
+    Kind.DELETE: "delete",
+    Kind.CONDITIONAL_DELETE: "delete",
+}
+"""The interaction that a type must have in the registry: an AuditEvent has none of these."""
+
 _SYSTEM: Mapping[str, Mapping[str, Kind]] = {
     "": {"GET": Kind.SEARCH_SYSTEM, "POST": Kind.BATCH, "OPTIONS": Kind.CAPABILITIES},
     "metadata": {"GET": Kind.CAPABILITIES},
@@ -88,7 +97,11 @@ def resolve(method: str, segments: Sequence[str]) -> Route:
     type_name = segments[0]
     if type_name not in registry.TYPES:
         raise NotFound(f"{_shown(type_name)} is not a resource type of R4", code="not-supported")
-    return _type_route(method, type_name, segments[1:])
+    route = _type_route(method, type_name, segments[1:])
+    asked = _NEEDS.get(route.kind)
+    if asked is not None and asked not in registry.TYPES[type_name].interactions:
+        raise NotAllowed(f"{type_name} knows no {asked} from outside")
+    return route
 
 
 def _type_route(method: str, type_name: str, rest: Sequence[str]) -> Route:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from zoneinfo import ZoneInfo
 
 from dicomweb.imaging import Imaging
 from flask import request
@@ -29,6 +28,10 @@ from store.unit_of_work import Store
 from subscriptions.endpoints import EndpointPolicy
 from subscriptions.service import Subscriptions, SubscriptionSettings
 from workflow.service import Workflow
+
+
+CHECKPOINTS = "checkpoints.txt"
+"""File of the data folder that the signed checkpoints are published to, beside the database."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class Services:
             base_url=bases[0],
             base_urls=bases,
             platform=settings.platform,
-            published=settings.data / "checkpoints.txt",
+            published=settings.data / CHECKPOINTS,
             clock=clock,
             ids=new_id,
         )
@@ -121,13 +124,12 @@ class Services:
         return f"{request.scheme}://{request.host}"
 
     def parse(self, type_name: str | None, parameters: Sequence[tuple[str, str]], *, lenient: bool = False) -> Query:
-        """Search parameters as a Query, with this deployment's bases, zone and clock."""
+        """Search parameters as a Query, with this deployment's bases and clock; dates without time are UTC days."""
         return search.parse(
             type_name,
             parameters,
             lenient=lenient,
             base_urls=self.fhir_bases,
-            zone=ZoneInfo(self.settings.zone),
             now=self.clock(),
         )
 
@@ -146,7 +148,7 @@ class Services:
 
     def verify_audit(self) -> Report:
         """Verify the whole audit log, against the checkpoints published beside the database too."""
-        published = self.settings.data / "checkpoints.txt"
+        published = self.settings.data / CHECKPOINTS
         elsewhere = split_notes(published.read_text(encoding="utf-8")) if published.exists() else []
         return verify.verify(self.database, self._verifier, platform=self.settings.platform, elsewhere=elsewhere)
 

@@ -55,8 +55,6 @@ class Settings:
     """How many reverse proxies in front may be believed for the client's address."""
     tls_terminated: bool = False
     """Say that TLS ends in front of this server; without it the server does not listen beyond loopback."""
-    zone: str = "UTC"
-    """Time zone in which a search by a date without time is understood."""
     report_zone: str = "Europe/Paris"
     """Time zone of the times printed on a report."""
     endpoint_networks: tuple[str, ...] = ()
@@ -130,11 +128,10 @@ class Settings:
                 ipaddress.ip_network(network)
         except ValueError as error:
             raise SettingsError("endpoint_networks holds what is no CIDR range") from error
-        for name in ("zone", "report_zone"):
-            try:
-                ZoneInfo(getattr(self, name))
-            except (KeyError, ValueError) as error:
-                raise SettingsError(f"{name} is not a known time zone") from error
+        try:
+            ZoneInfo(self.report_zone)
+        except (KeyError, ValueError) as error:
+            raise SettingsError("report_zone is not a known time zone") from error
         return self
 
     def environment(self) -> dict[str, str]:
@@ -204,7 +201,6 @@ class _SettingsSchema(Schema):
     token_lifetime_s = fields.Integer(validate=validate.Range(5, 300))
     trusted_proxies = fields.Integer(validate=validate.Range(0, 8))
     tls_terminated = fields.Boolean()
-    zone = fields.String()
     report_zone = fields.String()
     endpoint_networks = _Listed()
     endpoints_insecure = _Listed()

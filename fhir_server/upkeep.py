@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 from sqlalchemy import make_url
 
-from fhir_server.services import Services
+from fhir_server.services import CHECKPOINTS, Services
 from fhir_server.settings import Settings
 from store import migrations
 
@@ -55,6 +55,9 @@ def backup(settings: Settings, destination: Path) -> int:
         click.echo("the destination is not empty", err=True)
         return 1
     destination.mkdir(parents=True, exist_ok=True, mode=0o700)
+    published = settings.data / CHECKPOINTS
+    if published.is_file():  # before the database: a log may be longer than its checkpoints, never shorter
+        shutil.copy2(published, destination / CHECKPOINTS)
     url = make_url(settings.database_url)
     if url.get_backend_name() == "sqlite":
         with (
@@ -89,6 +92,8 @@ def restore(settings: Settings, source: Path) -> int:
     for folder, name in ((settings.objects_folder, "objects"), (settings.data / "keys", "keys")):
         if (source / name).is_dir():
             shutil.copytree(source / name, folder, dirs_exist_ok=True)
+    if (source / CHECKPOINTS).is_file():
+        shutil.copy2(source / CHECKPOINTS, settings.data / CHECKPOINTS)
     upgrade(settings)
     return audit_verify(settings)
 

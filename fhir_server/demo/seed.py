@@ -30,8 +30,8 @@ def seed(settings: Settings) -> None:
     services = Services.of(settings)
     try:
         system = Caller.system(world.PLATFORM)
-        services.store.transact(system, _lay_directory)
-        services.store.transact(system, _lay_rota)
+        services.store.transact(system, lay_directory)
+        services.store.transact(system, lay_rota)
         for ae_title, organization in world.AE_TITLES.items():
             services.imaging.register_ae(ae_title, organization)
         if not clients.demo_clients(settings):
@@ -41,12 +41,12 @@ def seed(settings: Settings) -> None:
         services.close()
 
 
-def _lay_directory(uow: UnitOfWork) -> None:
+def lay_directory(uow: UnitOfWork) -> None:
     for resource in world.directory():
         _lay(uow, resource)
 
 
-def _lay_rota(uow: UnitOfWork) -> None:
+def lay_rota(uow: UnitOfWork) -> None:
     today = datetime.now(world.PARIS).date()
     for offset in range(-1, world.ROTA_DAYS):
         for person in world.PEOPLE:

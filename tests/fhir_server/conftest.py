@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
+import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.serving import make_server
 from werkzeug.test import TestResponse
 
+from fhir_server import upkeep
 from fhir_server.app import create_app
 from fhir_server.clients import ASSERTION_TYPE, assertion
 from fhir_server.demo import seed, world
 from fhir_server.services import Services
 from fhir_server.settings import Settings
 from store.access import Caller
-from store.engine import Database
+from tests.conftest import ENGINES
 
 Json = dict[str, Any]
 
@@ -85,61 +90,130 @@ class Api:
 
     services: Services
     app: Flask
+    keys: Mapping[str, tuple[str, Json]]
     clients: dict[str, Client] = field(default_factory=dict)
 
     def __getattr__(self, name: str) -> Client:
-        try:
-            return self.clients[name.replace("_", "-")]
-        except KeyError:
-            raise AttributeError(name) from None
+        role = name.replace("_", "-")
+        if role not in self.keys:
+            raise AttributeError(name)
+        if role not in self.clients:
+            self.clients[role] = self._with_token(*self.keys[role])
+        return self.clients[role]
 
     def client(self, role: str, organization: str, scope: str, practitioner: str | None = None) -> Client:
-        """Register a client and give it a token."""
+        """Register a further client and give it a token."""
         made, private = self.services.authority.clients.add(role, organization, scope, role, practitioner)
         assert private is not None
+        return self._with_token(made.client_id, private)
+
+    def _with_token(self, client_id: str, private: Json) -> Client:
         token_url = f"{self.services.settings.bases[0]}/oauth/token"
         flask = self.app.test_client()
-        answer = flask.post(
-            "/oauth/token",
-            data={
-                "grant_type": "client_credentials",
-                "scope": made.scope,
-                "client_assertion_type": ASSERTION_TYPE,
-                "client_assertion": assertion(token_url, made.client_id, private),
-            },
-        )
+        form = {
+            "grant_type": "client_credentials",
+            "client_assertion_type": ASSERTION_TYPE,
+            "client_assertion": assertion(token_url, client_id, private),
+        }
+        answer = flask.post("/oauth/token", data=form)
         assert answer.status_code == 200, answer.get_data(as_text=True)
-        return Client(flask, answer.get_json()["access_token"], made.client_id)
+        return Client(flask, answer.get_json()["access_token"], client_id)
+
+
+@dataclass(frozen=True)
+class Template:
+    """The demonstration's world, laid once a session and copied for each test."""
+
+    url: str
+    data: Path
+    keys: Mapping[str, tuple[str, Json]]
+    """Role → client id and private key."""
+
+
+@pytest.fixture(scope="session")
+def templates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Template]:
+    """Engine → its template, made when first asked for."""
+    return {}
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture
-def settings(database_url: str, tmp_path: Path) -> Settings:
-    return Settings.load(
-        {
-            "data": tmp_path / "data",
-            "database": database_url,
-            "base_urls": (f"http://{HOST}",),
-            "endpoints_on_loopback": True,
-        },
-        environ={},
+def template(
+    engine: str,
+    templates: dict[str, Template],
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Template:
+    if engine not in templates:
+        folder = tmp_path_factory.mktemp(f"template-{engine}")
+        if engine == "sqlite":
+            url = f"sqlite:///{folder}/vigie.db"
+        else:
+            url = _new_database(request.getfixturevalue("postgresql_url"), "template1")
+        templates[engine] = _laid(url, folder)
+    return templates[engine]
+
+
+def _laid(url: str, data: Path) -> Template:
+    upkeep.upgrade(Settings.load({"data": data, "database": url}, environ={}))
+    services = Services.of(Settings.load({"data": data, "database": url, "base_urls": (f"http://{HOST}",)}, environ={}))
+    system = Caller.system(world.PLATFORM)
+    services.store.transact(system, seed.lay_directory)
+    services.store.transact(system, seed.lay_rota)
+    keys = {}
+    for one in world.CLIENTS:
+        made, private = services.authority.clients.add(
+            one.name, one.organization, one.scope, one.role, one.practitioner
+        )
+        assert private is not None
+        keys[one.role] = (made.client_id, private)
+    services.close()
+    return Template(url, data, keys)
+
+
+_numbers = itertools.count()
+
+
+def _new_database(cluster_url: str, template: str) -> str:
+    name = f"vigie_{os.getpid()}_{next(_numbers)}"
+    with psycopg.connect(cluster_url, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY FILE_COPY')
+    return cluster_url.replace("/postgres?", f"/{name}?")
+
+
+@pytest.fixture
+def settings(engine: str, template: Template, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Settings]:
+    """Settings of a server of the test's own, on a copy of the template."""
+    data = tmp_path / "data"
+    if engine == "sqlite":
+        shutil.copytree(template.data, data)
+        url = f"sqlite:///{data}/vigie.db"
+    else:
+        data.mkdir()
+        shutil.copytree(template.data / "keys", data / "keys")
+        cluster = request.getfixturevalue("postgresql_url")
+        url = _new_database(cluster, template.url.partition("?")[0].rpartition("/")[2])
+    yield Settings.load(
+        {"data": data, "database": url, "base_urls": (f"http://{HOST}",), "endpoints_on_loopback": True}, environ={}
     )
+    if engine != "sqlite":
+        with psycopg.connect(cluster, autocommit=True) as connection:
+            connection.execute(f'DROP DATABASE "{url.partition("?")[0].rpartition("/")[2]}" WITH (FORCE)')
 
 
 @pytest.fixture
-def make_api(database: Database, settings: Settings) -> Iterator[Callable[..., Api]]:
+def make_api(settings: Settings, template: Template) -> Iterator[Callable[..., Api]]:
     """Assemble the server; keyword arguments replace settings."""
     opened: list[Services] = []
 
     def make(**changed: Any) -> Api:
         services = Services.of(replace(settings, **changed))
         opened.append(services)
-        system = Caller.system(world.PLATFORM)
-        services.store.transact(system, seed._lay_directory)
-        services.store.transact(system, seed._lay_rota)
-        api = Api(services, create_app(services))
-        for one in world.CLIENTS:
-            api.clients[one.role] = api.client(one.role, one.organization, one.scope, one.practitioner)
-        return api
+        return Api(services, create_app(services), template.keys)
 
     yield make
     for services in opened:
@@ -159,7 +233,7 @@ class Live:
     base: str
 
     def token(self, role: str) -> str:
-        return self.api.clients[role].token
+        return getattr(self.api, role.replace("-", "_")).token
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from tests.fhir_server.conftest import Api, shared
 
 Json = dict[str, Any]
 
-_NOT_FOR_CLIENTS = {"AuditEvent": 403}
+_NOT_FOR_CLIENTS = {"AuditEvent": 405}
 """AuditEvents are the server's alone (DESIGN §7): a client's is refused, however valid."""
 
 _REFUSED_WITH_REASON = {
