@@ -134,6 +134,9 @@ class Ingest:
         index = frames.index(dataset, lambda offset, size: bytes(view[offset - base : offset - base + size]))
         if dataset.pixels is not None and not index.complete:
             outcome = _refused(outcome, Result.STORED_INCOMPLETE, "the pixel data is not what the header says")
+        if {part.sop_instance_uid, part.sop_class_uid} - {"", found["00080016"], found["00080018"]}:
+            # Tools that rewrite UIDs forget the file meta information; the data set is what counts.
+            outcome = _refused(outcome, Result.STORED_INCOMPLETE, "the file meta information names another object")
         digest = part.dataset_digest
         try:
             stored = self._objects.put(part.stream())
@@ -340,12 +343,10 @@ def _uid_fault(
     for tag, name in names_of.items():
         if not uids.is_uid(found[tag]):
             return Result.MISMATCH, f"{name} is missing or is not a UID"
-    if part.sop_instance_uid not in {"", found["00080018"]}:
-        return Result.MISMATCH, "SOPInstanceUID is not that of the file meta information"
-    if part.sop_class_uid not in {"", found["00080016"]}:
-        return Result.MISMATCH, "SOPClassUID is not that of the file meta information"
     if sop is not None and sop != found["00080018"]:
         return Result.MISMATCH, "SOPInstanceUID is not the Affected SOP Instance UID"
+    if sop is not None and part.sop_class_uid != found["00080016"]:
+        return Result.MISMATCH, "SOPClassUID is not the Affected SOP Class UID"
     if study is not None and study != found["0020000D"]:
         return Result.MISMATCH, "StudyInstanceUID is not that of the request"
     return None

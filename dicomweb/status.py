@@ -28,7 +28,8 @@ class Result(Enum):
     STORED = Answer(0x0000)
     """Now, or before with the same bytes (idempotent: `StoredOutcome.is_new` tells)."""
     STORED_INCOMPLETE = Answer(0xB007, warning_reason=0xB007)
-    """Stored as it came, but header and pixel data do not agree: pixels that are not there cannot be served."""
+    """Stored as it came, but its parts do not agree: fewer pixels than the header says, or other UIDs in the file meta
+    information than in the data set."""
     OUT_OF_RESOURCES = Answer(0xA700, 0xA700)
     MISMATCH = Answer(0xA900, 0xA900)
     """UIDs of the message, the file and the address do not agree."""

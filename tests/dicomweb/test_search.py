@@ -41,67 +41,67 @@ def names(service: Service, query: str) -> str:
     return "".join(sorted(by_uid[one["0020000D"]["Value"][0]] for one in found(service, query)))
 
 
-@pytest.mark.parametrize(
-    ("query", "expected"),
-    [
-        ("", "abc"),
-        ("&includefield=00080020", "abc"),  # Weasis begins with an empty parameter
-        ("PatientID=P-1", "a"),
-        ("00100020=P-1&fuzzymatching=true", "a"),  # OHIF's priors: PatientID stays exact
-        ("PatientID=P-1*", "ab"),
-        ("PatientID=P-?", "ac"),
-        ("PatientID=*", "abc"),
-        ("PatientID=", "abc"),
-        ("PatientID=p-1", ""),  # case-sensitive but for names
-        ("AccessionNumber=A_1", "a"),  # an underscore is no wildcard
-        ("AccessionNumber=A_*", "a"),
-        ("AccessionNumber=B%252", "c"),  # nor is a per cent sign
-        ("PatientName=martin^zoe", "a"),
-        ("PatientName=MART*", "a"),
-        ("PatientName=*zo?", "a"),
-        ("PatientName=Dupont", "c"),
-        ("PatientName=山田*", "b"),
-        ("PatientName=やまだ^たろう", "b"),
-        ("PatientName=zoé&fuzzymatching=true", "a"),
-        ("PatientName=taro mada&fuzzymatching=true", ""),
-        ("PatientName=taro yama&fuzzymatching=true", "b"),
-        ("PatientBirthDate=19600202", "b"),
-        ("StudyDate=20260101", "a"),
-        ("StudyDate=20260101-20260201", "ab"),
-        ("StudyDate=20260201-", "bc"),
-        ("StudyDate=-20260201", "ab"),
-        ("StudyTime=2300-0100", "ab"),  # over midnight
-        ("StudyTime=12", "c"),
-        ("StudyTime=1200-1200", "c"),
-        ("ModalitiesInStudy=CT,MR", "abc"),
-        ("ModalitiesInStudy=MR", ""),
-        ("Modality=CT", "abc"),
-        ("SOPClassesInStudy=1.2.840.10008.5.1.4.1.1.2", "abc"),
-        (f"StudyInstanceUID={PHANTOMS['a'].study_uid},{PHANTOMS['b'].study_uid}", "ab"),
-        (f"StudyInstanceUID={PHANTOMS['a'].study_uid}%5C{PHANTOMS['b'].study_uid}", "ab"),
-        ("StudyDescription=*sans*", "abc"),
-        ("limit=2", "bc"),
-        ("limit=2&offset=2", "a"),
-        ("limit=2&offset=3", ""),
-        ("limit=0", ""),
-    ],
+MATCHES = (
+    ("", "abc"),
+    ("&includefield=00080020", "abc"),  # Weasis begins with an empty parameter
+    ("PatientID=P-1", "a"),
+    ("00100020=P-1&fuzzymatching=true", "a"),  # OHIF's priors: PatientID stays exact
+    ("PatientID=P-1*", "ab"),
+    ("PatientID=P-?", "ac"),
+    ("PatientID=*", "abc"),
+    ("PatientID=", "abc"),
+    ("PatientID=p-1", ""),  # case-sensitive but for names
+    ("AccessionNumber=A_1", "a"),  # an underscore is no wildcard
+    ("AccessionNumber=A_*", "a"),
+    ("AccessionNumber=B%252", "c"),  # nor is a per cent sign
+    ("PatientName=martin^zoe", "a"),
+    ("PatientName=MART*", "a"),
+    ("PatientName=*zo?", "a"),
+    ("PatientName=Dupont", "c"),
+    ("PatientName=山田*", "b"),
+    ("PatientName=やまだ^たろう", "b"),
+    ("PatientName=zoé&fuzzymatching=true", "a"),
+    ("PatientName=taro mada&fuzzymatching=true", ""),
+    ("PatientName=taro yama&fuzzymatching=true", "b"),
+    ("PatientBirthDate=19600202", "b"),
+    ("StudyDate=20260101", "a"),
+    ("StudyDate=20260101-20260201", "ab"),
+    ("StudyDate=20260201-", "bc"),
+    ("StudyDate=-20260201", "ab"),
+    ("StudyTime=2300-0100", "ab"),  # over midnight
+    ("StudyTime=12", "c"),
+    ("StudyTime=1200-1200", "c"),
+    ("ModalitiesInStudy=CT,MR", "abc"),
+    ("ModalitiesInStudy=MR", ""),
+    ("Modality=CT", "abc"),
+    ("SOPClassesInStudy=1.2.840.10008.5.1.4.1.1.2", "abc"),
+    (f"StudyInstanceUID={PHANTOMS['a'].study_uid},{PHANTOMS['b'].study_uid}", "ab"),
+    (f"StudyInstanceUID={PHANTOMS['a'].study_uid}%5C{PHANTOMS['b'].study_uid}", "ab"),
+    ("StudyDescription=*sans*", "abc"),
+    ("limit=2", "bc"),
+    ("limit=2&offset=2", "a"),
+    ("limit=2&offset=3", ""),
+    ("limit=0", ""),
 )
-def test_studies_are_matched_as_the_standard_says(studies: Service, query: str, expected: str) -> None:
+
+
+def test_studies_are_matched_as_the_standard_says(studies: Service) -> None:
     """PS3.4 §C.2.2.2.1 to §C.2.2.2.6."""
-    assert names(studies, query) == expected
+    assert [(query, names(studies, query)) for query, _ in MATCHES] == list(MATCHES)
 
 
-@pytest.mark.parametrize(
-    "query",
-    [
-        "NoSuchKeyword=1", "99990010=1", "PatientWeight=80", "Rows=8", "StudyDate=2020", "StudyDate=20261301",
-        "StudyDate=-", "StudyTime=25x", "StudyInstanceUID=../../etc/passwd", "limit=-1", "limit=abc", "offset=1.5",
-        "fuzzymatching=maybe", "includefield=NoSuchKeyword", "SeriesDescription=x",
-    ],
+REFUSED = (
+    "NoSuchKeyword=1", "99990010=1", "PatientWeight=80", "Rows=8", "StudyDate=2020", "StudyDate=20261301",
+    "StudyDate=-", "StudyTime=25x", "StudyInstanceUID=../../etc/passwd", "limit=-1", "limit=abc", "offset=1.5",
+    "fuzzymatching=maybe", "includefield=NoSuchKeyword", "SeriesDescription=x",
 )
-def test_what_is_not_understood_is_refused_and_never_matches_all(studies: Service, query: str) -> None:
+
+
+def test_what_is_not_understood_is_refused_and_never_matches_all(studies: Service) -> None:
     """PS3.18 §8.3.4: 400."""
-    assert studies.client().get(f"/dicom-web/studies?{query}").status_code == 400
+    answers = {query: studies.client().get(f"/dicom-web/studies?{query}").status_code for query in REFUSED}
+
+    assert answers == dict.fromkeys(REFUSED, 400)
 
 
 def test_a_truncated_answer_says_how_many_more_there_are(studies: Service) -> None:
