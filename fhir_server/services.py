@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dicomweb.imaging import Imaging
 from flask import request
 
 from audit import checkpoint, verify
 from audit.offline import Report, split_notes
 from audit.trail import Ledger
 from auth.authority import Authority
+from dicomweb.imaging import Imaging
 from fhir_server.settings import Settings
 from resources import search
 from resources.outcomes import FhirError
@@ -28,7 +28,6 @@ from store.unit_of_work import Store
 from subscriptions.endpoints import EndpointPolicy
 from subscriptions.service import Subscriptions, SubscriptionSettings
 from workflow.service import Workflow
-
 
 CHECKPOINTS = "checkpoints.txt"
 """File of the data folder that the signed checkpoints are published to, beside the database."""

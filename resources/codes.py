@@ -13,7 +13,7 @@ from enum import StrEnum
 
 from resources.outcomes import Json
 
-CANONICAL = "https://vigie.example.org/fhir"
+CANONICAL = "https://vigie.example"
 """Root of the canonical addresses of this project's own definitions; a name, not a place to connect to."""
 
 TASK_CODE = "http://hl7.org/fhir/CodeSystem/task-code"

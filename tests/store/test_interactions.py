@@ -108,7 +108,7 @@ def test_foreign_and_absent_answer_the_same(store: Store, trail: MemoryTrail, ca
 
 def test_a_failed_unit_of_work_leaves_nothing_but_its_record(store: Store, trail: MemoryTrail) -> None:
     """DESIGN §3, the spine."""
-    with pytest.raises(Conflict), store.work(A) as uow:
+    with pytest.raises(Conflict), store.work(A) as uow:  # noqa: PT012 - what comes before the fault is the point
         uow.resources.update("Patient", "x", patient())
         raise Conflict("no")
     with store.work(A, write=False) as uow:

@@ -19,7 +19,7 @@ from sqlalchemy import Connection
 from store.access import Access, Caller
 from store.engine import Database
 from store.unit_of_work import Store, UnitOfWork
-from subscriptions import outbox
+from subscriptions import outbox, sequencer
 from subscriptions.delivery import Answer
 from subscriptions.service import Subscriptions
 from tests.subscriptions.ward import RADIOLOGIST, Ward, report, subscription
@@ -247,3 +247,20 @@ def test_many_writers_and_two_sequencers_lose_nothing(ward: Ward) -> None:
     assert [event.number for event in events] == list(range(1, len(written) + 1))
     assert sorted(event.resource_id for event in events) == sorted(written)
     assert ward.hospital.accepted_numbers == list(range(1, len(written) + 1))
+
+
+def test_changes_that_nobody_hears_are_cleared_away(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They wait for company, so that a server without subscribers does not commit twice for each write."""
+    monkeypatch.setattr(sequencer, "UNHEARD_MAX", 3)
+    for _ in range(3):
+        ward.sign()
+    assert not ward.subscriptions.sequencer.step()
+    ward.sign()
+    ward.sequence()
+    with ward.store.database.read() as connection:
+        assert outbox.has_changes(connection)
+        assert not outbox.has_changes(connection, more_than=1)
+    ward.subscribe()
+    ward.sign()
+    ward.turn()
+    assert ward.hospital.accepted_numbers == [1]

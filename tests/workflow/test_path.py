@@ -281,7 +281,7 @@ def test_an_amendment_is_a_new_version_with_its_own_pdf_and_provenance(scene: Sc
 
 def test_a_critical_finding_always_has_its_communication_task(scene: Scene) -> None:
     """S8c, S12: the task is made once and closes only with a completed Communication."""
-    critical = [{"coding": [{"system": "https://vigie.example.org/fhir/CodeSystem/critical-result", "code": "1"}]}]
+    critical = [{"coding": [{"system": "https://vigie.example/CodeSystem/critical-result", "code": "1"}]}]
     reference = scene.drafted(conclusionCode=critical)
     assert scene.status("communicate-critical") == "requested"
     scene.update(scene.reader, reference, status="final")
@@ -316,7 +316,7 @@ def test_the_hospital_follows_its_order_and_the_other_sees_nothing(scene: Scene,
 def test_what_the_server_makes_is_valid(scene: Scene) -> None:
     """Tasks, report, Binary and Provenance pass the server's own validation."""
     report = scene.signed(conclusionCode=[
-        {"coding": [{"system": "https://vigie.example.org/fhir/CodeSystem/critical-result", "code": "1"}]}])
+        {"coding": [{"system": "https://vigie.example/CodeSystem/critical-result", "code": "1"}]}])
     made = [scene.read(report), scene.read(scene.order), scene.read(scene.read(report)["presentedForm"][0]["url"])]
     made += [one.json() for one in (*scene.tasks().values(), *scene.find("Provenance", target=report))]
     for resource in made:
