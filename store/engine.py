@@ -1,8 +1,8 @@
 """The database, SQLite or PostgreSQL, opened anew by each process.
 
 SQLite: WAL, ``synchronous=FULL`` (a commit is on the disk when it returns), and every write transaction passes the
-fair gate before ``BEGIN IMMEDIATE``. PostgreSQL: READ COMMITTED for writes, since what must be exclusive takes a lock by
-name; a read transaction sees one snapshot (REPEATABLE READ).
+fair gate before ``BEGIN IMMEDIATE``. PostgreSQL: READ COMMITTED for writes, since what must be exclusive takes a lock
+by name; a read transaction sees one snapshot (REPEATABLE READ).
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """The fair write gate of SQLite: writers pass one at a time, in the order in which they came.
 
-SQLite's busy handler polls and starves: a reader's audit record waited 1.8 s behind eight saturating writers, 20 ms behind
-this gate. Inside a process a queue of threads; between processes two file locks, a *turn* held while waiting for the
-*gate*, so that the process that has just left cannot overtake the one that waits. The kernel frees both when a process dies.
+SQLite's busy handler polls and starves: a reader's audit record waited 1.8 s behind eight saturating writers, 20 ms
+behind this gate. Inside a process a queue of threads; between processes two file locks, a *turn* held while waiting for
+the *gate*, so that the process that has just left cannot overtake the one that waits. The kernel frees both when a
+process dies.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Immutable bytes by their SHA-256: DICOM instances, Binary, report PDFs.
 
-`put` returns once the bytes would survive a power cut: written beside their place, fsynced, renamed, the folder fsynced.
-The same bytes are one object. Names are digests that the server computed, so no path comes from outside.
+`put` returns once the bytes would survive a power cut: written beside their place, fsynced, renamed, the folder
+fsynced. The same bytes are one object. Names are digests that the server computed, so no path comes from outside.
 """
 
 from __future__ import annotations

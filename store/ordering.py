@@ -1,8 +1,8 @@
 """The order of matches, and the place in it where a page ended.
 
-Newest first, unless `_sort` asks otherwise. A resource with several values stands where its smallest stands (descending:
-its greatest); one without a value comes last, either way. What is equal goes by the version's key, in the direction of the
-first key: with it the order is total, so that a page begins exactly where the one before ended.
+Newest first, unless `_sort` asks otherwise. A resource with several values stands where its smallest stands
+(descending: its greatest); one without a value comes last, either way. What is equal goes by the version's key, in the
+direction of the first key: with it the order is total, so that a page begins exactly where the one before ended.
 
 FHIR R4 §3.1.1.6.1 http://hl7.org/fhir/R4/search.html#sort
 """
@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Double, FromClause, Integer, Select, and_, exists, func, or_, select
+from sqlalchemy import ColumnElement, FromClause, Select, and_, exists, func, or_, select
 
 from resources.criteria import SortKey, Table
-from store.probes import TABLES
+from store.probes import TABLES, plain_columns
 from store.query import Asked
 from store.tables import resource_version
 
@@ -63,9 +63,8 @@ class Order:
         """For candidates that are all fetched and sorted."""
         found: list[Any] = []
         for key in self.keys(version):
-            if self._may_miss(key, version):
-                found.append(key.value.is_(None))
-            found.append(key.value.desc() if key.descending else key.value.asc())
+            ordered = key.value.desc() if key.descending else key.value.asc()
+            found.append(ordered.nulls_last() if self._may_miss(key, version) else ordered)
         return [*found, version.c.pk.desc() if self.descending else version.c.pk.asc()]
 
     def after(self, version: FromClause, last: Sequence[Any], last_pk: int) -> Clause:
@@ -90,10 +89,9 @@ class Order:
             own: ColumnElement[Any] = version.c.resource_id if key.table is Table.ID else version.c.last_updated
             return own
         row = self.asked.alias(TABLES[key.table])
-        column = row.c[_COLUMNS[key.table][key.descending]]
-        # Not the bare column: for its extreme SQLite would walk the index of all values instead of this version's rows.
-        plain = column + 0 if isinstance(column.type, Integer | Double) else column.concat("")
-        extreme = func.max(plain) if key.descending else func.min(plain)
+        # Not the bare column: for its extreme SQLite would walk the index of all values.
+        column = plain_columns(row)[_COLUMNS[key.table][key.descending]]
+        extreme = func.max(column) if key.descending else func.min(column)
         return (
             select(extreme)
             .where(row.c.version_pk == version.c.pk, row.c.param_id == key.param_id)
@@ -119,7 +117,8 @@ class Walk:
         if not order.sort or order.sort[0].table is Table.LAST_UPDATED:
             return Walk(order)
         table = order.sort[0].table
-        if table in (Table.DATE, Table.TOKEN, Table.STRING, Table.URI) or (table in (Table.NUMBER, Table.QUANTITY) and not order.descending):
+        by_low_alone = table in (Table.NUMBER, Table.QUANTITY) and not order.descending
+        if by_low_alone or table in (Table.DATE, Table.TOKEN, Table.STRING, Table.URI):
             return Walk(order)
         return None
 

@@ -1,14 +1,16 @@
 """The rows that one search value asks for, as a condition on an index table.
 
-`condition` is what the value means. `seek` is the same, with what makes a range narrow enough to *drive* from: None
-where no index leads to the rows.
+`condition` is what the value means, asked of the few rows of one version: its columns are written so that no index on
+values is used, for a planner may prefer a long range of values to the version's own rows. `seek` is the same by an
+index, with what makes a range narrow enough to *drive* from; None where no index leads to the rows.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, FromClause, and_, false, func, literal, or_, true
+from sqlalchemy import ColumnElement, Double, FromClause, Integer, and_, false, func, literal, literal_column, or_, true
 
 from resources.criteria import (
     Bound,
@@ -28,6 +30,8 @@ from store import tables
 from store.versions import indexable
 
 Condition: TypeAlias = ColumnElement[bool]
+Columns: TypeAlias = Any
+"""Columns by name: of a table, or plain ones."""
 
 TABLES: dict[Table, Any] = {
     Table.TOKEN: tables.sp_token,
@@ -45,8 +49,23 @@ LAST_CHARACTER = "\U0010ffff"
 _MIN, _MAX = -(2**63), 2**63 - 1
 
 
+@cache
+def plain_columns(row: FromClause) -> Columns:
+    """The columns of an index table, each as an expression that no index has."""
+    zero: ColumnElement[int] = literal_column("0")
+    nothing: ColumnElement[str] = literal_column("''")
+    return {
+        column.key: column + zero if isinstance(column.type, Integer | Double) else column.concat(nothing)
+        for column in row.c
+    }
+
+
 def condition(row: FromClause, value: Value, dialect: str) -> Condition:
     """Whether an index row satisfies `value`."""
+    return _condition(plain_columns(row), value, dialect)
+
+
+def _condition(row: Columns, value: Value, dialect: str) -> Condition:
     if isinstance(value, TokenValue):
         return _token(row, value)
     if isinstance(value, StringValue):
@@ -54,9 +73,9 @@ def condition(row: FromClause, value: Value, dialect: str) -> Condition:
     if isinstance(value, RangeValue):
         return _any_of([_bounds(row, bounds) for bounds in value.alternatives])
     if isinstance(value, QuantityValue):
-        unit = [] if value.system_id is None else [row.c.system_id == value.system_id]
+        unit = [] if value.system_id is None else [row["system_id"] == value.system_id]
         if value.code is not None:
-            unit.append(row.c.code == indexable(value.code))
+            unit.append(row["code"] == indexable(value.code))
         return and_(_any_of([_bounds(row, bounds) for bounds in value.alternatives]), *unit)
     if isinstance(value, ReferenceValue):
         return _reference(row, value)
@@ -67,20 +86,21 @@ def condition(row: FromClause, value: Value, dialect: str) -> Condition:
 
 def seek(row: FromClause, value: Value, dialect: str) -> Condition | None:
     """As `condition`, in a form that an index answers without reading much else; None where there is none."""
+    columns = row.c
     if isinstance(value, TokenValue):
-        return _token(row, value) if value.code is not None else None
+        return _token(columns, value) if value.code is not None else None
     if isinstance(value, StringValue):
-        return _string_seek(row, value, dialect)
+        return _string_seek(columns, value, dialect)
     if isinstance(value, RangeValue | QuantityValue):
         narrowed = [_narrow(bounds) for bounds in value.alternatives]
         if any(bounds is None for bounds in narrowed):
             return None
-        ranges = _any_of([_bounds(row, bounds) for bounds in narrowed if bounds is not None])
-        return and_(condition(row, value, dialect), ranges)
+        ranges = _any_of([_bounds(columns, bounds) for bounds in narrowed if bounds is not None])
+        return and_(_condition(plain_columns(row), value, dialect), ranges)
     if isinstance(value, ReferenceValue):
-        return _reference(row, value) if value.id or value.url else None
+        return _reference(columns, value) if value.id or value.url else None
     if isinstance(value, UriValue):
-        return _uri(row, value) if value.prefix != "" else None
+        return _uri(columns, value) if value.prefix != "" else None
     return None
 
 
@@ -105,24 +125,26 @@ def _any_of(conditions: list[Condition]) -> Condition:
     return or_(*conditions) if conditions else false()
 
 
-def _token(row: FromClause, value: TokenValue) -> Condition:
-    asked = [] if value.code is None else [row.c.code == indexable(value.code)]
+def _token(row: Columns, value: TokenValue) -> Condition:
+    asked = [] if value.code is None else [row["code"] == indexable(value.code)]
     if value.system_id is not None:
-        asked.append(row.c.system_id == value.system_id)
+        asked.append(row["system_id"] == value.system_id)
     return and_(true(), *asked)
 
 
-def _string(row: FromClause, value: StringValue, dialect: str) -> Condition:
+def _string(row: Columns, value: StringValue, dialect: str) -> Condition:
     text = value.text.replace("\0", "\ufffd")
     if value.operator == "exact":
-        return row.c.exact == text
+        same: Condition = row["exact"] == text
+        return same
     if value.operator == "prefix":
         return _begins(row, text)
     position = func.strpos if dialect == "postgresql" else func.instr
-    return position(row.c.norm + row.c.rest, text) > 0
+    found: Condition = position(row["norm"] + row["rest"], text) > 0
+    return found
 
 
-def _string_seek(row: FromClause, value: StringValue, dialect: str) -> Condition | None:
+def _string_seek(row: Columns, value: StringValue, dialect: str) -> Condition | None:
     if value.operator == "contains" or not value.text:
         return None
     if value.operator == "prefix":
@@ -130,23 +152,23 @@ def _string_seek(row: FromClause, value: StringValue, dialect: str) -> Condition
     return and_(_begins(row, normalise(value.text.replace("\0", "\ufffd"))), _string(row, value, dialect))
 
 
-def _begins(row: FromClause, norm: str) -> Condition:
+def _begins(row: Columns, norm: str) -> Condition:
     lead, rest = norm[: tables.NORM_LENGTH], norm[tables.NORM_LENGTH :]
-    begun = and_(row.c.norm >= lead, row.c.norm < lead + LAST_CHARACTER)
-    return and_(begun, row.c.rest >= rest, row.c.rest < rest + LAST_CHARACTER) if rest else begun
+    begun = and_(row["norm"] >= lead, row["norm"] < lead + LAST_CHARACTER)
+    return and_(begun, row["rest"] >= rest, row["rest"] < rest + LAST_CHARACTER) if rest else begun
 
 
-def _reference(row: FromClause, value: ReferenceValue) -> Condition:
+def _reference(row: Columns, value: ReferenceValue) -> Condition:
     asked: list[Condition] = []
     if value.id is not None:
-        asked.append(row.c.target_id == indexable(value.id))
+        asked.append(row["target_id"] == indexable(value.id))
         if value.type_ids:
-            asked.append(row.c.target_type_id.in_(value.type_ids))
+            asked.append(row["target_type_id"].in_(value.type_ids))
     else:
-        asked.append(row.c.url == indexable(value.url or ""))
-        asked.append(row.c.url != _empty())
+        asked.append(row["url"] == indexable(value.url or ""))
+        asked.append(row["url"] != _empty())
     if value.version is not None:
-        asked.append(row.c.target_version == indexable(value.version))
+        asked.append(row["target_version"] == indexable(value.version))
     return and_(*asked)
 
 
@@ -155,11 +177,11 @@ def _empty() -> ColumnElement[str]:
     return literal("", literal_execute=True)
 
 
-def _uri(row: FromClause, value: UriValue) -> Condition:
-    asked: list[Condition] = [row.c.uri.in_([indexable(uri) for uri in value.uris])] if value.uris else []
+def _uri(row: Columns, value: UriValue) -> Condition:
+    asked: list[Condition] = [row["uri"].in_([indexable(uri) for uri in value.uris])] if value.uris else []
     if value.prefix is not None:
         prefix = value.prefix.replace("\0", "\ufffd")
-        asked.append(and_(row.c.uri >= prefix, row.c.uri < prefix + LAST_CHARACTER))
+        asked.append(and_(row["uri"] >= prefix, row["uri"] < prefix + LAST_CHARACTER))
     return _any_of(asked)
 
 
@@ -171,8 +193,8 @@ _OPERATORS: dict[str, Any] = {
 }
 
 
-def _bounds(row: FromClause, bounds: tuple[Bound, ...]) -> Condition:
-    return and_(true(), *(_OPERATORS[b.operator](row.c[b.column], _storable(b.value)) for b in bounds))
+def _bounds(row: Columns, bounds: tuple[Bound, ...]) -> Condition:
+    return and_(true(), *(_OPERATORS[b.operator](row[b.column], _storable(b.value)) for b in bounds))
 
 
 def _narrow(bounds: tuple[Bound, ...]) -> tuple[Bound, ...] | None:

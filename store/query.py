@@ -1,10 +1,11 @@
 """Criteria to SQL: what each means as a clause on a version, and the versions that one can drive from.
 
-A clause probes (EXISTS) the index rows of a candidate. A driver is a select of candidate keys by an index on the value.
-Which criterion drives is decided here and in `planning`, never by the database's planner: SQLite is held to the order by
-CROSS JOIN, PostgreSQL by OFFSET 0 (a probe stays a probe) and MATERIALIZED.
+A clause probes (EXISTS) the index rows of a candidate. A driver is a select of candidate keys by an index on the
+value. Which criterion drives is decided here and in `planning`, never by the database's planner: SQLite is held to the
+order by CROSS JOIN, PostgreSQL by OFFSET 0 (a probe stays a probe, and is not turned into a join).
 
-Versions of other resources that a chain or `_has` passes through are asked for with the caller's rights on *their* type.
+Versions of other resources that a chain or `_has` passes through are asked for with the caller's rights on *their*
+type.
 """
 
 from __future__ import annotations
@@ -252,12 +253,13 @@ class Asked:
         return select(row.c.version_pk.label("version_pk")).where(row.c.param_id == leaf.param_id, or_(*found))
 
     def _composite_driver(self, composite: Composite) -> Select[tuple[int]] | None:
-        row = self.alias(TABLES[composite.values[0][0].table])
+        first = composite.values[0][0]
+        row = self.alias(TABLES[first.table])
         seeks = [seek(row, components[0].value, self.dialect) for components in composite.values]
         found = [one for one in seeks if one is not None]
         if len(found) < len(seeks):
             return None
-        return select(row.c.version_pk.label("version_pk")).where(row.c.param_id == composite.values[0][0].param_id, or_(*found))
+        return select(row.c.version_pk.label("version_pk")).where(row.c.param_id == first.param_id, or_(*found))
 
     def all_driver(self, types: Sequence[str]) -> Select[tuple[int]]:
         """Keys of all versions of `types`."""
@@ -266,9 +268,7 @@ class Asked:
             version.c.type_id.in_([type_id(name) for name in types])
         )
 
-    def audience_driver(
-        self, organizations: frozenset[str], types: Sequence[str]
-    ) -> Select[tuple[int]]:
+    def audience_driver(self, organizations: frozenset[str], types: Sequence[str]) -> Select[tuple[int]]:
         """Keys of all that the organisations may see of `types`: few, for one hospital in a hundred."""
         version = self.alias(resource_version)
         audiences = (

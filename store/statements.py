@@ -1,7 +1,7 @@
 """Statements of the hot paths: written in SQLAlchemy Core, compiled once per dialect, executed by the driver itself.
 
-The text comes from Core, so a column that is renamed breaks at import; at run time nothing is built, hashed or looked up.
-Driver errors arrive unwrapped: `store.faults` knows both forms.
+The text comes from Core, so a column that is renamed breaks at import; at run time nothing is built, hashed or looked
+up. Driver errors arrive unwrapped: `store.faults` knows both forms.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The store's tables: one row per version, narrow typed index tables keyed by version, transactions, audiences.
 
-A version is alive at *t* when ``valid_from <= t < valid_to``; the current one has ``valid_to = MAX``. Index rows belong to
-one version and never change, so a search is a search *at t*. Every other package declares its own tables on `metadata`.
+A version is alive at *t* when ``valid_from <= t < valid_to``; the current one has ``valid_to = MAX``. Index rows belong
+to one version and never change, so a search is a search *at t*. Every other package declares its own tables on
+`metadata`.
 
 Each index table is reached two ways: by value (``param_id, value…, version_pk``, covering) to find candidates, and by
 version (the primary key) to probe a candidate. `docs/decisions/0003-storage.md` has the measurements behind this.

@@ -170,12 +170,12 @@ def test_strange_values_find_nothing_and_harm_nothing(store: Store, name: str, v
 
     with store.work(A) as uow:
         uow.resources.update("Patient", "p", patient())
+    status = 200
     try:
-        found = search(store, "Patient", (name, value)).matches
+        assert search(store, "Patient", (name, value)).matches == []
     except FhirError as error:
-        assert error.status == 400
-    else:
-        assert found == []
+        status = error.status
+    assert status in (200, 400)
 
 
 def test_a_search_is_recorded_with_the_patients_it_showed(world: Store, trail: MemoryTrail) -> None:
