@@ -223,8 +223,9 @@ def append_change(
     )  # fmt: skip
 
 
-def has_changes(connection: Connection) -> bool:
-    return connection.execute(select(change_table.c.id).limit(1)).first() is not None
+def has_changes(connection: Connection, *, more_than: int = 0) -> bool:
+    """Whether more than so many changes wait."""
+    return connection.execute(select(change_table.c.id).limit(1).offset(more_than)).first() is not None
 
 
 def pending_changes(connection: Connection, *, below_tx: int, limit: int) -> list[ChangeRow]:

@@ -30,6 +30,8 @@ from subscriptions.versions import Versions
 
 BATCH = 100
 """Changes looked at in one transaction: on SQLite other writers wait meanwhile."""
+UNHEARD_MAX = 1000
+"""While nobody listens, changes are cleared away by the thousand: a write transaction for each would be waste."""
 LEADER_KEY = 0x56496753_75625331  # "VIgSubS1"
 
 CallerOf = Callable[[str], Caller | None]
@@ -51,6 +53,8 @@ class Sequencer:
         with self._store.database.read() as connection:
             if not outbox.has_changes(connection):
                 return False
+            if not outbox.listened_topics(connection) and not outbox.has_changes(connection, more_than=UNHEARD_MAX):
+                return False
         with self._store.database.write() as connection:
             if not outbox.try_lead(connection, LEADER_KEY):
                 return False
@@ -71,10 +75,10 @@ class Sequencer:
     def _sequence(self, connection: Connection) -> bool:
         snapshot = snapshots.current(connection, self._store.epoch(connection))
         settled = min((snapshot.xmax, *snapshot.in_progress))
-        changes = outbox.pending_changes(connection, below_tx=settled, limit=BATCH)
+        heard = outbox.listened_topics(connection)
+        changes = outbox.pending_changes(connection, below_tx=settled, limit=BATCH if heard else UNHEARD_MAX)
         if not changes:
             return False
-        heard = outbox.listened_topics(connection)
         numbered: dict[str, tuple[State, list[ChangeRow]]] = {}
         callers: dict[str, Caller | None] = {}
         for change, version, fired in self._fired(connection, changes, heard):
