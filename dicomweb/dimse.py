@@ -19,7 +19,8 @@ from pynetdicom.dsutils import encode_file_meta
 from pynetdicom.sop_class import Verification
 
 from dicomweb import instances, part10
-from dicomweb.ingest import Batch, Ingest, Origin
+from dicomweb.batches import Batch, Origin
+from dicomweb.ingest import Ingest
 from dicomweb.media_types import COMPRESSED
 from dicomweb.part10 import DEFLATED_LE, EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE
 from dicomweb.reader import Unreadable

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from dicomweb import instances, views
+from dicomweb.batches import Batch, Origin
 from dicomweb.dimse import Scp
 from dicomweb.disclosure import Disclosure
-from dicomweb.ingest import Batch, Ingest, Origin
+from dicomweb.ingest import Ingest
 from dicomweb.publishing import Publisher
 from dicomweb.wado import Retrieval
 from dicomweb.workers import Workers
@@ -43,15 +44,16 @@ class Imaging:
         workers: Workers | None = None,
         quiet_s: float = 15.0,
     ) -> None:
-        """`zone`: where study times without offset were written (default Europe/Paris). `public_bases`: URLs of /dicom-web
-        as clients know them. `spool`: folder for bodies and results on their way. `workers`: pixel workers,
+        """`zone`: where study times without offset were written (default Europe/Paris). `public_bases`: URLs of
+        /dicom-web as clients know them. `spool`: folder for bodies and results on their way. `workers`: pixel workers,
         two of them unless given. `quiet_s`: see `Publisher`.
         """
         self._store = store
         self._max_request_bytes = max_request_bytes
         self._public_bases = tuple(public_bases)
         self._spool = spool
-        self._publisher = Publisher(zone=zone or ZoneInfo("Europe/Paris"), endpoint=public_bases[0] if public_bases else None, quiet_s=quiet_s)
+        endpoint = public_bases[0] if public_bases else None
+        self._publisher = Publisher(zone=zone or ZoneInfo("Europe/Paris"), endpoint=endpoint, quiet_s=quiet_s)
         self.ingest = Ingest(store, objects, permit, self._publisher)
         self._workers = workers or Workers(folder=spool)
         self._disclosure = Disclosure(store, permit)

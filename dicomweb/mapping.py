@@ -97,7 +97,7 @@ def resource_id(owner: str, study_instance_uid: str) -> str:
 def imaging_study(
     study: Study, series: Sequence[Series], join: Join, *, zone: tzinfo, endpoint: str | None = None
 ) -> Json:
-    """The ImagingStudy of these rows. `zone`: where study times without offset were written. `endpoint`: WADO-RS root."""
+    """The ImagingStudy of these rows. `zone`: of study times without offset. `endpoint`: WADO-RS root."""
     body: Json = {
         "resourceType": "ImagingStudy",
         "meta": {"tag": [_tag(join.matching)]},

@@ -1,7 +1,7 @@
 """multipart/related, both ways, streamed: a part is in memory only while it is small.
 
-Reading tolerates what senders do (LF-only headers, preamble, missing final delimiter, any order of parameters) and bounds
-what they may cost: length of boundary and headers, number of parts, bytes of the request. Writing spells headers
+Reading tolerates what senders do (LF-only headers, preamble, missing final delimiter, any order of parameters) and
+bounds what they may cost: length of boundary and headers, number of parts, bytes of the request. Writing spells headers
 ``Content-Type:`` exactly, since Cornerstone finds them by that text.
 
 RFC 2046 §5.1, RFC 2387, PS3.18 §8.6.1.2.
@@ -14,7 +14,7 @@ import re
 import secrets
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, Protocol
 
@@ -42,10 +42,8 @@ class Body:
 
     def close(self) -> None:
         if isinstance(self.data, mmap.mmap):
-            try:
+            with suppress(BufferError):  # a view may still be held by a traceback; the mapping goes with it
                 self.data.close()
-            except BufferError:
-                pass  # a view is still held by a traceback; the mapping goes with it
         if self._file is not None:
             self._file.close()
 
@@ -85,7 +83,7 @@ class _Spool:
             return
         self._size += len(data)
         if self._file is None and self._size > SPOOL_BYTES:
-            self._file = tempfile.TemporaryFile(dir=self._folder)
+            self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - `Body.close` closes it
             for piece in self._pieces:
                 self._file.write(piece)
             self._pieces = []

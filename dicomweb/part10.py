@@ -1,8 +1,8 @@
 """A DICOM file taken apart: file meta information, data set, digest; and put together again for the object store.
 
 What is stored is what came, byte for byte, but for the 128 bytes of preamble, which are zeroed: they can make one file
-both an image and a program (CVE-2019-11687), and nothing here needs them. A deflated data set is inflated within a budget before
-it is read, never by pydicom.
+both an image and a program (CVE-2019-11687), and nothing here needs them. A deflated data set is inflated within a
+budget before it is read.
 
 PS3.10 §7.1, PS3.5 §A.5.
 """

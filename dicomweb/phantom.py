@@ -1,7 +1,7 @@
 """The project's phantom: a CT of a head with an acute bleed, computed, so that a demonstration needs nobody's images.
 
-Ellipsoids: skin, skull, brain with ventricles, and a hyperdense collection under the skull on the right. Hounsfield units
-are plausible, noise is from a fixed seed; the same arguments give the same bytes.
+Ellipsoids: skin, skull, brain with ventricles, and a hyperdense collection under the skull on the right. Hounsfield
+units are plausible, noise is from a fixed seed; the same arguments give the same bytes.
 
 DICOM PS3.3 §A.3 (CT Image IOD)
 """
@@ -70,7 +70,8 @@ def head(slices: int, side: int) -> Volume:
     )
 
     def inside(cx: float, cy: float, cz: float, rx: float, ry: float, rz: float) -> Mask:
-        return ((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2 + ((z - cz) / rz) ** 2 <= 1
+        found: Mask = ((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2 + ((z - cz) / rz) ** 2 <= 1
+        return found
 
     skull, brain = inside(0, 0, 0, 0.70, 0.86, 1.0), inside(0, 0, 0, 0.62, 0.78, 0.92)
     values = np.full(x.shape, -1000, dtype=np.float32)

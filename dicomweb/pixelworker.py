@@ -1,7 +1,8 @@
 """The process in which pixels are decoded: what a crafted image can break is this process, and it is short of memory.
 
-It reads tasks (a line of JSON) from standard input and answers each with a line of JSON on standard output; the result lies in the
-file named by the task. Its address space is limited before any library is loaded; the parent kills it when it is late.
+It reads tasks (a line of JSON) from standard input and answers each with a line of JSON on standard output; the result
+lies in the file named by the task. Its address space is limited before any library is loaded; the parent kills it when
+it is late.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def _to_little_endian(dataset: Any) -> None:
 
 
 def _pixel_source(path: str) -> Any:
-    """What `pixel_array` reads frame by frame; a deflated data set (its size was checked when it came) is read whole."""
+    """What `pixel_array` reads frame by frame; a deflated data set (checked when it came) is read whole."""
     from pydicom import dcmread
     from pydicom.filereader import read_file_meta_info
 

@@ -1,10 +1,10 @@
 """From stored rows to the ImagingStudy: one version per batch, joined to its order by accession number.
 
 It runs at the end of each request or association, again whenever an order or a patient changes (as an Observer, in the
-same commit as that change), and in a loop that finds studies whose rows are newer than their ImagingStudy, so that a crash
-between the commit of the images and the publication loses nothing.
+same commit as that change), and in a loop that finds studies whose rows are newer than their ImagingStudy, so that a
+crash between the commit of the images and the publication loses nothing.
 
-reference: docs/decisions/0006-images.md (matching, quarantine)
+docs/decisions/0006-images.md (matching, quarantine)
 """
 
 from __future__ import annotations
@@ -112,7 +112,8 @@ class Publisher:
             orders = resources.find("ServiceRequest", [("subject", version.reference)])
         for order in orders:
             owner_id = _owner_id(uow, order.owner)
-            for row in instances.studies_of_order(uow.connection, owner_id, accession_numbers(order), order.id):
+            found = instances.studies_of_order(uow.connection, owner_id, accession_numbers(order), order.id)
+            for row in found:
                 locked = instances.lock_study(uow.connection, owner_id, row.study_instance_uid)
                 if locked is not None:
                     self.publish_row(uow, locked)

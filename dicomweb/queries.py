@@ -194,9 +194,9 @@ def _escaped(value: str) -> str:
 def studies(uow: UnitOfWork, visible: Visibility, path: Path) -> list[Row]:
     """The rows that a StudyInstanceUID means to this caller. Raises NotFound: foreign and absent answer the same.
 
-    Two hospitals may use one UID. The platform, which sees both, gets one of them under the plain address (the one joined
-    to an order, else the first stored) and each under ``/owners/{organization}``: images of two hospitals are never mixed.
-    What the caller's own organisation stored under the UID (results of an algorithm) belongs to either.
+    Two hospitals may use one UID. The platform, which sees both, gets one of them under the plain address (the one
+    joined to an order, else the first stored) and each under ``/owners/{organization}``: images of two hospitals are
+    never mixed. What the caller's own organisation stored under the UID (results of an algorithm) belongs to either.
     """
     table = dicom_study
     own_first = case((table.c.matching == "matched", 0), else_=1)

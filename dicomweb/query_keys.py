@@ -63,14 +63,9 @@ def parse(level: Level, parameters: Iterable[tuple[str, str]]) -> QidoQuery:
             continue  # Weasis begins its query with "?&"
         lowered = name.lower()
         if lowered == "includefield":
-            for field in filter(None, (part.strip() for part in value.split(","))):
-                if field == "all":
-                    include_all = True
-                    continue
-                path = attributes.path_of(field)
-                if path is None:
-                    raise BadRequest("includefield names an attribute that is not in the data dictionary")
-                include.append(path.split(".")[0])
+            fields = _fields(value)
+            include_all = include_all or "all" in fields
+            include += [field for field in fields if field != "all"]
         elif lowered == "fuzzymatching":
             fuzzy = _flag(lowered, value)
         elif lowered == "emptyvaluematching":
@@ -88,6 +83,17 @@ def parse(level: Level, parameters: Iterable[tuple[str, str]]) -> QidoQuery:
         elif value.strip() and value.strip("*"):
             keys.append(Key(attribute, _values(attribute, name, value)))
     return QidoQuery(level, tuple(keys), tuple(dict.fromkeys(include)), include_all, fuzzy, limit, offset)
+
+
+def _fields(value: str) -> list[str]:
+    """The tags of an includefield list, or ``all`` (§8.3.4.3)."""
+    found = []
+    for field in filter(None, (part.strip() for part in value.split(","))):
+        path = field if field == "all" else attributes.path_of(field)
+        if path is None:
+            raise BadRequest("includefield names an attribute that is not in the data dictionary")
+        found.append(path.split(".")[0])
+    return found
 
 
 def _attribute(level: Level, name: str) -> Attribute:

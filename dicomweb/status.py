@@ -6,7 +6,7 @@ PS3.4 §B.2.3 (C-STORE status), PS3.18 Annex I.2 (Failure Reason, Warning Reason
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 
@@ -57,6 +57,11 @@ class StoredOutcome:
     """Machine text; names the rule and never a patient."""
     is_new: bool = False
     owner: str = ""
+
+
+def refused(outcome: StoredOutcome, result: Result, reason: str) -> StoredOutcome:
+    """`outcome` with another result (a refusal, or a warning) and its reason."""
+    return replace(outcome, result=result, reason=reason, is_new=result.is_stored)
 
 
 def http_status(outcomes: Iterable[StoredOutcome]) -> int:

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from dicomweb import multipart
-from dicomweb.ingest import Batch, Ingest, Origin, Prepared
+from dicomweb.batches import Batch, Origin, Prepared
+from dicomweb.ingest import Ingest
 from dicomweb.media_types import DICOM, MULTIPART, parse_media_type
 from dicomweb.multipart import Body, Source, closing
 from dicomweb.status import Result, StoredOutcome

@@ -18,8 +18,9 @@ from flask import Blueprint, Request, Response, request
 
 from dicomweb import media_types, multipart, qido, query_keys, stow, uids, wado, xml
 from dicomweb.attributes import Level
+from dicomweb.batches import Origin
 from dicomweb.disclosure import Disclosure
-from dicomweb.ingest import Ingest, Origin
+from dicomweb.ingest import Ingest
 from dicomweb.media_types import DICOM, DICOM_JSON, DICOM_XML, OCTETS, Choice
 from dicomweb.multipart import Part
 from dicomweb.pictures import PICTURES, blank, pick_frame, rendering_task
@@ -371,8 +372,9 @@ def _multipart(parts: Iterable[Part], kind: str, sized: Sequence[Part] | None, *
         multipart.write(boundary, parts), status=status,
         content_type=f'multipart/related; type="{kind}"; boundary={boundary}',
     )
-    if sized is not None:
-        response.content_length = multipart.length(boundary, sized)
+    size = multipart.length(boundary, sized) if sized is not None else None
+    if size is not None:
+        response.content_length = size
     return _headed(response)
 
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pydicom
 from sqlalchemy import select
 
-from dicomweb.ingest import Batch, Origin
+from dicomweb.batches import Batch, Origin
 from dicomweb.instances import dicom_instance, dicom_study
 from dicomweb.phantom import Phantom, series
 from dicomweb.status import Result

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+
 import pydicom
 import pytest
 
@@ -38,7 +39,7 @@ def uids(study: bytes = b"1.2.3", series_: bytes = b"1.2.3.5", sop: bytes = b"1.
 
 
 def nested(depth: int) -> bytes:
-    opening = struct.pack("<HH2sHI", 0x40, 0xA730, b"SQ", 0, 0xFFFFFFFF) + struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF)
+    opening = struct.pack("<HH2sHIHHI", 0x40, 0xA730, b"SQ", 0, 0xFFFFFFFF, 0xFFFE, 0xE000, 0xFFFFFFFF)
     closing = struct.pack("<HHI", 0xFFFE, 0xE00D, 0) + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
     return opening * depth + closing * depth
 
@@ -57,10 +58,12 @@ CASES: dict[str, tuple[bytes, int, int]] = {
     "a deflate bomb": (head("1.2.840.10008.1.2.1.99") + BOMB, 400, 0xC000),
     "not deflated": (head("1.2.840.10008.1.2.1.99") + uids(), 400, 0xC000),
     "deep nesting": (head() + uids() + nested(3000), 400, 0xC000),
-    "a lying length": (head() + uids() + struct.pack("<HH2sHI", 0x7FE0, 0x10, b"OW", 0, 0xFFFFFFFE) + b"xx", 400, 0xC000),
+    "a lying length": (
+        head() + uids() + struct.pack("<HH2sHI", 0x7FE0, 0x10, b"OW", 0, 0xFFFFFFFE) + b"xx", 400, 0xC000,
+    ),
     "a lying item length": (
-        head() + uids() + struct.pack("<HH2sHI", 0x40, 0xA730, b"SQ", 0, 16) + struct.pack("<HHI", 0xFFFE, 0xE000, 2**31)
-        + bytes(8), 400, 0xC000,
+        head() + uids() + struct.pack("<HH2sHIHHI", 0x40, 0xA730, b"SQ", 0, 16, 0xFFFE, 0xE000, 2**31) + bytes(8),
+        400, 0xC000,
     ),
     "a path for a UID": (head() + uids(study=b"../../etc/passwd"), 409, 0xA900),
     "no UIDs": (head() + element(8, 0x60, b"CS", b"CT"), 409, 0xA900),

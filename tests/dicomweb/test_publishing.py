@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dicomweb import part10
-from dicomweb.ingest import Batch, Origin
+from dicomweb.batches import Batch, Origin
 from dicomweb.mapping import MATCHING
 from dicomweb.phantom import Phantom, series
 from resources import validation
@@ -92,7 +92,9 @@ def test_a_corrected_order_leaves_and_takes_the_study(service: Service, files: l
     assert tag(only(service)) == "matched"
 
 
-@pytest.mark.parametrize("wrong", [{"birthDate": "1951-02-03"}, {"identifier": [{"system": "urn:x", "value": "OTHER"}]}])
+@pytest.mark.parametrize(
+    "wrong", [{"birthDate": "1951-02-03"}, {"identifier": [{"system": "urn:x", "value": "OTHER"}]}]
+)
 def test_a_study_of_another_patient_is_not_joined_silently(
     service: Service, files: list[bytes], wrong: Json
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import re
 from typing import Any
 
@@ -19,8 +20,9 @@ from tests.dicomweb.conftest import PYDICOM_FILES, SHARED, Service, stow
 ANY_FRAMES = "multipart/related; type=application/octet-stream; transfer-syntax=*"
 """As OHIF asks: without quotes."""
 COMPRESSED = {
-    "JPEG2000.dcm": "image/jp2", "SC_rgb_rle_2frame.dcm": "image/dicom-rle", "MR_small_jpeg_ls_lossless.dcm": "image/jls",
-    "examples_ybr_color.dcm": "image/jpeg", "SC_rgb_jpeg_gdcm.dcm": "image/jpeg", "JPGExtended.dcm": "image/jpeg",
+    "JPEG2000.dcm": "image/jp2", "SC_rgb_rle_2frame.dcm": "image/dicom-rle",
+    "MR_small_jpeg_ls_lossless.dcm": "image/jls", "examples_ybr_color.dcm": "image/jpeg",
+    "SC_rgb_jpeg_gdcm.dcm": "image/jpeg", "JPGExtended.dcm": "image/jpeg",
     "MR_small_jp2klossless.dcm": "image/jp2",
 }
 
@@ -157,7 +159,7 @@ def test_metadata_is_revalidated_and_changes_with_the_series(
     first = get(service, address, None, **{"Accept-Encoding": "gzip"})
     assert first.headers["Content-Encoding"] == "gzip"
     assert first.headers["Content-Type"] == "application/dicom+json"
-    assert len(__import__("json").loads(gzip.decompress(first.data))) == 2
+    assert len(json.loads(gzip.decompress(first.data))) == 2
     again = get(service, address, None, **{"If-None-Match": first.headers["ETag"]})
     assert (again.status_code, again.data) == (304, b"")
     stow(service.client(), files[2:])

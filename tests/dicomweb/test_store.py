@@ -7,7 +7,9 @@ from resources import validation
 from tests.dicomweb.conftest import Service, stow
 
 
-def test_a_stored_series_becomes_one_version_of_an_imaging_study(service: Service, files: list[bytes], small: Phantom) -> None:
+def test_a_stored_series_becomes_one_version_of_an_imaging_study(
+    service: Service, files: list[bytes], small: Phantom
+) -> None:
     """DESIGN §8: one ImagingStudy version per batch, not per slice."""
     answer = stow(service.client(), files)
 

@@ -1,0 +1,205 @@
+"""The rows of new instances, and what their series and study say because of them.
+
+Runs inside one unit of work. What a study says does not depend on the order in which its instances arrive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from dicomweb import attributes, instances, mapping
+from dicomweb.attributes import OF_SERIES, OF_STUDY, names, number, text
+from dicomweb.batches import Batch, Prepared
+from dicomweb.instances import Row, dicom_series, dicom_study, pack
+from dicomweb.status import Result, StoredOutcome, refused
+from store.access import Access, Caller, Interaction, Outcome
+from store.unit_of_work import UnitOfWork
+from store.versions import microseconds
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Whose the rows are, and when."""
+
+    owner: str
+    owner_id: int
+    audience_id: int
+    now_us: int
+
+
+def write(
+    uow: UnitOfWork, caller: Caller, prepared: Sequence[Prepared], batch: Batch
+) -> tuple[list[StoredOutcome], set[str]]:
+    """Write the rows of what is new; the outcome of each, and the studies whose storing is now on record."""
+    store, connection, owner = uow.store, uow.connection, caller.organization
+    owner_id = store.audiences.register(connection, frozenset({owner}), uow.fresh_audiences)
+    audience = store.audiences.register(connection, frozenset({owner, store.platform}), uow.fresh_audiences)
+    place = Place(owner, owner_id, audience, microseconds(uow.now))
+    # Studies are locked in one order, so that two batches over the same studies do not wait for each other.
+    study_uids = sorted({one.outcome.study_instance_uid for one in prepared})
+    studies = {uid: _study(uow, place, uid) for uid in study_uids}
+    known = instances.stored_digests(connection, owner_id, {one.outcome.sop_instance_uid for one in prepared})
+    digests = {uid: digest for uid, (digest, _) in known.items()}
+    outcomes: list[StoredOutcome] = []
+    fresh: dict[str, list[Prepared]] = {}
+    for one in prepared:
+        uid = one.outcome.sop_instance_uid
+        digest = digests.get(uid)
+        if digest is None:
+            digests[uid] = one.dataset_digest
+            fresh.setdefault(one.outcome.study_instance_uid, []).append(one)
+            outcomes.append(one.outcome)
+        elif digest == one.dataset_digest:
+            outcomes.append(replace(one.outcome, is_new=False))
+        else:
+            reason = "another object is stored under this SOP Instance UID"
+            outcomes.append(refused(one.outcome, Result.DUPLICATE_DIFFERS, reason))
+    for uid in study_uids:
+        if uid in fresh:
+            _add(uow, place, studies[uid], fresh[uid])
+        elif studies[uid].instance_count == 0:
+            instances.remove_empty(connection, studies[uid].pk)
+    announced = set(fresh) - batch.announced
+    for uid in sorted(announced):
+        uow.note(_access(owner, uid, studies[uid].patient, (("phase", "begin"), ("door", batch.origin.door))))
+    turned_away = [one for one in outcomes if not one.result.is_stored]
+    if turned_away:
+        uow.note(Access(Interaction.DICOM_STORE, "ImagingStudy", owner=owner, outcome=Outcome.MINOR,
+                        detail=(("refused", str(len(turned_away))),), reason="0111 duplicate SOP instance differs"))
+    return outcomes, announced
+
+
+def _study(uow: UnitOfWork, place: Place, uid: str) -> Row:
+    row = instances.lock_study(uow.connection, place.owner_id, uid)
+    if row is not None:
+        return row
+    instances.insert_or_nothing(uow.connection, dicom_study, [{
+        "owner": place.owner, "owner_id": place.owner_id, "audience_id": place.audience_id,
+        "study_instance_uid": uid, "attributes": pack({}), "stored": place.now_us, "updated": place.now_us,
+    }])
+    row = instances.lock_study(uow.connection, place.owner_id, uid)
+    assert row is not None  # noqa: S101 - it was inserted, or was there
+    return row
+
+
+def _add(uow: UnitOfWork, place: Place, study: Row, fresh: Sequence[Prepared]) -> None:
+    """Rows of new instances of one study, and what study and series say because of them."""
+    connection = uow.connection
+    series = {row.series_instance_uid: row for row in instances.series_of(connection, study.pk)}
+    groups: dict[str, list[Prepared]] = {}
+    for one in fresh:
+        groups.setdefault(one.outcome.series_instance_uid, []).append(one)
+    rows: list[Json] = []
+    count = len(series)
+    for uid, members in groups.items():
+        row = series.get(uid)
+        least = min(members, key=_sop_uid)
+        changes: Json = {}
+        if row is None or _sop_uid(least) < row.representative:
+            changes = _series_values(least)
+        if row is None:
+            pk = instances.insert_series(connection, {
+                "study_pk": study.pk, "audience_id": study.audience_id, "series_instance_uid": uid,
+                "instance_count": len(members), "revision": 1, **changes,
+            })
+        else:
+            pk = row.pk
+            changes["instance_count"] = row.instance_count + len(members)
+            changes["revision"] = row.revision + 1
+            instances.set_row(connection, dicom_series, pk, changes)
+        rows.extend(_instance_values(one, pk, study, place) for one in members)
+        count += row is None
+    by_uid = {_sop_uid(one): one for one in fresh}
+    made = instances.insert_instances(connection, rows)
+    instances.insert_headers(connection, [(pk, by_uid[uid].json, by_uid[uid].layout) for uid, pk in made.items()])
+    modalities = {
+        code for row in instances.series_of(connection, study.pk) for code in row.modality.split("\\") if code
+    }
+    least = min(fresh, key=_sop_uid)
+    values: Json = {}
+    if not study.representative or _sop_uid(least) < study.representative:
+        values = _study_values(least)
+    values |= {
+        "modalities": "\\".join(sorted(modalities)),
+        "series_count": count,
+        "instance_count": study.instance_count + len(fresh),
+        "revision": study.revision + 1,
+        "updated": place.now_us,
+    }
+    instances.set_row(connection, dicom_study, study.pk, values)
+
+
+def _access(owner: str, uid: str, patient: str, detail: tuple[tuple[str, str], ...]) -> Access:
+    return Access(Interaction.DICOM_STORE, "ImagingStudy", mapping.resource_id(owner, uid), owner=owner,
+                  patients=(patient,) if patient else (), detail=(("StudyInstanceUID", uid), *detail))
+
+
+def _sop_uid(one: Prepared) -> str:
+    return one.outcome.sop_instance_uid
+
+
+def _study_values(one: Prepared) -> Json:
+    json = one.json
+    return {
+        "representative": _sop_uid(one),
+        "study_date": text(json, "00080020").split("\\")[0],
+        "study_time": text(json, "00080030").split("\\")[0],
+        "accession_number": text(json, "00080050"),
+        "referring_physician_name": names(json, "00080090"),
+        "study_description": text(json, "00081030"),
+        "patient_name": names(json, "00100010"),
+        "patient_id": text(json, "00100020"),
+        "issuer_of_patient_id": text(json, "00100021"),
+        "patient_birth_date": text(json, "00100030"),
+        "patient_sex": text(json, "00100040"),
+        "study_id": text(json, "00200010"),
+        "attributes": pack(attributes.pick(json, OF_STUDY)),
+    }
+
+
+def _series_values(one: Prepared) -> Json:
+    json = one.json
+    requests = json.get("00400275", {}).get("Value") or [{}]
+    return {
+        "representative": _sop_uid(one),
+        "modality": text(json, "00080060"),
+        "series_number": number(json, "00200011"),
+        "series_description": text(json, "0008103E"),
+        "series_date": text(json, "00080021").split("\\")[0],
+        "series_time": text(json, "00080031").split("\\")[0],
+        "station_name": text(json, "00081010"),
+        "body_part_examined": text(json, "00180015"),
+        "performed_procedure_step_start_date": text(json, "00400244"),
+        "performed_procedure_step_start_time": text(json, "00400245"),
+        "scheduled_procedure_step_id": text(requests[0], "00400009"),
+        "requested_procedure_id": text(requests[0], "00401001"),
+        "attributes": pack(attributes.pick(json, OF_SERIES)),
+    }
+
+
+def _instance_values(one: Prepared, series_pk: int, study: Row, place: Place) -> Json:
+    json = one.json
+    return {
+        "series_pk": series_pk,
+        "study_pk": study.pk,
+        "owner_id": place.owner_id,
+        "audience_id": place.audience_id,
+        "sop_instance_uid": _sop_uid(one),
+        "sop_class_uid": one.outcome.sop_class_uid,
+        "transfer_syntax_uid": one.transfer_syntax_uid,
+        "instance_number": number(json, "00200013"),
+        "content_date": text(json, "00080023"),
+        "content_time": text(json, "00080033"),
+        "patient_id": text(json, "00100020"),
+        "frame_count": one.frame_count,
+        "digest": one.digest,
+        "dataset_digest": one.dataset_digest,
+        "size_bytes": one.size_bytes,
+        "origin": one.origin.json(),
+        "stored": place.now_us,
+    }
+
