@@ -118,14 +118,17 @@ def flatten(parameters: Json) -> list[tuple[str, str]]:
     """The name, value pairs of a Parameters resource sent by POST."""
     if parameters.get("resourceType") != "Parameters":
         raise BadRequest("The body must be a Parameters resource", expression="Parameters")
+    given = parameters.get("parameter") or []
+    if not isinstance(given, list):
+        raise BadRequest("Parameters.parameter must be an array", expression="Parameters.parameter")
     found = []
-    for index, parameter in enumerate(parameters.get("parameter") or ()):
-        values = [value for key, value in parameter.items() if key.startswith("value")]
-        if "name" not in parameter or len(values) != 1 or isinstance(values[0], dict | list):
-            raise BadRequest(
-                "Each parameter must have a name and one simple value", expression=f"Parameters.parameter[{index}]"
-            )
-        found.append((str(parameter["name"]), str(values[0])))
+    for index, parameter in enumerate(given):
+        members = parameter if isinstance(parameter, dict) else {}
+        values = [value for key, value in members.items() if key.startswith("value")]
+        if not isinstance(members.get("name"), str) or len(values) != 1 or isinstance(values[0], dict | list):
+            where = f"Parameters.parameter[{index}]"
+            raise BadRequest("Each parameter must have a name and one simple value", expression=where)
+        found.append((members["name"], str(values[0])))
     return found
 
 
