@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
-from sqlalchemy import bindparam, select, tuple_
+from sqlalchemy import SmallInteger, Text, and_, bindparam, cast, func, select
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from resources import references
 from resources.outcomes import Conflict, Issue, Json
 from resources.registry import type_id
 from store.access import EVERYONE
-from store.audiences import admits
+from store.audiences import admits_prepared
 from store.locks import lock, lock_shared
 from store.statements import Prepared
 from store.tables import ANY_REFERENCE, CURRENT, resource_version, sp_reference
@@ -120,18 +122,41 @@ class Integrity:
 
     def _present(self, targets: list[Target], server: bool) -> set[Target]:
         caller = self._uow.caller
-        organizations = None if server or caller.is_system else frozenset({caller.organization, EVERYONE})
-        version = resource_version
-        found: set[Target] = set()
-        for start in range(0, len(targets), 200):
-            statement = select(version.c.type_id, version.c.resource_id).where(
-                version.c.valid_to == CURRENT,
-                version.c.deleted == 0,
-                tuple_(version.c.type_id, version.c.resource_id).in_(targets[start : start + 200]),
-                *admits(version, organizations),
-            )
-            found.update((row[0], row[1]) for row in self._uow.connection.execute(statement))
-        return found
+        names = [] if server or caller.is_system else sorted({caller.organization, EVERYONE})
+        seen_by = {f"organization_{number}": name for number, name in enumerate(names)}
+        statement = _present(len(names) or None)
+        connection = self._uow.connection
+        if connection.dialect.name == "postgresql":
+            asked = {"type_ids": [target[0] for target in targets], "resource_ids": [target[1] for target in targets]}
+            return {(row[0], row[1]) for row in statement.all(connection, asked | seen_by)}
+        return {
+            target
+            for target in targets
+            if statement.first(connection, {"type_id": target[0], "resource_id": target[1]} | seen_by)
+        }
+
+
+@cache
+def _present(organizations: int | None) -> Prepared:
+    """Which targets are there and admit one of so many organisations.
+
+    SQLite is asked for one after the other, which costs no round trip; PostgreSQL for all at once.
+    """
+    version = resource_version
+    there = [version.c.valid_to == CURRENT, version.c.deleted == 0, *admits_prepared(version, organizations)]
+    asked = func.unnest(
+        cast(bindparam("type_ids"), ARRAY(SmallInteger)), cast(bindparam("resource_ids"), ARRAY(Text))
+    ).table_valued("type_id", "resource_id", name="asked").render_derived()
+    named = (version.c.type_id == asked.c.type_id, version.c.resource_id == asked.c.resource_id)
+    return Prepared(
+        select(version.c.type_id, version.c.resource_id).where(
+            version.c.type_id == bindparam("type_id"), version.c.resource_id == bindparam("resource_id"), *there
+        ),
+        postgresql=select(version.c.type_id, version.c.resource_id)
+        .select_from(asked)
+        .join(version, and_(*named))
+        .where(*there),
+    )
 
 
 def _key(target: Target) -> str:

@@ -223,6 +223,14 @@ class IndexBuffer:
         self.uris += [(pk, r.param_id, n, r.group_no, indexable(r.uri)) for n, r in enumerate(rows.uris)]
 
     def flush(self, connection: Connection) -> None:
+        if connection.dialect.name == "postgresql":
+            driver: Any = connection.connection.driver_connection
+            with driver.pipeline():  # one round trip for all tables
+                self._insert(connection)
+        else:
+            self._insert(connection)
+
+    def _insert(self, connection: Connection) -> None:
         for rows, statement in (
             (self.tokens, _INSERT_TOKENS),
             (self.strings, _INSERT_STRINGS),
