@@ -9,6 +9,7 @@ import pytest
 
 from resources.outcomes import Conflict, Forbidden, InvalidContent, Unavailable
 from resources.search import parse
+from store import unit_of_work
 from store.access import Access, Change, Draft, Interaction, Outcome
 from store.faults import LostRace
 from store.sweep import sweep
@@ -109,7 +110,11 @@ def test_an_observer_that_refuses_undoes_everything(
     assert [access.outcome for access in trail.disclosed[:1]] == [Outcome.MINOR]
 
 
-def test_observers_in_a_circle_are_stopped(observed: Store, observer: Recording) -> None:
+def test_observers_in_a_circle_are_stopped(
+    observed: Store, observer: Recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unit_of_work, "MAX_CHANGES", 50)
+
     def again(uow: UnitOfWork, change: Change) -> None:
         uow.system.update("Patient", "p", patient())
 
