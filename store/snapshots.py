@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, FromClause, and_, bindparam, func, insert, or_, select
+from sqlalchemy import ColumnElement, Connection, FromClause, and_, bindparam, delete, func, insert, or_, select
 from sqlalchemy.sql import cast
 from sqlalchemy.types import BigInteger, Text
 
@@ -72,6 +72,15 @@ def epoch(connection: Connection) -> int:
     """What is added to PostgreSQL's transaction ids; 0 unless the database was restored from a dump."""
     row = _EPOCH.first(connection, {})
     return int(row[0]) if row else 0
+
+
+def continue_numbers(connection: Connection) -> None:
+    """After a dump was restored: number from above what it holds. The new cluster's own counter may be anywhere."""
+    if connection.dialect.name == "sqlite":
+        return
+    last = int(connection.execute(select(_LAST_TX)).scalar_one())
+    connection.execute(delete(store_setting).where(store_setting.c.name == "tx_epoch"))
+    connection.execute(insert(store_setting).values(name="tx_epoch", value=str(last)))
 
 
 def begin_tx(connection: Connection, now_us: int, epoch: int) -> tuple[int, int]:
