@@ -13,12 +13,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from dicomweb import mapping, queries
+from dicomweb import queries
 from dicomweb.instances import Row
-from dicomweb.queries import Path
+from dicomweb.queries import InstanceRow, Path
 from dicomweb.query_keys import QidoQuery
 from store.access import Access, Caller, Interaction, Permit
-from store.unit_of_work import Store, UnitOfWork
+from store.unit_of_work import Store
 
 WINDOW_S = 60.0
 Rows = Sequence[Row]
@@ -49,31 +49,25 @@ class Disclosure:
         """Studies and instances that a path names; one record per study."""
         intent = _intent(path, what)
         with self._store.work(caller, write=False, intent=intent) as uow:
-            studies, rows = self._find(uow, path, headers=headers, layouts=layouts)
+            visible = self._permit.visibility(caller, Interaction.DICOM_RETRIEVE, "ImagingStudy")
+            studies, rows = queries.retrieve(uow, visible, path, headers=headers, layouts=layouts)
             for study in studies:
                 count = sum(row.study_pk == study.pk for row in rows)
                 uow.note(_access(study, what, count))
         return studies, rows
 
-    def frames(self, caller: Caller, path: Path) -> Row:
+    def frames(self, caller: Caller, path: Path) -> InstanceRow:
         """The instance whose frames are asked for; recorded once per token, study and minute."""
-        recorded: list[tuple[Any, ...]] = []
         with self._store.work(caller, write=False, intent=_intent(path, "frames")) as uow:
-            studies, rows = self._find(uow, path, layouts=True)
-            for study in studies:
-                key = (caller.client_id, caller.token_ref, caller.address, study.pk)
-                if not self._recorded.has(key):
-                    uow.note(_access(study, "frames", len(rows)))
-                    recorded.append(key)
-        for key in recorded:
+            visible = self._permit.visibility(caller, Interaction.DICOM_RETRIEVE, "ImagingStudy")
+            row = queries.instance(uow, visible, path)
+            key = (caller.client_id, caller.token_ref, caller.address, row.study_pk)
+            is_new = not self._recorded.has(key)
+            if is_new:
+                uow.note(_access(row, "frames", 1))
+        if is_new:
             self._recorded.add(key)
-        return rows[0]
-
-    def _find(
-        self, uow: UnitOfWork, path: Path, *, headers: bool = False, layouts: bool = False
-    ) -> tuple[Rows, Rows]:
-        visible = self._permit.visibility(uow.caller, Interaction.DICOM_RETRIEVE, "ImagingStudy")
-        return queries.retrieve(uow, visible, path, headers=headers, layouts=layouts)
+        return row
 
 
 class _Recent:
@@ -100,11 +94,11 @@ def _intent(path: Path, what: str) -> Access:
                   detail=(("StudyInstanceUID", path.study or ""), ("what", what)))
 
 
-def _access(study: Row, what: str, count: int) -> Access:
+def _access(study: Row | InstanceRow, what: str, count: int) -> Access:
     return Access(
         Interaction.DICOM_RETRIEVE,
         "ImagingStudy",
-        study.imaging_study_id or mapping.resource_id(study.owner, study.study_instance_uid),
+        study.imaging_study_id,
         patients=(study.patient,) if study.patient else (),
         owner=study.owner,
         detail=(("StudyInstanceUID", study.study_instance_uid), ("what", what), ("instances", str(count))),

@@ -43,7 +43,7 @@ class Publisher:
 
     def publish(self, store: Store, caller: Caller, owner: str, uid: str, detail: tuple[tuple[str, str], ...]) -> None:
         """Bring the ImagingStudy of one study up to its rows, in a unit of work of its own."""
-        intent = Access(Interaction.DICOM_STORE, "ImagingStudy", mapping.resource_id(owner, uid), owner=owner,
+        intent = Access(Interaction.DICOM_STORE, "ImagingStudy", owner=owner,
                         detail=(("StudyInstanceUID", uid), *detail))
 
         def write(uow: UnitOfWork) -> None:
@@ -51,7 +51,7 @@ class Publisher:
             if row is None:
                 return
             patient = self.publish_row(uow, row)
-            uow.note(replace(intent, patients=(patient,) if patient else ()))
+            uow.note(replace(intent, id=row.imaging_study_id, patients=(patient,) if patient else ()))
 
         store.transact(caller, write, intent=intent)
 
@@ -63,7 +63,7 @@ class Publisher:
         resources = Repository(uow, Caller.system(row.owner, uow.caller), derived=True)
         uow.flush()
         join = self._join(resources, row)
-        id_ = mapping.resource_id(row.owner, row.study_instance_uid)
+        id_ = row.imaging_study_id
         new = mapping.imaging_study(*_rows(uow, row), join, zone=self._zone, endpoint=self._endpoint)
         current = _current(resources, id_)
         body = mapping.merged(current.json() if current else None, new)
@@ -75,7 +75,6 @@ class Publisher:
             row.pk,
             {
                 "published": row.revision,
-                "imaging_study_id": id_,
                 "matching": join.matching.value,
                 "order_id": join.orders[0].partition("/")[2] if join.orders else "",
                 "patient": patient,

@@ -10,17 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, and_, case, exists, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, bindparam, case, exists, func, or_, select
 
 from dicomweb import attributes
 from dicomweb.attributes import Level, Match
 from dicomweb.instances import Row, dicom_header, dicom_instance, dicom_series, dicom_study
 from dicomweb.query_keys import Key, QidoQuery, Range
 from resources.outcomes import NotFound
-from store.access import EVERYONE, Visibility
-from store.audiences import admits
+from store.access import Visibility
+from store.audiences import admits, admits_prepared
+from store.statements import Prepared
 from store.unit_of_work import UnitOfWork
 
 Json = dict[str, Any]
@@ -254,5 +256,63 @@ def retrieve(uow: UnitOfWork, visible: Visibility, path: Path, *, headers: bool 
     return [row for row in found if row.pk in used], rows
 
 
-def organizations_of(visible: Visibility) -> frozenset[str]:
-    return (visible.organizations or frozenset()) - {EVERYONE}
+class InstanceRow(NamedTuple):
+    """One instance with what its study says of it: all that serving its frames needs."""
+
+    pk: int
+    study_pk: int
+    sop_instance_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    frame_count: int
+    digest: str
+    size_bytes: int
+    series_instance_uid: str
+    revision: int
+    study_instance_uid: str
+    owner: str
+    imaging_study_id: str
+    patient: str
+    layout: bytes
+
+
+def instance(uow: UnitOfWork, visible: Visibility, path: Path) -> InstanceRow:
+    """The one instance that a path names, in one prepared statement. Raises NotFound.
+
+    What is not plain (constrained scopes, one UID of several owners, nothing found) takes the general way.
+    """
+    if path.owner is None and not visible.constraints:
+        key: Json = {"study": path.study, "series": path.series, "instance": path.instance}
+        names = None if visible.organizations is None else sorted(visible.organizations)
+        key |= {f"organization_{number}": name for number, name in enumerate(names or ())}
+        found = _instance(None if names is None else len(names)).all(uow.connection, key)
+        if len(found) == 1:
+            return InstanceRow(*found[0])
+    _, rows = retrieve(uow, visible, path, layouts=True)
+    row = rows[0]
+    study = next(one for one in studies(uow, visible, path) if one.pk == row.study_pk)
+    of_instance = [getattr(row, name) for name in InstanceRow._fields[:12]]
+    return InstanceRow._make([*of_instance, study.imaging_study_id, study.patient, row.layout])
+
+
+@lru_cache(maxsize=16)
+def _instance(size: int | None) -> Prepared:
+    """The statement for callers that are in `size` organisations."""
+    item, series, study = dicom_instance.c, dicom_series.c, dicom_study.c
+    statement = (
+        select(
+            item.pk, item.study_pk, item.sop_instance_uid, item.sop_class_uid, item.transfer_syntax_uid,
+            item.frame_count, item.digest, item.size_bytes, series.series_instance_uid, series.revision,
+            study.study_instance_uid, study.owner, study.imaging_study_id, study.patient, dicom_header.c.layout,
+        )
+        .join_from(dicom_instance, dicom_series, series.pk == item.series_pk)
+        .join(dicom_study, study.pk == item.study_pk)
+        .join(dicom_header, dicom_header.c.instance_pk == item.pk)
+        .where(
+            item.sop_instance_uid == bindparam("instance"),
+            series.series_instance_uid == bindparam("series"),
+            study.study_instance_uid == bindparam("study"),
+            *admits_prepared(dicom_study, size),
+        )
+    )
+    return Prepared(statement)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dicomweb import attributes, instances, mapping
+from dicomweb import attributes, instances
 from dicomweb.attributes import OF_SERIES, OF_STUDY, names, number, text
 from dicomweb.batches import Batch, Prepared
 from dicomweb.instances import Row, dicom_series, dicom_study, pack
@@ -65,7 +65,7 @@ def write(
             instances.remove_empty(connection, studies[uid].pk)
     announced = set(fresh) - batch.announced
     for uid in sorted(announced):
-        uow.note(_access(owner, uid, studies[uid].patient, (("phase", "begin"), ("door", batch.origin.door))))
+        uow.note(_access(owner, studies[uid], (("phase", "begin"), ("door", batch.origin.door))))
     turned_away = [one for one in outcomes if not one.result.is_stored]
     if turned_away:
         uow.note(Access(Interaction.DICOM_STORE, "ImagingStudy", owner=owner, outcome=Outcome.MINOR,
@@ -80,6 +80,9 @@ def _study(uow: UnitOfWork, place: Place, uid: str) -> Row:
     instances.insert_or_nothing(uow.connection, dicom_study, [{
         "owner": place.owner, "owner_id": place.owner_id, "audience_id": place.audience_id,
         "study_instance_uid": uid, "attributes": pack({}), "stored": place.now_us, "updated": place.now_us,
+        # Random, as every id that the server gives: one that follows from the UID could be taken by somebody else
+        # before the images come, and asked for to learn whether they have.
+        "imaging_study_id": uow.store.new_id(),
     }])
     row = instances.lock_study(uow.connection, place.owner_id, uid)
     assert row is not None  # noqa: S101 - it was inserted, or was there
@@ -133,9 +136,10 @@ def _add(uow: UnitOfWork, place: Place, study: Row, fresh: Sequence[Prepared]) -
     instances.set_row(connection, dicom_study, study.pk, values)
 
 
-def _access(owner: str, uid: str, patient: str, detail: tuple[tuple[str, str], ...]) -> Access:
-    return Access(Interaction.DICOM_STORE, "ImagingStudy", mapping.resource_id(owner, uid), owner=owner,
-                  patients=(patient,) if patient else (), detail=(("StudyInstanceUID", uid), *detail))
+def _access(owner: str, study: Row, detail: tuple[tuple[str, str], ...]) -> Access:
+    return Access(Interaction.DICOM_STORE, "ImagingStudy", study.imaging_study_id, owner=owner,
+                  patients=(study.patient,) if study.patient else (),
+                  detail=(("StudyInstanceUID", study.study_instance_uid), *detail))
 
 
 def _sop_uid(one: Prepared) -> str:

@@ -9,11 +9,12 @@ DICOM PS3.18 §10.5, Annex I.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Future, wait
 from typing import Any
 
 from dicomweb import multipart
 from dicomweb.batches import Batch, Origin, Prepared
-from dicomweb.ingest import Ingest
+from dicomweb.ingest import WRITERS, Ingest
 from dicomweb.media_types import DICOM, MULTIPART, parse_media_type
 from dicomweb.multipart import Body, Source, closing
 from dicomweb.status import Result, StoredOutcome
@@ -44,37 +45,48 @@ def store(
     """Store every part. What breaks the request itself after instances were stored is reported as a failed item."""
     batch = Batch(caller, origin)
     outcomes: list[StoredOutcome] = []
-    waiting: list[Prepared] = []
+    waiting: list[Future[Prepared | StoredOutcome]] = []
+    fault: FhirError | None = None
     try:
         try:
             for body in bodies:
-                with closing(body):
-                    result = _prepare(ingest, body, origin, study_instance_uid)
-                if isinstance(result, StoredOutcome):
-                    outcomes.append(result)
-                    continue
-                waiting.append(result)
+                waiting.append(ingest.writers.submit(_prepare, ingest, body, origin, study_instance_uid))
                 if len(waiting) >= GROUP:
-                    outcomes += ingest.commit(waiting, batch)
+                    outcomes += _commit(ingest, waiting, batch)
                     waiting = []
+                elif len(waiting) >= WRITERS:
+                    wait([waiting[-WRITERS]])
         except FhirError as error:
-            if not (waiting or outcomes):
-                raise
-            outcomes.append(StoredOutcome(Result.NOT_UNDERSTOOD, reason=error.diagnostics))
-        if waiting:
-            outcomes += ingest.commit(waiting, batch)
+            fault = error
+        outcomes += _commit(ingest, waiting, batch)
     finally:
+        wait(waiting)
         ingest.finish(batch)
+    if fault is not None and not outcomes:
+        raise fault
+    if fault is not None:
+        outcomes.append(StoredOutcome(Result.NOT_UNDERSTOOD, reason=fault.diagnostics))
     if not outcomes:
         raise Malformed("The request holds no instance")
     return outcomes
 
 
+def _commit(
+    ingest: Ingest, waiting: list[Future[Prepared | StoredOutcome]], batch: Batch
+) -> list[StoredOutcome]:
+    """Commit what could be prepared; the outcomes of all, in the order they came."""
+    results = [future.result() for future in waiting]
+    prepared = [one for one in results if isinstance(one, Prepared)]
+    committed = iter(ingest.commit(prepared, batch) if prepared else ())
+    return [next(committed) if isinstance(one, Prepared) else one for one in results]
+
+
 def _prepare(ingest: Ingest, body: Body, origin: Origin, study: str | None) -> Prepared | StoredOutcome:
-    kind, _ = parse_media_type(body.headers.get("content-type", DICOM))
-    if kind not in {DICOM, "application/octet-stream", ""}:
-        return StoredOutcome(Result.NOT_UNDERSTOOD, reason="a part is not application/dicom")
-    return ingest.prepare(body.data, origin, study_instance_uid=study)
+    with closing(body):
+        kind, _ = parse_media_type(body.headers.get("content-type", DICOM))
+        if kind not in {DICOM, "application/octet-stream", ""}:
+            return StoredOutcome(Result.NOT_UNDERSTOOD, reason="a part is not application/dicom")
+        return ingest.prepare(body.data, origin, study_instance_uid=study)
 
 
 def response(outcomes: list[StoredOutcome], base: str, study_instance_uid: str | None) -> Json:

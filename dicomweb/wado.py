@@ -18,6 +18,7 @@ from dicomweb import part10, reader
 from dicomweb.instances import Row, unpack
 from dicomweb.media_types import Choice
 from dicomweb.multipart import Part
+from dicomweb.queries import InstanceRow
 from dicomweb.reader import BULK_PREFIX
 from dicomweb.workers import Workers
 from resources.outcomes import BadRequest, NotFound
@@ -49,7 +50,7 @@ class Retrieval:
         self._objects = objects
         self._workers = workers
 
-    def instance(self, row: Row, choice: Choice) -> Payload:
+    def instance(self, row: Row | InstanceRow, choice: Choice) -> Payload:
         """A whole instance, as stored or in Explicit VR Little Endian."""
         if choice.transfer_syntax == row.transfer_syntax_uid:
             return Payload(self._objects.chunks(row.digest), row.size_bytes)
@@ -63,7 +64,7 @@ class Retrieval:
             kind = f"{choice.type}; transfer-syntax={choice.transfer_syntax}"
             yield Part(kind, payload.chunks, payload.size_bytes, address(base, row))
 
-    def frames(self, row: Row, numbers: Sequence[int], choice: Choice) -> list[Payload]:
+    def frames(self, row: Row | InstanceRow, numbers: Sequence[int], choice: Choice) -> list[Payload]:
         """Frames by number, from 1. Raises NotFound where there is no such frame (PS3.18 §10.4.3)."""
         layout: Json = unpack(row.layout)
         if not row.frame_count or any(not 1 <= number <= row.frame_count for number in numbers):
@@ -72,7 +73,7 @@ class Retrieval:
             return self._decoded(row, numbers)
         return [self._frame(row, layout, number) for number in numbers]
 
-    def _decoded(self, row: Row, numbers: Sequence[int]) -> list[Payload]:
+    def _decoded(self, row: Row | InstanceRow, numbers: Sequence[int]) -> list[Payload]:
         task = {"task": "frames", "path": str(self._objects.path(row.digest)), "frames": list(numbers)}
         result = self._workers.run(task)
         payloads, offset = [], 0
@@ -81,7 +82,7 @@ class Retrieval:
             offset += size
         return payloads
 
-    def _frame(self, row: Row, layout: Json, number: int) -> Payload:
+    def _frame(self, row: Row | InstanceRow, layout: Json, number: int) -> Payload:
         if "native" in layout:
             offset, size, _ = layout["native"]
             return self._little(row, layout, offset + (number - 1) * size, size)
@@ -96,7 +97,7 @@ class Retrieval:
         data = b"".join(self._span(row, layout, *span) for span in spans)
         return Payload([data], len(data))
 
-    def _little(self, row: Row, layout: Json, offset: int, size: int) -> Payload:
+    def _little(self, row: Row | InstanceRow, layout: Json, offset: int, size: int) -> Payload:
         if size > reader.MAX_KEPT_BYTES and not layout.get("deflated") and not layout.get("bigEndian"):
             return Payload(self._objects.chunks(row.digest, offset, size), size)
         data = self._span(row, layout, offset, size)
@@ -104,13 +105,13 @@ class Retrieval:
             data = reader.swapped(data, layout["bigEndian"])
         return Payload([data], len(data))
 
-    def _span(self, row: Row, layout: Json, offset: int, size: int) -> bytes:
+    def _span(self, row: Row | InstanceRow, layout: Json, offset: int, size: int) -> bytes:
         if layout.get("deflated"):
             stored = self._objects.range(row.digest, layout["head"], row.size_bytes)
             return part10.inflate(stored)[offset : offset + size]
         return self._objects.range(row.digest, offset, size)
 
-    def bulk(self, row: Row, path: str) -> tuple[str, Payload]:
+    def bulk(self, row: Row | InstanceRow, path: str) -> tuple[str, Payload]:
         """VR and bytes of a bulk attribute. Raises NotFound."""
         layout: Json = unpack(row.layout)
         where = layout.get("bulk", {}).get(path)
@@ -123,7 +124,7 @@ class Retrieval:
             return vr, Payload([data], len(data))
         return vr, Payload(self._objects.chunks(row.digest, offset, size), size)
 
-    def rendered(self, row: Row, task: Json) -> bytes:
+    def rendered(self, row: Row | InstanceRow, task: Json) -> bytes:
         """A picture of one frame. Raises NotFound, NotAcceptable where the instance has no pixels."""
         result = self._workers.run({"task": "render", "path": str(self._objects.path(row.digest)), **task})
         return result.read()
@@ -134,14 +135,14 @@ def is_encapsulated(layout: Json) -> bool:
     return bool(pixels and pixels[3])
 
 
-def is_pixel_path(row: Row, path: str) -> bool:
+def is_pixel_path(row: Row | InstanceRow, path: str) -> bool:
     """Whether a bulk path names encapsulated pixel data, which is served frame by frame."""
     layout: Json = unpack(row.layout)
     pixels = layout.get("pixels")
     return bool(pixels and pixels[0] == path and pixels[3])
 
 
-def address(base: str, row: Row) -> str:
+def address(base: str, row: Row | InstanceRow) -> str:
     study, series = row.study_instance_uid, row.series_instance_uid
     return f"{base}/studies/{study}/series/{series}/instances/{row.sop_instance_uid}"
 
