@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 import time
 import uuid
+from collections.abc import Callable
+from typing import Any
 
-import structlog
 from flask import Flask, Response, g, request
 
-from fhir_server import errors, health, rest
+from auth.guard import REQUEST_ID
+from fhir_server import errors, health, logs, rest
 from fhir_server.origins import Origins
 from fhir_server.services import Services
 from fhir_server.settings import Settings
-
-log = structlog.get_logger("vigie.http")
 
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
 _GUARDS = (
@@ -23,10 +23,17 @@ _GUARDS = (
 )
 
 
+class Application(Flask):
+    """Flask with plain functions only: it need not ask at each call whether one is a coroutine."""
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        return func
+
+
 def create_app(services: Services | None = None) -> Flask:
     """The WSGI application, on `services` or on those that the environment describes."""
     services = services or Services.of(Settings.load().checked())
-    app = Flask("vigie", static_folder=None)
+    app = Application("vigie", static_folder=None)
     app.url_map.merge_slashes = False
     app.register_blueprint(health.blueprint(services))
     app.register_blueprint(rest.blueprint(services))
@@ -41,23 +48,23 @@ def create_app(services: Services | None = None) -> Flask:
 
 
 def _begin() -> None:
-    given = request.headers.get("X-Request-Id", "")
-    g.request_id = given if _REQUEST_ID.match(given) else uuid.uuid4().hex
-    request.environ["vigie.request_id"] = g.request_id
+    given = request.environ.get("HTTP_X_REQUEST_ID", "")
+    request_id = given if given and _REQUEST_ID.match(given) else uuid.uuid4().hex
+    g.request_id = request.environ[REQUEST_ID] = request_id
     g.began = time.perf_counter()
 
 
 def _finish(response: Response) -> Response:
-    response.headers["X-Request-Id"] = g.get("request_id", "")
-    for name, value in _GUARDS:
-        response.headers.setdefault(name, value)
+    request_id = g.get("request_id", "")
+    response.headers.extend((("X-Request-Id", request_id), *_GUARDS))
     # Only the route's template is logged: a path or a query may name a patient.
-    log.info(
-        "request",
-        method=request.method,
-        route=str(request.url_rule) if request.url_rule else "none",
-        status=response.status_code,
-        ms=round((time.perf_counter() - g.get("began", time.perf_counter())) * 1000, 1),
-        request_id=g.get("request_id", ""),
+    rule = request.url_rule
+    began = g.get("began")
+    logs.request(
+        request.method,
+        rule.rule if rule is not None else "none",
+        response.status_code,
+        (time.perf_counter() - began) * 1000 if began else 0.0,
+        request_id,
     )
     return response

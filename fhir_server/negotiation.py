@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime, parsedate_to_datetime
+from functools import lru_cache
 
 from resources.outcomes import BadRequest, NotAcceptable, UnsupportedMediaType
 
@@ -35,13 +36,18 @@ def accepted_format(accept: str | None, format_parameter: str | None) -> str:
         if base in _JSON and _version_fits(parameters):
             return FHIR_JSON
         raise NotAcceptable("_format: this server answers in application/fhir+json")
-    if not accept or not accept.strip():
+    if not accept or not accept.strip() or _takes_json(accept):
         return FHIR_JSON
+    raise NotAcceptable("Accept: this server answers in application/fhir+json (fhirVersion 4.0)")
+
+
+@lru_cache(maxsize=256)
+def _takes_json(accept: str) -> bool:
     for item in accept.split(","):
         base, parameters = split_media_type(item)
         if (base in _JSON or base in _WILD) and _version_fits(parameters) and parameters.get("q") not in ("0", "0.0"):
-            return FHIR_JSON
-    raise NotAcceptable("Accept: this server answers in application/fhir+json (fhirVersion 4.0)")
+            return True
+    return False
 
 
 def is_fhir_json(content_type: str | None) -> bool:

@@ -23,8 +23,11 @@ Shown = Callable[[Version, Asked], bytes]
 """How a version is shown to the one who asks: its text, or with what is not his masked."""
 
 
-def read(uow: UnitOfWork, asked: Asked, shown: Shown) -> Answer:
-    """read and vread; 304 where the client has this version (R4 §3.1.0.2, §3.1.0.1.5)."""
+def read(uow: UnitOfWork, asked: Asked, shown: Shown, bytes_of: Callable[[Version], Answer] | None = None) -> Answer:
+    """read and vread; 304 where the client has this version (R4 §3.1.0.2, §3.1.0.1.5).
+
+    `bytes_of` renders a Binary as the content that it holds.
+    """
     route = asked.route
     if route.type is None or route.id is None:
         raise BadRequest("A read names a type and an id")
@@ -37,7 +40,9 @@ def read(uow: UnitOfWork, asked: Asked, shown: Shown) -> Answer:
         version.version, version.last_updated, headers.get("if-none-match"), headers.get("if-modified-since")
     ):
         return Answer(304, b"", version_headers(version))
-    subset = summary.wanted(asked.parameters)
+    if bytes_of is not None:
+        return bytes_of(version)
+    subset = summary.wanted(asked.parameters) if asked.parameters else None
     if subset is None:
         return Answer(200, shown(version, asked), version_headers(version))
     return Answer(200, summary.subset(shown(version, asked), subset), version_headers(version))

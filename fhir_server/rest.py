@@ -7,7 +7,7 @@ FHIR R4 http://hl7.org/fhir/R4/http.html
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from urllib.parse import parse_qsl
 
@@ -36,6 +36,11 @@ from store.unit_of_work import UnitOfWork
 
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 _PUBLIC = {Kind.CAPABILITIES, Kind.SMART}
+_WITH_BODY = {"POST", "PUT", "PATCH"}
+_BYTES = {Kind.READ, Kind.VREAD, Kind.CREATE, Kind.UPDATE}
+"""Interactions in which a Binary may also be the bytes that it holds."""
+_NO_PREFERENCE = negotiation.Preference()
+_RAW_LENGTH = 8000
 
 _INTERACTION = {
     Kind.READ: Interaction.READ,
@@ -83,36 +88,39 @@ class Edge:
         return respond(self.answer(rest))
 
     def answer(self, rest: str) -> Answer:
+        raw = _raw()
         try:
             route = resolve(request.method, [part for part in rest.split("/") if part])
         except FhirError as error:
-            self._record(error, Access(Interaction.OPERATION, query=_raw()), self.services.authority.guard(request))
+            self._record(error, Access(Interaction.OPERATION, query=raw), self.services.authority.guard(request))
             raise
         if route.kind in _PUBLIC:
             return self._public(route)
-        intent = Access(_INTERACTION[route.kind], route.type, route.id, route.version, query=_raw())
+        intent = Access(_INTERACTION[route.kind], route.type, route.id, route.version, query=raw)
         caller = self.services.authority.guard(request)
         try:
-            return self._dispatch(self._asked(route, caller), intent)
+            return self._dispatch(self._asked(route, caller, raw), intent)
         except FhirError as error:
             self._record(error, intent, caller)
             raise
 
     # — what a request is —
 
-    def _asked(self, route: Route, caller: Caller) -> Asked:
-        headers = {name.lower(): value for name, value in request.headers.items()}
-        parameters = _pairs(request.query_string)
+    def _asked(self, route: Route, caller: Caller, raw: str) -> Asked:
+        headers = _Headers(request.environ)
+        query = request.query_string
+        parameters = _pairs(query) if query else ()
         body = b""
-        if request.method in ("POST", "PUT", "PATCH"):
+        if request.method in _WITH_BODY:
             body = read_body(self.services.settings.max_body_bytes)
             if route.kind in (Kind.SEARCH_TYPE, Kind.SEARCH_SYSTEM):
                 if (request.mimetype or "") != "application/x-www-form-urlencoded":
                     raise UnsupportedMediaType("_search by POST takes application/x-www-form-urlencoded")
                 parameters += _pairs(body)
-        named = dict(parameters)
-        if not (route.type == "Binary" and route.kind in (Kind.READ, Kind.VREAD, Kind.CREATE, Kind.UPDATE)):
-            negotiation.accepted_format(headers.get("accept"), named.get("_format"))
+                raw = f"{raw}\n{body.decode('utf-8', 'replace')}"[:_RAW_LENGTH]
+        if route.type != "Binary" or route.kind not in _BYTES:
+            negotiation.accepted_format(headers.get("accept"), dict(parameters).get("_format"))
+        prefer = headers.get("prefer")
         return Asked(
             route=route,
             caller=caller,
@@ -121,9 +129,9 @@ class Edge:
             parameters=parameters,
             headers=headers,
             body=body,
-            preference=negotiation.preference(headers.get("prefer")),
-            raw=_raw(body),
-            prefers="return=" in headers.get("prefer", "").replace(" ", ""),
+            preference=negotiation.preference(prefer) if prefer else _NO_PREFERENCE,
+            raw=raw,
+            prefers=prefer is not None and "return=" in prefer.replace(" ", ""),
         )
 
     def _dispatch(self, asked: Asked, intent: Access) -> Answer:
@@ -168,22 +176,18 @@ class Edge:
     def _read(self, asked: Asked, intent: Access) -> Answer:
         if asked.route.type == "AuditEvent":
             self.services.ledger.catch_up()
-        with self.store.work(asked.caller, write=False, intent=replace(intent, query=asked.raw)) as uow:
+        with self.store.work(
+            asked.caller, write=False, intent=intent if not asked.body else replace(intent, query=asked.raw)
+        ) as uow:
             return self._reader(uow, asked)
 
     def _reader(self, uow: UnitOfWork, asked: Asked) -> Answer:
         match asked.route.kind:
             case Kind.READ | Kind.VREAD:
-                named = dict(asked.parameters)
                 if asked.route.type == "Binary" and binary.wants_bytes(
-                    asked.headers.get("accept"), named.get("_format")
+                    asked.headers.get("accept"), dict(asked.parameters).get("_format")
                 ):
-                    whole = reads.read(uow, replace(asked, parameters=()), self._shown)
-                    return (
-                        whole
-                        if whole.status != 200
-                        else binary.as_bytes(uow.resources.read("Binary", asked.route.id or ""))
-                    )
+                    return reads.read(uow, asked, self._shown, bytes_of=binary.as_bytes)
                 return reads.read(uow, asked, self._shown)
             case Kind.SEARCH_TYPE | Kind.SEARCH_SYSTEM:
                 return reads.search_type(uow, asked, self._shown, self.services.new_id)
@@ -394,13 +398,30 @@ def read_body(limit: int) -> bytes:
 
 
 def respond(answer: Answer) -> Response:
-    response = Response(answer.body, answer.status, content_type=answer.content_type)
-    for name, value in answer.headers:
-        response.headers[name] = value
+    headers = [*answer.headers, ("Cache-Control", "private" if answer.status == 304 else "no-store")]
+    response = Response(answer.body, answer.status, headers, content_type=answer.content_type)
     if not answer.body and answer.status in (204, 304):
         del response.headers["Content-Type"]
-    response.headers["Cache-Control"] = "no-store" if answer.status != 304 else "private"
     return response
+
+
+class _Headers(Mapping[str, str]):
+    """The request's headers by lower-case name, looked up where they are (PEP 3333), not copied."""
+
+    __slots__ = ("_environ",)
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+
+    def __getitem__(self, name: str) -> str:
+        key = name.upper().replace("-", "_")
+        return self._environ[key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else "HTTP_" + key]
+
+    def __iter__(self) -> Iterator[str]:
+        return (key[5:].lower().replace("_", "-") for key in self._environ if key.startswith("HTTP_"))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 def _pairs(text: bytes) -> tuple[tuple[str, str], ...]:
@@ -410,9 +431,8 @@ def _pairs(text: bytes) -> tuple[tuple[str, str], ...]:
         raise Malformed("The parameters are not percent-encoded UTF-8") from None
 
 
-def _raw(form: bytes = b"") -> str:
+def _raw() -> str:
+    """The request line as received, for the audit record."""
     query = request.query_string.decode("ascii", "replace")
-    text = f"{request.method} {request.path}{'?' + query if query else ''}"
-    if form and request.path.endswith("/_search"):
-        text += "\n" + form.decode("utf-8", "replace")
-    return text[:8000]
+    text = f"{request.method} {request.path}?{query}" if query else f"{request.method} {request.path}"
+    return text[:_RAW_LENGTH]
