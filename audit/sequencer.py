@@ -44,6 +44,9 @@ CHECKPOINT_INTERVAL_S = 1.0
 """Of the checkpoints that are kept: one in between goes when the next is signed."""
 PUBLISHED_TAIL_BYTES = 65_536
 """How much of the published file is looked at on start."""
+_RESTS = ((20.0, 3.0), (60.0, 1.0), (float("inf"), 0.0))
+"""(age of the oldest record below which it holds, rest after a batch as a multiple of the batch's own time)."""
+_REST_MAX_S = 0.5
 _LAST_UPDATED = "0000-00-00T00:00:00.000Z"
 """Stands in for meta.lastUpdated until the transaction has its time."""
 
@@ -83,6 +86,8 @@ class Sequencer:
         self._unpublished: str | None = None
         self._published_at = 0.0
         self._published_read = False
+        self._lag_s = 0.0
+        """Age of the oldest record that the last step found."""
 
     def step(self) -> bool:
         """Sequence the next batch; True when more is waiting. Raises InconsistentLog.
@@ -93,8 +98,10 @@ class Sequencer:
         with self._database.read() as connection:
             batch = records.pending(connection, self._batch, self.epoch(connection))
         if not batch:
+            self._lag_s = 0.0
             self._publish(force=True)
             return False
+        self._lag_s = self._now().timestamp() - batch[0].recorded / 1_000_000
         prepared = [self._prepared(row) for row in batch]
         try:
             note = self._sequence(batch, prepared)
@@ -109,7 +116,20 @@ class Sequencer:
         return len(batch) == self._batch
 
     def loop(self) -> Loop:
-        return Loop("audit-sequencer", self.step, 0.05)
+        return Loop("audit-sequencer", self.paced_step, 0.05)
+
+    def paced_step(self) -> bool:
+        """`step` for the background: under load it rests after each batch, so that requests have the database first.
+
+        What is acknowledged is durable in the inbox already; only its place in the log waits. The rest shrinks with the
+        age of the oldest record, so the log cannot fall behind for ever.
+        """
+        began = time.monotonic()
+        more = self.step()
+        if more:
+            rest = next(share for age_s, share in _RESTS if self._lag_s < age_s)
+            time.sleep(min(rest * (time.monotonic() - began), _REST_MAX_S))
+        return more
 
     def epoch(self, connection: Connection) -> int:
         """What the store adds to PostgreSQL's transaction ids."""
