@@ -16,6 +16,7 @@ import structlog
 log = structlog.get_logger("vigie.processes")
 
 _PR_SET_PDEATHSIG = 1
+_STANDARD_ERROR = 2
 _GRACE_S = 15.0
 _CALM_S = 30.0
 """A child that lived this long is restarted at once; one that keeps crashing waits longer and longer."""
@@ -48,6 +49,7 @@ class Child:
             self.command,
             env={**os.environ, **self.environment},
             stdin=subprocess.DEVNULL,
+            stdout=_STANDARD_ERROR,  # on standard output there is the supervisor's `ready`, and nothing else
             start_new_session=False,
         )
         self.started = now

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import socket
 import time
 import urllib.error
 import urllib.request
@@ -31,6 +33,10 @@ def serve(settings: Settings) -> int:
         click.echo("another vigie serves this data folder", err=True)
         return 1
     with lock:
+        taken = _taken(settings)
+        if taken:
+            click.echo(f"port {taken} is in use on {settings.host}: choose another", err=True)
+            return 1
         upkeep.upgrade(settings)
         if settings.demo:
             from fhir_server.demo import seed
@@ -92,6 +98,20 @@ def _is_ready(settings: Settings) -> bool:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError, ValueError):
         return False
+
+
+def _taken(settings: Settings) -> int | None:
+    """The port that another program holds: its answers must never be taken for ours."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    for port in filter(None, (settings.port, settings.dimse_port)):
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((settings.host, port))
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    return port
+    return None
 
 
 def _only_one(path: Path) -> IO[str] | None:

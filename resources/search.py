@@ -159,6 +159,9 @@ def _one_of(*allowed: str) -> Callable[[_Draft, str, str], None]:
 def _elements(draft: _Draft, name: str, value: str) -> None:
     """`_elements=status,code` or `Patient.name`: base elements (§3.1.1.5.7)."""
     for part in value.split(","):
+        if part == "resourceType":  # no element, but in JSON a member that is never left out; fhirpy names it
+            draft.elements.append("id")
+            continue
         owner, dot, element = part.rpartition(".")
         if dot and not (registry.is_type(owner) and owner == (draft.type or owner)):
             raise refuse(name, "may only name elements at the root of the resource")

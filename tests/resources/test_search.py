@@ -429,6 +429,8 @@ def test_includes_name_a_source_a_parameter_and_a_target() -> None:
 def test_elements_are_named_at_the_root() -> None:
     """§3.1.1.5.7"""
     assert asked("Observation", "_elements=status,value,Observation.code").elements == ("status", "value", "code")
+    # fhirpy asks for resourceType too: no element, and always there
+    assert asked("Observation", "_elements=resourceType,status").elements == ("id", "status")
 
 
 def test_a_search_of_the_system_has_the_common_parameters() -> None:

@@ -1,0 +1,144 @@
+"""`./vigie serve --demo` and `./vigie demo`, run as the README says; and what a crash of any process does to them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import time
+
+import httpx2
+import pytest
+
+from tests.clients.site import Site, alive, until
+
+ROLES = {
+    "hospital-a",
+    "hospital-b",
+    "platform",
+    "radiologist",
+    "regulator",
+    "ai-vendor",
+    "auditor",
+    "viewer",
+    "planner",
+    "admin",
+}
+
+
+def is_ready(site: Site) -> bool:
+    try:
+        return httpx2.get(f"{site.base}/readyz", timeout=5, trust_env=False).status_code == 200
+    except httpx2.HTTPError:
+        return False
+
+
+def accepts_dicom(site: Site) -> bool:
+    from pynetdicom import AE
+
+    entity = AE("HOPITAL_A")
+    entity.add_requested_context("1.2.840.10008.1.1")
+    association = entity.associate("127.0.0.1", site.dimse_port, ae_title="VIGIE")
+    if not association.is_established:
+        return False
+    association.release()
+    return True
+
+
+def test_one_line_on_standard_output_says_where_it_is_ready(site: Site) -> None:
+    """DESIGN §11: prints `ready http://HOST:PORT`; whoever waits for that line reads nothing else there."""
+    assert site.out.read_text() == f"ready {site.base}\n"
+
+
+def test_the_clients_are_as_the_design_says(site: Site) -> None:
+    """DESIGN §11: a list of {client_id, organization, scope, private_key (JWK), role}, one per role at least."""
+    path = site.data / "demo" / "clients.json"
+    listed = json.loads(path.read_text(encoding="utf-8"))
+
+    assert {one["role"] for one in listed} == ROLES
+    assert all(set(one) == {"client_id", "organization", "scope", "private_key", "role"} for one in listed)
+    assert all("d" in one["private_key"] for one in listed)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_the_demonstration_plays_twice_in_a_row(site: Site) -> None:
+    """Issue 2 §10: exits 0; what a first play left does not disturb a second."""
+    for _ in range(2):
+        played = site.demo()
+        assert played.returncode == 0, played.stdout + played.stderr
+        assert "all as they must be" in played.stdout
+
+
+def test_a_second_server_on_the_same_data_is_refused(site: Site) -> None:
+    """DESIGN §4: one supervisor owns a data folder."""
+    refused = site.cli("serve", "--port", "0", "--dimse-port", "0")
+
+    assert refused.returncode == 1
+    assert "another vigie serves this data folder" in refused.stderr
+    assert refused.stdout == ""
+
+
+def test_the_port_of_another_program_is_told_and_not_waited_for(own_site: Site) -> None:
+    """DESIGN §11, operator: it tells what is wrong."""
+    import socket
+
+    with socket.create_server(("127.0.0.1", own_site.port)):
+        refused = own_site.cli("serve", "--port", str(own_site.port), "--dimse-port", "0")
+
+    assert refused.returncode == 1
+    assert f"port {own_site.port} is in use" in refused.stderr
+
+
+@pytest.mark.parametrize("process", ["web", "web worker", "worker", "dimse"])
+def test_a_killed_process_is_back_and_the_demonstration_plays(site: Site, process: str) -> None:
+    """Issue 2 §11: restart of a crashed child; with it everything that an emergency needs is back."""
+    victim = site.web_workers()[0] if process == "web worker" else site.child(process)
+    os.kill(victim, signal.SIGKILL)
+
+    if process == "web worker":
+        until(lambda: len(site.web_workers()) == 2 and victim not in site.web_workers(), "the web worker is replaced")
+    else:
+        until(lambda: _pid(site, process) not in (None, victim), f"{process} is started again")
+    until(lambda: is_ready(site), "it is ready again")
+    until(lambda: accepts_dicom(site), "it takes associations again")
+    played = site.demo()
+    assert played.returncode == 0, played.stdout + played.stderr
+
+
+def _pid(site: Site, module: str) -> int | None:
+    try:
+        return site.child(module)
+    except KeyError:
+        return None
+
+
+def test_sigterm_ends_everything_and_the_same_data_serves_again(own_site: Site) -> None:
+    """Issue 2 §11: clean shutdown, exit status 0, no process left; `--demo` again on the same data works."""
+    own_site.start()
+    first = (own_site.data / "demo" / "clients.json").read_bytes()
+    family = own_site.family()
+    assert len(family) >= 6  # the supervisor, web and its two workers, worker, dimse
+    with own_site.http("hospital-a") as http:
+        made = http.post("/Patient", json={"resourceType": "Patient", "name": [{"family": "MARTIN"}]}).json()
+
+    began = time.monotonic()
+    assert own_site.stop() == 0
+    assert time.monotonic() - began < 15
+    assert not [pid for pid in family if alive(pid)]
+    assert "Traceback" not in own_site.log.read_text()
+
+    own_site.start()
+    assert (own_site.data / "demo" / "clients.json").read_bytes() == first
+    with own_site.http("hospital-a") as http:
+        assert http.get(f"/Patient/{made['id']}").json() == made
+    played = own_site.demo()
+    assert played.returncode == 0, played.stdout + played.stderr
+
+    family = own_site.family()
+    assert own_site.process is not None
+    own_site.process.kill()
+    own_site.process.wait()
+    until(lambda: not [pid for pid in family if alive(pid)], "the children end with their killed supervisor", 15)
+    own_site.start()
+    assert own_site.cli("audit", "verify").returncode == 0
