@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone, tzinfo
 from enum import StrEnum
-from hashlib import blake2b
 from typing import Any
 
 from dicomweb import attributes
@@ -39,7 +38,7 @@ class Matching(StrEnum):
     MATCHED = "matched"
     UNMATCHED = "unmatched"
     MISMATCH = "mismatch"
-    """The order was found, but the demographics differ: kept apart until a person decides (S4x)."""
+    """The demographics differ from the order's: it is named, its patient is not, until a person decides (S4x)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +50,8 @@ class Join:
     """``ServiceRequest/id`` of the orders."""
     subject: Json | None = None
     """Their subject, where the study is joined."""
+    accession_system: str = ""
+    """Under which system the order has the accession number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +90,6 @@ FINAL = frozenset({"cancelled", "entered-in-error"})
 """A status given by a person, which more images do not take back."""
 
 
-def resource_id(owner: str, study_instance_uid: str) -> str:
-    """The logical id of a study's ImagingStudy: fixed by owner and UID, so that two publishers make one resource."""
-    return "study-" + blake2b(f"{owner}\0{study_instance_uid}".encode(), digest_size=16).hexdigest()
-
-
 def imaging_study(
     study: Study, series: Sequence[Series], join: Join, *, zone: tzinfo, endpoint: str | None = None
 ) -> Json:
@@ -101,7 +97,7 @@ def imaging_study(
     body: Json = {
         "resourceType": "ImagingStudy",
         "meta": {"tag": [_tag(join.matching)]},
-        "identifier": _identifiers(study),
+        "identifier": _identifiers(study, join),
         "status": "registered" if join.matching is Matching.MISMATCH else "available",
     }
     if endpoint:
@@ -112,7 +108,7 @@ def imaging_study(
     body["subject"] = join.subject if join.subject else _logical_subject(study)
     if started := date_time(study.attributes, "00080020", "00080030", zone):
         body["started"] = started
-    if join.matching is Matching.MATCHED:
+    if join.orders:
         body["basedOn"] = [{"reference": order} for order in join.orders]
     body["numberOfSeries"] = len(series)
     body["numberOfInstances"] = sum(len(one.instances) for one in series)
@@ -153,13 +149,13 @@ def _tag(matching: Matching) -> Json:
     return {"system": MATCHING, "code": matching.value, "display": _DISPLAY[matching]}
 
 
-def _identifiers(study: Study) -> list[Json]:
+def _identifiers(study: Study, join: Join) -> list[Json]:
     found: list[Json] = [{"system": STUDY_UID, "value": f"urn:oid:{study.study_instance_uid}"}]
     if study.accession_number:
         found.append(
             {
                 "type": {"coding": [{"system": V2_0203, "code": "ACSN"}]},
-                "system": f"{CANONICAL}/NamingSystem/accession-number/{study.owner}",
+                "system": join.accession_system or f"{CANONICAL}/NamingSystem/accession-number/{study.owner}",
                 "value": study.accession_number,
             }
         )
