@@ -98,7 +98,7 @@ class Services:
         subscriptions = Subscriptions(
             store,
             authority.caller_of,
-            SubscriptionSettings(settings.key("webhooks"), bases[0], _endpoint_policy(settings)),
+            SubscriptionSettings(settings.key("webhooks"), bases[0], endpoint_policy(settings)),
             clock=clock,
         )
         # Order matters: the workflow completes a write before its outbox row is made.
@@ -184,8 +184,11 @@ class Services:
             pass
 
 
-def _endpoint_policy(settings: Settings) -> EndpointPolicy:
+def endpoint_policy(settings: Settings) -> EndpointPolicy:
+    """Which subscription endpoints this deployment sends to."""
     return EndpointPolicy(
+        ports=frozenset(int(port) for port in settings.endpoint_ports),
+        hosts=frozenset(host.lower() for host in settings.endpoint_hosts) or None,
         private_networks=tuple(ipaddress.ip_network(network) for network in settings.endpoint_networks),
         insecure_hosts=frozenset(settings.endpoints_insecure),
         allow_insecure_loopback=settings.endpoints_on_loopback,

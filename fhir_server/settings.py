@@ -59,6 +59,10 @@ class Settings:
     """Time zone of the times printed on a report."""
     endpoint_networks: tuple[str, ...] = ()
     """Private ranges (CIDR, comma-separated) in which hospitals' subscription endpoints may be, e.g. behind a VPN."""
+    endpoint_hosts: tuple[str, ...] = ()
+    """Closed list of hosts that subscription endpoints may be on, comma-separated. Empty: any public host."""
+    endpoint_ports: tuple[str, ...] = ("443",)
+    """TCP ports that https subscription endpoints may have, comma-separated."""
     endpoints_insecure: tuple[str, ...] = ()
     """``host:port`` of endpoints that may be reached by plain http, comma-separated."""
     endpoints_on_loopback: bool = False
@@ -128,6 +132,10 @@ class Settings:
                 ipaddress.ip_network(network)
         except ValueError as error:
             raise SettingsError("endpoint_networks holds what is no CIDR range") from error
+        if not self.endpoint_ports or not all(
+            port.isascii() and port.isdigit() and 0 < int(port) < 65536 for port in self.endpoint_ports
+        ):
+            raise SettingsError("endpoint_ports holds what is no TCP port, or nothing")
         try:
             ZoneInfo(self.report_zone)
         except (KeyError, ValueError) as error:
@@ -203,6 +211,8 @@ class _SettingsSchema(Schema):
     tls_terminated = fields.Boolean()
     report_zone = fields.String()
     endpoint_networks = _Listed()
+    endpoint_hosts = _Listed()
+    endpoint_ports = _Listed()
     endpoints_insecure = _Listed()
     endpoints_on_loopback = fields.Boolean()
     max_body_bytes = fields.Integer(validate=validate.Range(min=1024))

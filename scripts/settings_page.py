@@ -27,7 +27,7 @@ def rows() -> list[str]:
     }
     shown = []
     for field in dataclasses.fields(settings.Settings):
-        default = field.default if not isinstance(field.default, tuple) else ""
+        default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
         value = "" if default in ("", False) else f"`{int(default) if isinstance(default, bool) else default}`"
         shown.append(f"| `VIGIE_{field.name.upper()}` | {value} | {told[field.name].replace('``', '`')} |")
     return shown

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from fhir_server.services import endpoint_policy
 from fhir_server.settings import Settings, SettingsError
 from scripts import settings_page
+from subscriptions.endpoints import RefusedEndpoint
 
 
 def test_plain_http_beyond_loopback_is_refused_unless_tls_ends_before_it() -> None:
@@ -53,3 +55,22 @@ def test_a_key_is_made_once_and_readable_by_its_owner_alone(tmp_path: Path) -> N
 
 def test_every_setting_is_on_the_page() -> None:
     assert settings_page.PAGE.read_text(encoding="utf-8").rstrip().endswith("\n".join(settings_page.rows()))
+
+
+@pytest.mark.parametrize("ports", ["https", "0", "65536", "443,x", "443 8443", ","])
+def test_endpoint_ports_are_tcp_ports(ports: str) -> None:
+    """VIGIE_ENDPOINT_PORTS: a typing error is told at the start, not by the first subscription."""
+    with pytest.raises(SettingsError, match="endpoint_ports"):
+        Settings.load(environ={"VIGIE_ENDPOINT_PORTS": ports}).checked()
+
+
+def test_endpoints_are_on_the_hosts_and_ports_that_the_deployment_lists(tmp_path: Path) -> None:
+    """VIGIE_ENDPOINT_HOSTS, VIGIE_ENDPOINT_PORTS: a closed list of partners is the SSRF guard of last resort."""
+    environ = {"VIGIE_ENDPOINT_HOSTS": "EAI.ch-a.example", "VIGIE_ENDPOINT_PORTS": "443,8443"}
+    policy = endpoint_policy(Settings.load({"data": tmp_path}, environ=environ))
+    assert policy.check("https://eai.ch-a.example:8443/x").port == 8443
+    for refused in ("https://eai.ch-a.example:9443/x", "https://eai.ch-b.example/x"):
+        with pytest.raises(RefusedEndpoint):
+            policy.check(refused)
+    default = endpoint_policy(Settings.load({"data": tmp_path}, environ={}))
+    assert default.check("https://eai.ch-b.example/x").port == 443
