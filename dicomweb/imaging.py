@@ -100,7 +100,8 @@ class Imaging:
         self.ingest.finish(batch)
 
     def close(self) -> None:
-        """End the pixel workers."""
+        """Let what is on its way to the disk arrive, and end the pixel workers."""
+        self.ingest.close()
         self._workers.close()
 
 

@@ -65,6 +65,10 @@ class Ingest:
             group = self._groups.setdefault(batch.caller, _Group())
         return group.commit(self, prepared, batch)
 
+    def close(self) -> None:
+        """Let what is on its way to the disk arrive."""
+        self.writers.shutdown()
+
     def authorise(self, caller: Caller) -> None:
         """Refuse, with a record, who may not store: before the body is read."""
         with self.store.work(caller, write=False, intent=Access(Interaction.DICOM_STORE, "ImagingStudy")):

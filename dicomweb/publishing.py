@@ -135,11 +135,12 @@ class Publisher:
         if not found:
             return Join(Matching.UNMATCHED)
         references = tuple(order.reference for order in found)
+        system = _system_of(found[0], row.accession_number)
         subjects = {str(order.json().get("subject", {}).get("reference", "")) for order in found}
         patients = {row.patient_id for row in _patient_ids(resources.uow, row.pk)} - {""}
         if len(subjects) > 1 or len(patients) > 1 or not self._is_patient(resources, subjects, row):
-            return Join(Matching.MISMATCH, references)
-        return Join(Matching.MATCHED, references, {"reference": next(iter(subjects))})
+            return Join(Matching.MISMATCH, references, None, system)
+        return Join(Matching.MATCHED, references, {"reference": next(iter(subjects))}, system)
 
     def _is_patient(self, resources: Repository, subjects: Iterable[str], row: Row) -> bool:
         """PatientID is one of the patient's identifiers and the birth dates agree, where both are known."""
@@ -165,6 +166,14 @@ def accession_numbers(order: Version) -> list[str]:
     return [
         str(identifier["value"]).strip() for identifier in order.json().get("identifier", []) if identifier.get("value")
     ]
+
+
+def _system_of(order: Version, accession_number: str) -> str:
+    """The system under which the order has this number."""
+    for identifier in order.json().get("identifier", []):
+        if str(identifier.get("value", "")).strip() == accession_number:
+            return str(identifier.get("system", ""))
+    return ""
 
 
 def token(value: str) -> str:

@@ -35,6 +35,8 @@ Guard = Callable[[Request], Caller]
 _OWNER = re.compile(r"[A-Za-z0-9\-.]{1,64}")
 _BULK = re.compile(r"[0-9A-F]{8}(?:/\d{1,6}/[0-9A-F]{8}){0,32}")
 GZIP_FROM_BYTES = 1024
+JOINED_ROWS = 500
+"""Metadata of more instances than these is streamed."""
 
 
 def blueprint(
@@ -203,7 +205,8 @@ class _Views:
         elif form == DICOM_XML:
             response = _xml_parts([orjson.loads(wado.header(row, base)) for row in rows])
         else:
-            response = _json(b"".join(wado.metadata(rows, base)))
+            text = wado.metadata(rows, base)
+            response = _json(b"".join(text)) if len(rows) <= JOINED_ROWS else _json_stream(text)
         response.set_etag(tag, weak=True)
         return _headed(response, "private, no-cache")
 
@@ -337,6 +340,23 @@ def _json(body: bytes) -> Response:
         response.set_data(packer.compress(body) + packer.flush())
         response.headers["Content-Encoding"] = "gzip"
     return response
+
+
+def _json_stream(pieces: Iterator[bytes]) -> Response:
+    """A long answer in constant memory."""
+    packed = "gzip" in request.headers.get("Accept-Encoding", "")
+    response = Response(_gzipped(pieces) if packed else pieces, content_type=DICOM_JSON)
+    if packed:
+        response.headers["Content-Encoding"] = "gzip"
+    return response
+
+
+def _gzipped(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    packer = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS | 16)
+    for piece in pieces:
+        if packed := packer.compress(piece):
+            yield packed
+    yield packer.flush()
 
 
 def _xml_parts(objects: Sequence[Json]) -> Response:

@@ -68,9 +68,9 @@ def guard(request: Request) -> Caller:
     return caller(request.headers.get("X-Organization", "hospital-a"), token_ref="token-of-the-test")
 
 
-def app_of(imaging: Imaging) -> Flask:
+def app_of(imaging: Imaging, guarding: Callable[[Request], Caller] = guard) -> Flask:
     app = Flask("images")
-    app.register_blueprint(imaging.blueprint(guard))
+    app.register_blueprint(imaging.blueprint(guarding))
 
     @app.errorhandler(FhirError)
     def told(error: FhirError) -> Response:

@@ -17,7 +17,7 @@ from dicomweb_client.api import DICOMwebClient
 from pynetdicom import AE
 
 from dicomweb.phantom import Phantom
-from tests.dicomweb.conftest import Service
+from tests.dicomweb.conftest import PYDICOM_FILES, Service
 
 
 def connect(address: str, organization: str = "hospital-a") -> DICOMwebClient:
@@ -123,6 +123,32 @@ def test_storescu_stores_a_series_as_one_version(
     assert again.returncode == 0
     response = service.client().get(f"/dicom-web/studies/{small.study_uid}/instances")
     assert len(response.get_json(force=True)) == 4
+
+
+@pytest.mark.parametrize(
+    "name", ["MR_small_jp2klossless.dcm", "MR_small_jpeg_ls_lossless.dcm", "MR_small_RLE.dcm", "image_dfl.dcm",
+             "MR_small_bigendian.dcm", "MR_small_implicit.dcm", "examples_ybr_color.dcm"],
+)
+def test_a_data_set_is_stored_as_it_came_in_whatever_transfer_syntax(service: Service, scp: int, name: str) -> None:
+    """PS3.4 §B: never decoded on the way in; the encoded data set is what is stored."""
+    if service.store.database.dialect != "sqlite":
+        pytest.skip("what is asked here does not depend on the database")
+    file = PYDICOM_FILES / name
+    dataset = pydicom.dcmread(file)
+    ae = AE("MODALITY")
+    ae.add_requested_context(dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID)
+    association = ae.associate("127.0.0.1", scp, ae_title="VIGIE")
+    assert association.send_c_store(dataset).Status == 0x0000
+    association.release()
+    (study,) = published(service, 1)
+    uid = study["identifier"][0]["value"].removeprefix("urn:oid:")
+    stored = service.client().get(
+        f"/dicom-web/studies/{uid}/series/{dataset.SeriesInstanceUID}/instances/{dataset.SOPInstanceUID}",
+        headers={"Accept": "application/dicom; transfer-syntax=*"},
+    )
+    received = pydicom.dcmread(io.BytesIO(stored.data))
+    assert received.file_meta.TransferSyntaxUID == dataset.file_meta.TransferSyntaxUID
+    assert received.PixelData == dataset.PixelData
 
 
 def test_another_object_under_the_same_uid_is_refused_and_reported(

@@ -53,6 +53,7 @@ def test_a_study_is_joined_to_its_order_by_accession_number(service: Service, fi
     assert study["basedOn"] == [{"reference": what}]
     assert study["subject"] == {"reference": who}
     assert (tag(study), study["status"]) == ("matched", "available")
+    assert study["identifier"][1]["system"] == "urn:oid:1.2.3"  # the order's, so that one search finds both
     assert service.trail.appended[-1].patients == (who,)
 
 
@@ -100,12 +101,12 @@ def test_a_study_of_another_patient_is_not_joined_silently(
 ) -> None:
     """S4x: the demographics differ; kept apart, registered and flagged, until the order or the patient is corrected."""
     who = service.create({**identified(), **wrong})
-    service.create(order(who))
+    what = service.create(order(who))
     stow(service.client(), files)
 
     study = only(service)
     assert (tag(study), study["status"]) == ("mismatch", "registered")
-    assert "basedOn" not in study
+    assert study["basedOn"] == [{"reference": what}]  # what the workflow holds the acquisition by
     assert "reference" not in study["subject"]
     service.update(who, identified())
     assert tag(only(service)) == "matched"

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from pydicom.encaps import generate_frames
 
-from dicomweb.phantom import Phantom
+from dicomweb.phantom import Phantom, series
 from tests.dicomweb.conftest import PYDICOM_FILES, SHARED, Service, stow
 
 ANY_FRAMES = "multipart/related; type=application/octet-stream; transfer-syntax=*"
@@ -167,6 +167,19 @@ def test_metadata_is_revalidated_and_changes_with_the_series(
     assert (changed.status_code, len(changed.get_json(force=True))) == (200, 4)
 
 
+def test_the_metadata_of_a_long_series_is_streamed(service: Service) -> None:
+    """Constant memory: more than 500 instances are not joined first."""
+    if service.store.database.dialect != "sqlite":
+        pytest.skip("what is asked here does not depend on the database")
+    phantom = Phantom(slices=520, side=8)
+    stow(service.client(), series(phantom))
+    address = f"/dicom-web/studies/{phantom.study_uid}/metadata"
+    for headers in ({}, {"Accept-Encoding": "gzip"}):
+        answer = get(service, address, None, **headers)
+        body = gzip.decompress(answer.data) if headers else answer.data
+        assert [one["00200013"]["Value"][0] for one in json.loads(body)] == list(range(1, 521))
+
+
 def test_every_bulk_data_uri_resolves(service: Service) -> None:
     """PS3.18 §F.2.6: never dropped, nested ones too."""
     for name in ("waveform_ecg.dcm", "examples_palette.dcm", "examples_overlay.dcm", "CT_small.dcm", "rtdose.dcm"):
@@ -230,9 +243,9 @@ def test_a_frame_is_rendered_in_the_window_asked(service: Service, files: list[b
 def test_thumbnails_exist_at_every_level_and_for_what_has_no_pixels(service: Service, files: list[bytes]) -> None:
     """Sup 203; Weasis falls back to the instances when a thumbnail is missing."""
     instance = keep(service, files[0])
-    series = instance.partition("/instances")[0]
-    study = series.partition("/series")[0]
-    for address in (instance, series, study):
+    of_series = instance.partition("/instances")[0]
+    study = of_series.partition("/series")[0]
+    for address in (instance, of_series, study):
         assert get(service, address + "/thumbnail?viewport=256%2C256", "image/jpeg").status_code == 200
     report = keep(service, (PYDICOM_FILES / "test-SR.dcm").read_bytes())
     assert get(service, report + "/thumbnail", "*/*").data.startswith(b"\x89PNG")
