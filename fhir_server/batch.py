@@ -274,7 +274,8 @@ def _identities(uow: UnitOfWork, planned: list[Planned], new_id: Callable[[], st
             agreed[key] = one
             found = interactions.matches(uow, one.route.type or "", wanted, parse)
             if found and one.if_none_exist is not None:
-                one.existing, one.done = found[0], Done(200, found[0])
+                one.existing = uow.resources.read(found[0].type, found[0].id)
+                one.done = Done(200, one.existing)
             one.target = found[0].id if found else None
     mapping: dict[str, str] = {}
     for one in planned:
@@ -348,7 +349,9 @@ def _carry_out(uow: UnitOfWork, asked: Asked, one: Planned, reader: Reader) -> N
         case Kind.CONDITIONAL_DELETE:
             one.done = interactions.conditional_delete(uow, type_name, one.parameters, parse=asked.parse)
         case _:
-            one.answer = reader(uow, replace(asked, route=route, parameters=one.parameters, headers=one.headers))
+            # In a Bundle a Binary is a resource: its bytes would become the JSON around them.
+            headers = {**one.headers, "accept": negotiation.FHIR_JSON}
+            one.answer = reader(uow, replace(asked, route=route, parameters=one.parameters, headers=headers))
 
 
 class _Entry:

@@ -44,8 +44,8 @@ def create(
     """Create, or conditional create (R4 §3.1.0.8.1): 201 made, 200 it was there, 412 several are there."""
     if if_none_exist is not None:
         found = matches(uow, type_name, if_none_exist, parse)
-        if found:
-            return Done(200, found[0])
+        if found:  # read, so that the disclosure is on record
+            return Done(200, uow.resources.read(type_name, found[0].id))
     return Done(201, uow.resources.create(type_name, resource))
 
 

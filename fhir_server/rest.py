@@ -7,8 +7,9 @@ FHIR R4 http://hl7.org/fhir/R4/http.html
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
 from flask import Blueprint, Response, request
@@ -33,6 +34,9 @@ from resources.outcomes import (
 )
 from store.access import Access, Caller, Interaction, Version
 from store.unit_of_work import UnitOfWork
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 _PUBLIC = {Kind.CAPABILITIES, Kind.SMART}
@@ -358,7 +362,7 @@ class Edge:
             asked,
             route=route,
             parameters=one.parameters,
-            headers={**headers, "content-type": "application/fhir+json"},
+            headers={**headers, "content-type": negotiation.FHIR_JSON, "accept": negotiation.FHIR_JSON},
             body=jsontext.dump(one.resource) if one.resource is not None else b"",
             preference=prefers,
             raw=f"{request.method} entry",
@@ -399,10 +403,19 @@ def read_body(limit: int) -> bytes:
 
 def respond(answer: Answer) -> Response:
     headers = [*answer.headers, ("Cache-Control", "private" if answer.status == 304 else "no-store")]
-    response = Response(answer.body, answer.status, headers, content_type=answer.content_type)
+    response = WholeResponse(answer.body, answer.status, headers, content_type=answer.content_type)
     if not answer.body and answer.status in (204, 304):
         del response.headers["Content-Type"]
     return response
+
+
+class WholeResponse(Response):
+    """A response whose body is all there: handed to the server in one piece, not iterated over."""
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        body, status, headers = self.get_wsgi_response(environ)
+        start_response(status, headers)
+        return [b"".join(body)]
 
 
 class _Headers(Mapping[str, str]):

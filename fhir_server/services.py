@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from store.access import Access, Caller, Version
 from store.engine import Database, open_engine, ping
 from store.loops import Loop
 from store.objects import ObjectStore
+from store.sweep import sweeper
 from store.unit_of_work import Store
 from subscriptions.endpoints import EndpointPolicy
 from subscriptions.service import Subscriptions, SubscriptionSettings
@@ -31,6 +33,10 @@ from workflow.service import Workflow
 
 CHECKPOINTS = "checkpoints.txt"
 """File of the data folder that the signed checkpoints are published to, beside the database."""
+
+
+_ABANDONED_S = 3600.0
+"""A temporary file of the object store that is older than this has no writer any more."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,7 @@ class Services:
             authority.caller_of,
             SubscriptionSettings(settings.key("webhooks"), bases[0], endpoint_policy(settings)),
             clock=clock,
+            on_delivered=workflow.delivered,
         )
         # Order matters: the workflow completes a write before its outbox row is made.
         store.observers += [*authority.observers, *workflow.observers, imaging.observer, subscriptions.observer]
@@ -116,6 +123,8 @@ class Services:
             *self.imaging.loops,
             *self.subscriptions.loops,
             *self.workflow.loops(self.store),
+            sweeper(self.store),
+            Loop("objects", self._clean_objects, 600.0),
         ]
 
     def base(self) -> str:
@@ -171,6 +180,11 @@ class Services:
         self.imaging.close()
         self.ledger.close()
         self.database.dispose()
+
+    def _clean_objects(self) -> bool:
+        """Remove what writers that were killed left half written."""
+        self.objects.clean(_ABANDONED_S, time.time())
+        return False
 
     def _database_answers(self) -> None:
         ping(self.database)

@@ -14,7 +14,8 @@ from sqlalchemy import make_url
 
 from fhir_server.services import CHECKPOINTS, Services
 from fhir_server.settings import Settings
-from store import migrations
+from store import migrations, snapshots
+from store.engine import open_engine
 
 _LOW_DISK_BYTES = 2 * 1024**3
 
@@ -94,6 +95,10 @@ def restore(settings: Settings, source: Path) -> int:
             shutil.copytree(source / name, folder, dirs_exist_ok=True)
     if (source / CHECKPOINTS).is_file():
         shutil.copy2(source / CHECKPOINTS, settings.data / CHECKPOINTS)
+    database = open_engine(settings.database_url)
+    with database.write() as connection:
+        snapshots.continue_numbers(connection)
+    database.dispose()
     upgrade(settings)
     return audit_verify(settings)
 

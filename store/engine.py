@@ -63,13 +63,18 @@ class Database:
             with state.writer.connect() as connection, connection.begin():
                 yield connection
             return
-        with state.gate.passage(), state.writer.connect() as connection, connection.begin():
+        with state.gate.passage(), state.transaction("BEGIN IMMEDIATE") as connection:
             yield connection
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A read transaction over one snapshot."""
-        with self._state.reader.connect() as connection, connection.begin():
+        state = self._state
+        if state.gate is None:
+            with state.reader.connect() as connection, connection.begin():
+                yield connection
+            return
+        with state.transaction("BEGIN") as connection:
             yield connection
 
     def wait_for_change(self, timeout_s: float) -> bool:
@@ -117,13 +122,12 @@ class _ProcessState:
         self.pid = os.getpid()
         self.gate: WriteGate | None = None
         self._watchers = threading.local()
+        self._kept = threading.local()
         self._watcher_list: list[_Watcher] = []
         if url.get_backend_name() == "sqlite":
             file = Path(str(url.database)).absolute()
             self.gate = WriteGate(file.parent, file.name)
-            self.engine = _sqlite_engine(url)
-            self.reader = self.engine.execution_options(vigie_begin="BEGIN")
-            self.writer = self.engine.execution_options(vigie_begin="BEGIN IMMEDIATE")
+            self.engine = self.reader = self.writer = _sqlite_engine(url)
         else:
             self.engine = create_engine(
                 url,
@@ -135,6 +139,13 @@ class _ProcessState:
             )
             self.writer = self.engine.execution_options(isolation_level="READ COMMITTED")
             self.reader = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+
+    def transaction(self, begin: str) -> _SqliteTransaction:
+        """SQLite: a transaction on a connection that this thread keeps."""
+        free: list[Connection] | None = getattr(self._kept, "free", None)
+        if free is None:
+            free = self._kept.free = []
+        return _SqliteTransaction(self.engine, free, begin)
 
     def watcher(self) -> _Watcher:
         watcher: _Watcher | None = getattr(self._watchers, "watcher", None)
@@ -156,6 +167,47 @@ class _ProcessState:
         self.engine.dispose(close=False)
         if self.gate is not None:
             self.gate.close()
+
+
+class _SqliteTransaction:
+    """`with` one transaction, said to the driver itself; the connection stays with its thread.
+
+    A checkout from a pool, its events and SQLAlchemy's own transaction object cost more than the select of a read.
+    """
+
+    __slots__ = ("_begin", "_connection", "_driver", "_engine", "_free")
+
+    def __init__(self, engine: Engine, free: list[Connection], begin: str) -> None:
+        self._engine = engine
+        self._free = free
+        self._begin = begin
+
+    def __enter__(self) -> Connection:
+        # A second transaction inside the first one of the same thread (reads only) takes another connection.
+        self._connection = self._free.pop() if self._free else self._engine.connect()
+        driver: Any = self._connection.connection.driver_connection
+        self._driver = driver
+        try:
+            driver.execute(self._begin)
+        except BaseException:
+            self._discard()
+            raise
+        return self._connection
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        try:
+            self._driver.execute("COMMIT" if kind is None else "ROLLBACK")
+        except BaseException:
+            self._discard()
+            if kind is None:
+                raise
+            return
+        self._free.append(self._connection)
+
+    def _discard(self) -> None:
+        """A connection that may be in any state is not used again; closing it rolls back."""
+        self._connection.invalidate()
+        self._connection.close()
 
 
 class _Watcher:
@@ -223,6 +275,7 @@ def _sqlite_engine(url: URL) -> Engine:
         max_overflow=-1,
         pool_use_lifo=True,
         pool_reset_on_return=None,
+        isolation_level="AUTOCOMMIT",  # transactions are begun and ended by `_SqliteTransaction` alone
         connect_args={
             "timeout": BUSY_TIMEOUT_MS / 1000,
             "check_same_thread": False,
@@ -244,11 +297,6 @@ def _sqlite_engine(url: URL) -> Engine:
         ):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        statement = connection.get_execution_options().get("vigie_begin", "BEGIN")
-        connection.connection.driver_connection.execute(statement)  # type: ignore[union-attr]
 
     return engine
 
