@@ -100,7 +100,13 @@ class Services:
             page_key=settings.key("pages"),
         )
         workflow = Workflow(platform=settings.platform, zone=settings.report_zone)
-        imaging = Imaging(store, objects, authority.permit, spool=spool)
+        imaging = Imaging(
+            store,
+            objects,
+            authority.permit,
+            spool=spool,
+            public_bases=tuple(f"{base}/dicom-web" for base in settings.bases),
+        )
         subscriptions = Subscriptions(
             store,
             authority.caller_of,

@@ -23,12 +23,15 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class ObjectStore:
-    """Objects in a folder, in two levels of 256 folders each."""
+    """Objects in 256 folders, made beforehand: a new folder on the way would cost its own fsyncs."""
 
     def __init__(self, folder: Path | str) -> None:
         self._folder = Path(folder)
         self._incoming = self._folder / "incoming"
         self._incoming.mkdir(parents=True, exist_ok=True)
+        for number in range(256):
+            (self._folder / f"{number:02x}").mkdir(exist_ok=True)
+        _sync_folder(self._folder)
 
     def put(self, source: bytes | bytearray | memoryview | BinaryIO) -> str:
         """Keep the bytes durably and return their digest (64 hexadecimal digits). A stream is read to its end."""
@@ -41,6 +44,8 @@ class ObjectStore:
                 _write_all(file.fileno(), memoryview(source))
                 os.fsync(file.fileno())
             self._place(temporary, digest)
+        else:  # its writer may not have come to this yet
+            _sync_folder(self.path(digest).parent)
         return digest
 
     def exists(self, digest: str) -> bool:
@@ -84,7 +89,7 @@ class ObjectStore:
         """Where the object is. Raises NotFound for what is no digest."""
         if not _DIGEST.fullmatch(digest):
             raise NotFound("No such object")
-        return self._folder / digest[:2] / digest[2:4] / digest
+        return self._folder / digest[:2] / digest
 
     def remove(self, digest: str) -> None:
         """Forget the object, if it is there. Only for what no version refers to."""
@@ -121,10 +126,6 @@ class ObjectStore:
 
     def _place(self, temporary: Path, digest: str) -> None:
         place = self.path(digest)
-        if not place.parent.is_dir():
-            place.parent.mkdir(parents=True, exist_ok=True)
-            _sync_folder(place.parent.parent)
-            _sync_folder(self._folder)
         temporary.replace(place)
         _sync_folder(place.parent)
 
