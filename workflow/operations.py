@@ -13,7 +13,7 @@ from datetime import datetime
 
 from resources.codes import DutyFunction
 from resources.lifecycle import SIGNED
-from resources.outcomes import BadRequest, ForbiddenTransition, Json
+from resources.outcomes import BadRequest, Forbidden, ForbiddenTransition, Json
 from resources.scheduling import instant
 from store.access import Version
 from store.unit_of_work import UnitOfWork
@@ -41,7 +41,12 @@ class Operations:
         return uow.resources.update("DiagnosticReport", report_id, report, if_match=if_match or current.version)
 
     def on_duty(self, uow: UnitOfWork, *, at: str | None = None, function: str | None = None) -> Json:
-        """Parameters: one `duty` for each person on duty at `at` (default now) for `function` (default any)."""
+        """Parameters: one `duty` for each person on duty at `at` (default now) for `function` (default any).
+
+        The rota is the platform's: it is not shown to hospitals (auth/audience.py), so nor is what follows from it.
+        """
+        if not uow.caller.is_system and uow.caller.organization != uow.store.platform:
+            raise Forbidden("The rota is the platform's")
         moment = _moment(at) or uow.now
         wanted = next((one for one in DutyFunction if one == function), None)
         if function and wanted is None:
