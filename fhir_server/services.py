@@ -6,6 +6,7 @@ import ipaddress
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -188,8 +189,13 @@ class Services:
         self.database.dispose()
 
     def _clean_objects(self) -> bool:
-        """Remove what writers that were killed left half written."""
-        self.objects.clean(_ABANDONED_S, time.time())
+        """Remove what writers that were killed left half written, of objects and of what was on its way."""
+        now_s = time.time()
+        self.objects.clean(_ABANDONED_S, now_s)
+        for left in (self.settings.data / "spool").iterdir():
+            with suppress(FileNotFoundError):  # its owner may be faster
+                if now_s - left.stat().st_mtime > _ABANDONED_S:
+                    left.unlink()
         return False
 
     def _database_answers(self) -> None:
