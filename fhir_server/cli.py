@@ -11,6 +11,7 @@ import click
 
 from fhir_server import clients
 from fhir_server.settings import Settings, SettingsError
+from resources.outcomes import FhirError
 
 HERE = Path(__file__).resolve().parent.parent
 
@@ -80,10 +81,10 @@ def client_add(
     name: str, organization: str, scope: str, role: str, practitioner: str | None, jwks: Path | None, **flags: Any
 ) -> None:
     """Register a client; print it as JSON, with its new private key where no JWKS was given."""
-    public = json.loads(jwks.read_text(encoding="utf-8")) if jwks else None
     try:
+        public = json.loads(jwks.read_text(encoding="utf-8")) if jwks else None
         made = clients.add(_settings(**flags), name, organization, scope, role, practitioner, public)
-    except ValueError as error:
+    except (ValueError, FhirError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(json.dumps(made, indent=2))
 

@@ -11,7 +11,8 @@ from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
 from resources import jsontext
-from resources.outcomes import FhirError, Issue, outcome
+from resources.outcomes import FhirError, Issue, Unavailable, outcome
+from store.faults import DRIVER_ERRORS, LostRace, is_away, is_race
 
 log = structlog.get_logger("vigie.http")
 
@@ -36,6 +37,8 @@ def register(app: Flask) -> None:
     app.register_error_handler(FhirError, of_fault)
     app.register_error_handler(HTTPException, _of_http)
     app.register_error_handler(Exception, _of_unknown)
+    for kind in DRIVER_ERRORS:
+        app.register_error_handler(kind, _of_database)
 
 
 def of_fault(error: FhirError) -> Response:
@@ -44,6 +47,8 @@ def of_fault(error: FhirError) -> Response:
     if error.status == 401:
         challenge = getattr(error, "challenge", None) or 'Bearer realm="vigie"'
         response.headers["WWW-Authenticate"] = challenge
+    if error.status == 405:
+        response.headers["Allow"] = ", ".join(getattr(error, "allowed", ()))
     if error.retry_after_s is not None:
         response.headers["Retry-After"] = str(error.retry_after_s)
     version = getattr(error, "version", None)
@@ -60,6 +65,15 @@ def _of_http(error: HTTPException) -> Response:
     if allowed:
         response.headers["Allow"] = ", ".join(sorted(allowed))
     return response
+
+
+def _of_database(error: Exception) -> Response:
+    """The database failed outside a unit of work: where the guard looked for a token, say."""
+    if is_race(error):
+        return of_fault(LostRace())
+    if is_away(error):
+        return of_fault(Unavailable("The database cannot serve the request at present", retry_after_s=5))
+    return _of_unknown(error)
 
 
 def _of_unknown(error: Exception) -> Response:

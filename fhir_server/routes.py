@@ -49,6 +49,9 @@ class Route:
     compartment: tuple[str, str] | None = None
 
 
+UNSUPPORTED = frozenset({Kind.PATCH, Kind.CONDITIONAL_PATCH})
+"""Interactions of R4 that this server does not carry out yet."""
+
 _NEEDS: Mapping[Kind, str] = {
     Kind.CREATE: "create",
     Kind.UPDATE: "update",
@@ -100,7 +103,7 @@ def resolve(method: str, segments: Sequence[str]) -> Route:
     route = _type_route(method, type_name, segments[1:])
     asked = _NEEDS.get(route.kind)
     if asked is not None and asked not in registry.TYPES[type_name].interactions:
-        raise NotAllowed(f"{type_name} knows no {asked} from outside")
+        raise NotAllowed.but({"GET"}, f"{type_name} knows no {asked} from outside")
     return route
 
 
@@ -130,9 +133,12 @@ def _type_route(method: str, type_name: str, rest: Sequence[str]) -> Route:
 
 
 def _kind(methods: Mapping[str, Kind], method: str) -> Kind:
-    if method not in methods:
-        raise NotAllowed(f"{_shown(method)} is not defined here; allowed: {', '.join(sorted(methods))}")
-    return methods[method]
+    defined = {name: kind for name, kind in methods.items() if kind not in UNSUPPORTED}
+    if method not in defined:
+        raise NotAllowed.but(
+            defined.keys(), f"{_shown(method)} is not defined here; allowed: {', '.join(sorted(defined))}"
+        )
+    return defined[method]
 
 
 def _operation(method: str) -> Kind:

@@ -135,8 +135,17 @@ class Gone(FhirError):
 
 
 class NotAllowed(FhirError):
+    """`allowed`: the methods that are defined here, for the Allow header (RFC 9110 §15.5.6)."""
+
     status = 405
     code = "not-supported"
+    allowed: tuple[str, ...] = ()
+
+    @classmethod
+    def but(cls, methods: Iterable[str], diagnostics: str) -> NotAllowed:
+        fault = cls(diagnostics)
+        fault.allowed = tuple(sorted({*methods, "HEAD"} if "GET" in methods else methods))
+        return fault
 
 
 class NotAcceptable(FhirError):
