@@ -27,6 +27,7 @@ from dicomweb.reader import Unreadable
 from dicomweb.status import Result, StoredOutcome
 from resources.outcomes import FhirError, Forbidden
 from store.access import Access, Caller, Interaction
+from store.faults import DRIVER_ERRORS
 from store.unit_of_work import Store
 
 log = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ class Scp:
         address = str(requestor.address or "")
         try:
             caller = self._caller(calling, address)
-        except FhirError:
+        except (FhirError, *DRIVER_ERRORS):
             log.exception("association refused: the database is not available")
             caller, reason = None, TEMPORARY_CONGESTION
         else:

@@ -59,11 +59,15 @@ def add(
 
 
 def keep(path: Path, content: Any) -> None:
-    """Write JSON that holds a private key: readable by its owner alone."""
+    """Write JSON that holds a private key: readable by its owner alone, and there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         json.dump(content, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
 
 
 def token(settings: Settings, client_id: str, scope: str = "", key_file: Path | None = None) -> str:

@@ -15,21 +15,31 @@ import structlog
 
 log = structlog.get_logger("vigie.processes")
 
+PARENT = "VIGIE_PARENT_PID"
+"""Environment variable: the process that starts this one, and that it must not outlive."""
+
 _PR_SET_PDEATHSIG = 1
 _STANDARD_ERROR = 2
 _GRACE_S = 15.0
-_CALM_S = 30.0
+_CALM_S = 10.0
 """A child that lived this long is restarted at once; one that keeps crashing waits longer and longer."""
 
 
 def die_with_parent(signal_number: int = signal.SIGKILL) -> None:
-    """Have the kernel end this process when its parent ends, however that happens (prctl(2), Linux only)."""
-    if sys.platform != "linux":
-        return
-    parent = os.getppid()
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal_number))
-    if os.getppid() != parent:
+    """Have the kernel end this process when its parent ends, however that happens (prctl(2), Linux only).
+
+    The parent may have ended before this is called, in the second that the imports take: `PARENT` says who it was.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal_number))
+    expected = os.environ.get(PARENT)
+    if expected and os.getppid() != int(expected):
         os.kill(os.getpid(), signal_number)
+
+
+def announce_parent() -> None:
+    """Tell the children that this process forks who their parent is."""
+    os.environ[PARENT] = str(os.getpid())
 
 
 @dataclass(slots=True)
@@ -47,7 +57,7 @@ class Child:
     def start(self, now: float) -> None:
         self.process = subprocess.Popen(  # noqa: S603 - our own interpreter with our own module
             self.command,
-            env={**os.environ, **self.environment},
+            env={**os.environ, **self.environment, PARENT: str(os.getpid())},
             stdin=subprocess.DEVNULL,
             stdout=_STANDARD_ERROR,  # on standard output there is the supervisor's `ready`, and nothing else
             start_new_session=False,

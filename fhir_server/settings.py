@@ -12,6 +12,7 @@ import ipaddress
 import os
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,21 +106,20 @@ class Settings:
         folder = self.data / "keys"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         path = folder / name
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            pass
-        else:
-            with os.fdopen(descriptor, "wb") as file:
+        if not path.exists():
+            # Written aside, then linked: a process that is killed here leaves no half key, and the first one wins.
+            draft = folder / f".{name}.{secrets.token_hex(8)}"
+            with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                 file.write(secrets.token_bytes(32))
                 file.flush()
                 os.fsync(file.fileno())
+            with suppress(FileExistsError):
+                os.link(draft, path)
+            draft.unlink()
         key = path.read_bytes()
-        for _ in range(100):  # another process may be between creating and writing it
-            if len(key) == 32:
-                return key
-            key = path.read_bytes()
-        raise SettingsError(f"the key {name} in the data folder is damaged")
+        if len(key) != 32:
+            raise SettingsError(f"the key {name} in the data folder is damaged")
+        return key
 
     def checked(self) -> Settings:
         """This, or SettingsError where the server must not start with it."""

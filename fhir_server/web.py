@@ -15,6 +15,7 @@ from fhir_server.settings import Settings
 
 def main() -> None:
     processes.die_with_parent(signal.SIGTERM)
+    processes.announce_parent()
     logs.configure("web")
     settings = Settings.load().checked()
     Granian(

@@ -36,16 +36,15 @@ def run(services: Services, stopping: threading.Event) -> None:
 def _turn(services: Services, loop: Loop, stopping: threading.Event) -> None:
     while not stopping.is_set():
         try:
-            worked = loop.step()
-        except Exception:
-            log.exception("loop failed", loop=loop.name)
-            stopping.wait(_AFTER_FAILURE_S)
-            continue
-        if not worked:
+            if loop.step():
+                continue
             if loop.interval_s > 1:
                 stopping.wait(loop.interval_s)
             else:
-                services.database.wait_for_change(loop.interval_s)
+                services.database.wait_for_change(loop.interval_s)  # fails too while the database is away
+        except Exception:
+            log.exception("loop failed", loop=loop.name)
+            stopping.wait(_AFTER_FAILURE_S)
 
 
 def main() -> None:

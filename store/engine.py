@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +20,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import OperationalError
 
 from resources.outcomes import Unavailable
+from store.faults import DRIVER_ERRORS
 from store.gate import WriteGate
 from store.tables import metadata
 
@@ -82,7 +83,7 @@ class Database:
 
         It may return True without a change, and a change made before the call may count: look, then wait.
         """
-        return self._state.watcher().wait(timeout_s)
+        return self._state.wait_for_change(timeout_s)
 
     def create_all(self) -> None:
         """Make the tables of every package that was imported. Production uses the migrations."""
@@ -146,6 +147,18 @@ class _ProcessState:
         if free is None:
             free = self._kept.free = []
         return _SqliteTransaction(self.engine, free, begin)
+
+    def wait_for_change(self, timeout_s: float) -> bool:
+        watcher = self.watcher()
+        try:
+            return watcher.wait(timeout_s)
+        except DRIVER_ERRORS:
+            # Its connection is gone, the database was restarted: the next call looks with a new one.
+            del self._watchers.watcher
+            self._watcher_list.remove(watcher)
+            with suppress(*DRIVER_ERRORS):
+                watcher.close()
+            raise
 
     def watcher(self) -> _Watcher:
         watcher: _Watcher | None = getattr(self._watchers, "watcher", None)

@@ -35,8 +35,9 @@ def seed(settings: Settings) -> None:
         for ae_title, organization in world.AE_TITLES.items():
             services.imaging.register_ae(ae_title, organization)
         if not clients.demo_clients(settings):
-            _register_clients(settings, services)
+            # The file of the clients comes last: it says that the seeding is complete, also after a crash.
             _earlier_images(services)
+            _register_clients(settings, services)
     finally:
         services.close()
 

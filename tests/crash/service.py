@@ -201,15 +201,22 @@ class Cluster:
             " -c shared_buffers=64MB -c deadlock_timeout=200ms -c log_min_messages=fatal"
         )
         deadline = time.monotonic() + 60
+        arguments = ("-D", str(self._data), "-w", "-o", options, "-l", str(self._folder / "log"))
         while True:
             try:
-                self._run("pg_ctl", "-D", str(self._data), "-w", "-o", options, "-l", str(self._folder / "log"), "start")
+                self._run("pg_ctl", *arguments, "start")
             except subprocess.CalledProcessError:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.2)
             else:
                 return
+
+    def start_if_stopped(self) -> None:
+        try:
+            self._run("pg_ctl", "-D", str(self._data), "status")
+        except subprocess.CalledProcessError:
+            self.start()
 
     def stop_immediately(self) -> None:
         """Abort all server processes without a checkpoint; the next start recovers from the WAL."""

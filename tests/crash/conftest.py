@@ -1,0 +1,28 @@
+"""A PostgreSQL cluster that a test may stop, kill and start."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import _postgresql_binaries
+from tests.crash.service import Cluster
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A cluster with PostgreSQL's own settings for durability."""
+    binaries = _postgresql_binaries()
+    if binaries is None:
+        if os.environ.get("CI"):
+            pytest.fail("PostgreSQL's binaries are absent")
+        pytest.skip("PostgreSQL's binaries are absent")
+    made = Cluster(Path(tempfile.gettempdir()), binaries)
+    try:
+        yield made
+    finally:
+        made.close()
