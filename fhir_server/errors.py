@@ -47,6 +47,8 @@ def of_fault(error: FhirError) -> Response:
     if error.status == 401:
         challenge = getattr(error, "challenge", None) or 'Bearer realm="vigie"'
         response.headers["WWW-Authenticate"] = challenge
+    if error.status == 405:
+        response.headers["Allow"] = ", ".join(getattr(error, "allowed", ()))
     if error.retry_after_s is not None:
         response.headers["Retry-After"] = str(error.retry_after_s)
     version = getattr(error, "version", None)
