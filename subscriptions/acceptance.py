@@ -1,8 +1,10 @@
 """Accepting a Subscription: what a client may set, what the server sets, what is hidden from whom.
 
-A client asks (`requested`) or ends (`off`); only the server says `active` or `error`. The client that last wrote a
-Subscription is its subscriber: deliveries are made with that client's rights, and its header values open for it
-alone, so that altering a colleague's endpoint gives nobody the colleague's data.
+A client asks (`requested`) or ends (`off`); only the server says `active` or `error`. What is over when it is
+written (its `end` has passed, its status is off or error) is a document: kept as it is, never delivered.
+
+The client that last wrote a Subscription is its subscriber: deliveries are made with that client's rights, and its
+header values open for it alone, so that altering a colleague's endpoint gives nobody the colleague's data.
 
 FHIR R4 Subscription.status http://hl7.org/fhir/R4/valueset-subscription-status.html
 Backport IG 1.1.0 §errors, §safety-security
@@ -10,6 +12,7 @@ Backport IG 1.1.0 §errors, §safety-security
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from resources.outcomes import InvalidContent
@@ -27,6 +30,7 @@ SUBSCRIBER = f"{EXTENSION_BASE}/subscription-client"
 WEBHOOK_SECRET = f"{EXTENSION_BASE}/webhook-secret"
 """valueString: the Standard Webhooks secret (whsec_…). Shown to the subscriber alone, never stored."""
 MASKED = "***"
+ENDED = ("off", "error")
 
 
 class Acceptance:
@@ -42,11 +46,13 @@ class Acceptance:
         if draft.type != "Subscription" or resource is None or uow.caller.is_system:
             return
         before = _living(draft.before)
-        resource["status"] = _status(resource.get("status"), before)
-        resource.pop("error", None)
+        over = _ends_before(resource, uow.now) and resource.get("status") in ENDED
+        if not over:
+            resource["status"] = _status(resource.get("status"), before)
+            resource.pop("error", None)
         client_id = uow.caller.client_id
         _restore_headers(resource, before, client_id)
-        if resource["status"] == "off":
+        if over or resource["status"] == "off":
             terms.check_headers(resource)
         else:
             terms.read(resource, self._policy, uow.now)
@@ -63,13 +69,18 @@ class Acceptance:
         subscriber = subscriber_of(resource)
         mine = subscriber is not None and not caller.is_system and caller.client_id == subscriber
         shown = dict(resource)
+        over = is_over(resource)
+        if over:
+            shown["extension"] = [e for e in resource.get("extension") or () if e.get("url") != SUBSCRIBER]
+            if not shown["extension"]:
+                del shown["extension"]
         channel = dict(resource["channel"])
         headers = channel.get("header")
         if headers:
             identity = (str(resource.get("id")), subscriber or "") if mine else None
             channel["header"] = [self._shown(text, identity) for text in headers]
         shown["channel"] = channel
-        if mine and subscriber is not None and resource.get("id"):
+        if mine and not over and subscriber is not None and resource.get("id"):
             secret = self._keyring.secret(resource["id"], subscriber)
             shown["extension"] = [*resource.get("extension", ()), {"url": WEBHOOK_SECRET, "valueString": secret}]
         return shown
@@ -100,16 +111,28 @@ def subscriber_of(resource: Json) -> str | None:
     return None
 
 
+def is_over(resource: Json) -> bool:
+    """Whether a stored Subscription was over when it was written: nothing is ever delivered for it, so it has neither
+    subscriber nor secret to show."""
+    written = terms.instant(str((resource.get("meta") or {}).get("lastUpdated")))
+    return resource.get("status") in ENDED and written is not None and _ends_before(resource, written)
+
+
+def _ends_before(resource: Json, moment: datetime) -> bool:
+    end = terms.instant(str(resource.get("end")))
+    return end is not None and end <= moment
+
+
 def _living(version: Version | None) -> Json | None:
     return None if version is None or version.deleted else version.json()
 
 
 def _status(asked: object, before: Json | None) -> str:
-    """A create always begins with the handshake; a later write may also end the subscription."""
-    if before is None or asked in ("requested", "active"):
-        return "requested"
+    """A client asks, for the first time or anew, or ends it; a create that says `error` asks as well."""
     if asked == "off":
         return "off"
+    if before is None or asked in ("requested", "active"):
+        return "requested"
     raise InvalidContent(
         "A client may set the status requested (the server then makes the handshake) or off; error is the server's",
         expression="Subscription.status",

@@ -1,5 +1,8 @@
 """What is sent to a subscriber now: the notification, its headers, and its audit records. Rights are asked again here.
 
+A topic's notification is a Bundle, POSTed. For R4 criteria it is the resource itself, by an update below the endpoint
+(`PUT [endpoint]/Type/id`), or, where no payload is asked for, a POST without a body (R4 §2.46.7.1).
+
 An event was numbered when the subscriber could see it; what it may not see any more when it is sent stays out
 (Backport IG §safety-security: "ensure that authorization is still in place when sending"). The focus is the event's
 own version; what goes along as additional-context is the current one.
@@ -23,6 +26,7 @@ from subscriptions.notifications import Event, Kind, Notified, Status
 from subscriptions.outbox import EventRow, State
 from subscriptions.sequencer import CallerOf
 from subscriptions.signature import Keyring
+from subscriptions.tables import micros, moment
 from subscriptions.terms import Terms
 from subscriptions.versions import Versions
 
@@ -46,8 +50,13 @@ class Message:
     endpoint: Endpoint | None = None
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes | None = None
+    method: str = "POST"
     withheld: str = ""
     """Why nothing is sent."""
+    activates: bool = False
+    """R4 criteria have no handshake: nothing is sent, the endpoint's address is checked."""
+    signed: tuple[str, ...] = ()
+    """References of the signed reports that it tells of."""
 
 
 class Composer:
@@ -85,6 +94,13 @@ class Composer:
             accepted = terms.stored(resource, self._policy)
             if accepted is None:
                 return self._withheld(state, kind, (first, last), ENDPOINT_REFUSED)
+            if kind is Kind.HANDSHAKE and not topics.is_published(state.topic):
+                detail = _detail(state, kind, (first, last), state.origin)
+                accesses = _accesses(state, kind, detail, ())
+                return Message(
+                    kind, state.subscription_id, first, last, caller, accesses, detail, accepted.endpoint,
+                    activates=True,
+                )  # fmt: skip
             if kind is not Kind.EVENT:
                 return self._message(state, kind, (first, last), caller, accepted, (), now)
             rows = outbox.events_between(connection, state.subscription_id, first, last, limit=terms.MAX_COUNT_MAX)
@@ -126,7 +142,7 @@ class Composer:
                 for found in self._versions.current(connection, published.references(version.json()))
                 if self._versions.visible(connection, caller, found)
             )
-        return Event(row.number, outbox.moment(row.occurred_at), _notified(version, full=full), context)
+        return Event(row.number, moment(row.occurred_at), _notified(version, full=full), context)
 
     def _message(
         self,
@@ -141,22 +157,31 @@ class Composer:
         allowed: Sequence[tuple[EventRow, Version]] = (),
         withheld: Sequence[EventRow] = (),
     ) -> Message:
-        status = Status(state.subscription_id, state.topic, state.status, state.events)
-        bundle = notifications.bundle(kind, status, events, content=state.content, base_url=self._base_url, at=now)
-        body = jsontext.dump(bundle)
+        endpoint, method = accepted.endpoint, "POST"
+        if topics.is_published(state.topic):
+            status = Status(state.subscription_id, state.topic, state.status, state.events)
+            bundle = notifications.bundle(kind, status, events, content=state.content, base_url=self._base_url, at=now)
+            body = jsontext.dump(bundle)
+        elif not accepted.mime_type:
+            body = b""
+        else:
+            ((_, version),) = allowed
+            endpoint, method, body = endpoint.below(version.reference), "PUT", version.content
         identifier = (
             signature.message_id(state.subscription_id, *numbers)
             if kind is Kind.EVENT
-            else f"sub/{state.subscription_id}/{kind}/{outbox.micros(now)}"
+            else f"sub/{state.subscription_id}/{kind}/{micros(now)}"
         )
         secret = self._keyring.secret(state.subscription_id, state.client_id)
-        headers = [("Content-Type", accepted.mime_type), *self._opened(accepted, state)]
+        headers = [("Content-Type", accepted.mime_type)] if accepted.mime_type else []
+        headers += self._opened(accepted, state)
         headers += signature.webhook_headers(secret, identifier, now, body)
         detail = _detail(state, kind, numbers, accepted.endpoint.origin)
         accesses = _accesses(state, kind, detail, allowed) + _withheld_accesses(state, detail, withheld)
         return Message(
-            kind, state.subscription_id, *numbers, caller, accesses, detail, accepted.endpoint, tuple(headers), body
-        )
+            kind, state.subscription_id, *numbers, caller, accesses, detail, endpoint, tuple(headers), body, method,
+            signed=tuple(version.reference for _, version in allowed if _is_signed(version)),
+        )  # fmt: skip
 
     def _opened(self, accepted: Terms, state: State) -> list[tuple[str, str]]:
         opened = []
@@ -181,9 +206,13 @@ class Composer:
         return Message(kind, state.subscription_id, *numbers, recipient, accesses, detail, withheld=why)
 
 
+def _is_signed(version: Version) -> bool:
+    return version.type == "DiagnosticReport" and version.json().get("status") in topics.SIGNED
+
+
 def due_kind(state: State, now: datetime) -> Kind | None:
     """What a leased subscription is due for. Events go before a heartbeat: they say more."""
-    at = outbox.micros(now)
+    at = micros(now)
     if state.status == "requested":
         return Kind.HANDSHAKE
     if state.status != "active":

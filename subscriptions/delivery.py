@@ -1,4 +1,4 @@
-"""One POST of one notification to one endpoint, and what came of it.
+"""One request with one notification to one endpoint, and what came of it.
 
 Only 2xx is success; redirects are not followed; no proxy of the environment is obeyed; at most 4 kB of the answer are
 read; the whole exchange ends by its deadline. Nothing of the answer's body is kept: it is the partner's text.
@@ -53,6 +53,7 @@ class Sender:
 
     def __init__(self, policy: EndpointPolicy, *, ssl_context: ssl.SSLContext | None = None) -> None:
         """`ssl_context`: for a private CA or a client certificate; certificates are always verified."""
+        self._policy = policy
         self._backend = GuardedBackend(policy)
         self._pool = httpcore2.ConnectionPool(
             ssl_context=ssl_context or ssl.create_default_context(),
@@ -62,14 +63,24 @@ class Sender:
             network_backend=self._backend,
         )
 
-    def post(self, endpoint: Endpoint, headers: Sequence[tuple[str, str]], body: bytes, *, timeout_s: float) -> Answer:
-        """POST `body`; never raises for what the endpoint does."""
+    def refusal(self, endpoint: Endpoint) -> str | None:
+        """Why the host of `endpoint` may not be connected to, by its addresses of now; None if it may."""
+        try:
+            self._policy.resolve(endpoint.host, endpoint.port)
+        except RefusedEndpoint as error:
+            return str(error)
+        return None
+
+    def send(
+        self, method: str, endpoint: Endpoint, headers: Sequence[tuple[str, str]], body: bytes, *, timeout_s: float
+    ) -> Answer:
+        """Send `body`; never raises for what the endpoint does."""
         self._backend.start(timeout_s)
         sent = [("Host", _host(endpoint)), ("User-Agent", USER_AGENT), ("Content-Length", str(len(body))), *headers]
         timeouts = {"connect": CONNECT_TIMEOUT_S, "read": timeout_s, "write": timeout_s, "pool": timeout_s}
         try:
             with self._pool.stream(
-                "POST",
+                method,
                 endpoint.url,
                 headers=[(name.encode("ascii"), value.encode("ascii")) for name, value in sent],
                 content=body,

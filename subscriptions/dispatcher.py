@@ -12,12 +12,9 @@ endpoints have threads of their own, so that one that hangs delays nobody else.
 from __future__ import annotations
 
 import random
-import threading
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -25,16 +22,18 @@ import structlog
 from sqlalchemy import Connection
 
 from resources.outcomes import Unavailable
-from store.access import Access, Interaction, Outcome, Trail
+from store.access import Access, Caller, Interaction, Outcome, Trail
 from store.faults import LostRace, is_race
 from store.unit_of_work import Store, UnitOfWork
 from subscriptions import leases, outbox, schedule
 from subscriptions.composition import ENDPOINT_REFUSED, Composer, Message
 from subscriptions.delivery import Answer, Sender
-from subscriptions.leases import Attempt, Lane, Lease
+from subscriptions.leases import Attempt, Lease
 from subscriptions.notifications import Kind
 from subscriptions.outbox import State
+from subscriptions.senders import Threads
 from subscriptions.statuses import server_for, write_status
+from subscriptions.tables import micros, moment
 
 PER_ORIGIN = 4
 """Requests in flight per origin and process."""
@@ -46,6 +45,11 @@ SETTLE_ATTEMPTS = 5
 RECORD_PAUSE = timedelta(seconds=1)
 
 log = structlog.get_logger()
+
+
+OnDelivered = Callable[[UnitOfWork, str], None]
+"""(unit of work of the server, ``DiagnosticReport/id``): the endpoint of another organisation than the platform has
+accepted a notification of this signed report. May be told again."""
 
 
 class Dispatcher:
@@ -61,16 +65,18 @@ class Dispatcher:
         *,
         healthy_threads: int = HEALTHY_THREADS,
         failing_threads: int = FAILING_THREADS,
+        on_delivered: OnDelivered | None = None,
     ) -> None:
         self._store = store
+        self._on_delivered = on_delivered
         self._database = store.database
         self._composer = composer
         self._sender = sender
         self._trail = trail
         self._clock = clock
         self._threads = (
-            _Threads("deliver", healthy_threads, PER_ORIGIN, failing=False),
-            _Threads("deliver-failing", failing_threads, 1, failing=True),
+            Threads("deliver", healthy_threads, PER_ORIGIN, failing=False),
+            Threads("deliver-failing", failing_threads, 1, failing=True),
         )
 
     def step(self) -> bool:
@@ -93,7 +99,7 @@ class Dispatcher:
             threads.close()
         self._sender.close()
 
-    def lease(self, threads: _Threads | None = None) -> list[Lease]:
+    def lease(self, threads: Threads | None = None) -> list[Lease]:
         """Take what is due and may be sent now, by default to healthy endpoints."""
         threads = threads or self._threads[0]
         limit, lane = threads.free, threads.lane
@@ -113,6 +119,9 @@ class Dispatcher:
         if message is None:  # nothing to say any more
             self._settled(held, lambda connection, current: self._release(connection, held, current))
             return None
+        if message.activates and message.endpoint is not None:
+            self._activate(held, message, self._sender.refusal(message.endpoint))
+            return None
         if message.body is None or message.endpoint is None:
             self._withhold(held, message)
             return None
@@ -124,12 +133,42 @@ class Dispatcher:
         except Unavailable:
             self._postpone(held, message)
             return None
-        answer = self._sender.post(message.endpoint, message.headers, message.body, timeout_s=held.state.timeout_s)
+        answer = self._sender.send(
+            message.method, message.endpoint, message.headers, message.body, timeout_s=held.state.timeout_s
+        )
         duration_ms = round((time.monotonic() - started) * 1000)
         if answer.accepted:
+            self._tell_delivered(held, message)
             return self._delivered(held, message, answer, duration_ms)
         self._failed(held, message, answer, duration_ms)
         return None
+
+    def _activate(self, held: Lease, message: Message, refusal: str | None) -> None:
+        """R4 criteria: the server checks and activates, without a word to the endpoint (R4 Subscription.status)."""
+        if refusal is not None:
+            self._withhold(held, replace(message, withheld=refusal))
+            return
+
+        def settle(connection: Connection, current: State) -> None:
+            self._release(connection, held, replace(current, status="active"))
+
+        self._settled(held, settle, status="active")
+
+    def _tell_delivered(self, held: Lease, message: Message) -> None:
+        """Say that the hospital has these reports: before the delivery is settled, so that a crash in between repeats
+        both rather than loses this. It may happen twice, and its failure is no failure of the delivery."""
+        if self._on_delivered is None or held.state.organization == self._store.platform:
+            return
+        tell = self._on_delivered
+        for reference in message.signed:
+
+            def note(uow: UnitOfWork, reference: str = reference) -> None:
+                tell(uow, reference)
+
+            try:
+                self._store.transact(Caller.system(self._store.platform), note)
+            except Exception as fault:  # noqa: BLE001 - whatever it is, the hospital has the report
+                log.error("delivery not noted", subscription=message.subscription, error=type(fault).__name__)
 
     def _work(self, held: Lease) -> None:
         following: Lease | None = held
@@ -215,7 +254,7 @@ class Dispatcher:
         log.error(
             "notification not recorded, hence not sent", subscription=message.subscription, kind=str(message.kind)
         )
-        soon = outbox.micros(self._clock() + RECORD_PAUSE)
+        soon = micros(self._clock() + RECORD_PAUSE)
 
         def settle(connection: Connection, current: State) -> None:
             heartbeat_at = None if current.heartbeat_at is None else max(current.heartbeat_at, soon)
@@ -272,53 +311,6 @@ class Dispatcher:
         function(uow.connection, current)
 
 
-class _Threads:
-    """Threads for one kind of endpoint, and how many requests each origin has under way."""
-
-    def __init__(self, name: str, size: int, per_origin: int, *, failing: bool) -> None:
-        self._size = size
-        self._per_origin = per_origin
-        self._failing = failing
-        self._pool = ThreadPoolExecutor(size, thread_name_prefix=name)
-        self._busy: Counter[str] = Counter()
-        self._futures: set[Future[None]] = set()
-        self._lock = threading.Lock()
-
-    @property
-    def free(self) -> int:
-        with self._lock:
-            return self._size - len(self._futures)
-
-    @property
-    def lane(self) -> Lane:
-        with self._lock:
-            return Lane(self._failing, self._per_origin, dict(+self._busy))
-
-    def submit(self, held: Lease, function: Callable[[Lease], None]) -> None:
-        origin = held.state.origin
-        with self._lock:
-            self._busy[origin] += 1
-            future = self._pool.submit(function, held)
-            self._futures.add(future)
-        future.add_done_callback(lambda done: self._done(done, origin))
-
-    def drain(self) -> None:
-        with self._lock:
-            waiting = list(self._futures)
-        wait(waiting)
-
-    def close(self) -> None:
-        self._pool.shutdown(wait=True)
-
-    def _done(self, future: Future[None], origin: str) -> None:
-        with self._lock:
-            self._busy[origin] -= 1
-            self._futures.discard(future)
-        fault = future.exception()
-        if fault is not None:  # the lease runs out, and it is tried again
-            log.error("dispatch failed", error=type(fault).__name__)
-
-
 def _retry_at(state: State, kind: Kind, answer: Answer, now: datetime) -> datetime | None:
     """When to try again; None: never, the subscription goes into error. A handshake has one chance (the IG's words)."""
     if kind is not Kind.EVENT or answer.gone:
@@ -326,7 +318,7 @@ def _retry_at(state: State, kind: Kind, answer: Answer, now: datetime) -> dateti
     return schedule.next_attempt(
         state.attempts + 1,
         now,
-        first_attempt_at=now if state.first_attempt_at is None else outbox.moment(state.first_attempt_at),
+        first_attempt_at=now if state.first_attempt_at is None else moment(state.first_attempt_at),
         share=random.random(),  # noqa: S311 - jitter
         retry_after_s=answer.retry_after_s,
     )
@@ -336,11 +328,11 @@ def _next_heartbeat(current: State, now: datetime) -> int | None:
     if not current.heartbeat_s:
         return None
     share = random.random()  # noqa: S311 - jitter
-    return outbox.micros(schedule.next_heartbeat(current.heartbeat_s, now, share=share))
+    return micros(schedule.next_heartbeat(current.heartbeat_s, now, share=share))
 
 
 def _micros(at: datetime | None) -> int | None:
-    return None if at is None else outbox.micros(at)
+    return None if at is None else micros(at)
 
 
 def _failure(message: Message, reason: str) -> Access:

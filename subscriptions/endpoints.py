@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -64,6 +64,11 @@ class Endpoint:
         """The lane of this endpoint: scheme, host and port."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.scheme}://{host}:{self.port}"
+
+    def below(self, path: str) -> Endpoint:
+        """The resource `path` (``Type/id``) below this endpoint; its query, if any, stays at the end."""
+        base, mark, query = self.target.partition("?")
+        return replace(self, target=f"{base.rstrip('/')}/{path}{mark}{query}")
 
     @property
     def url(self) -> httpcore2.URL:

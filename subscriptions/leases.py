@@ -1,5 +1,5 @@
 """Leases on subscriptions, the circuit breaker of their endpoints, and the record of attempts: queries on the
-outbox's tables.
+tables of delivery.
 
 A lease is a row held until a time: whoever dies holding it is overtaken after the request's timeout and a margin. Its
 token makes a late settlement harmless. `SKIP LOCKED` lets dispatchers of many processes lease at once on PostgreSQL;
@@ -16,9 +16,9 @@ from typing import Any
 from sqlalchemy import Connection, delete, insert, or_, select, update
 
 from subscriptions import outbox
-from subscriptions.outbox import (
+from subscriptions.outbox import State
+from subscriptions.tables import (
     RETENTION,
-    State,
     attempt_table,
     endpoint_table,
     event_table,

@@ -64,7 +64,8 @@ class Status:
 
     subscription: str
     """Logical id."""
-    topic: str
+    topic: str | None
+    """Canonical URL; None for R4 criteria."""
     status: str
     events: int
     """Events since the subscription began, whether or not they were delivered."""
@@ -113,7 +114,8 @@ def parameters(kind: Kind, status: Status, events: Sequence[Event], content: str
     found: list[Json] = [
         {"name": "subscription", "valueReference": {"reference": f"{base_url}/Subscription/{status.subscription}"}}
     ]
-    if content != "empty":  # an empty notification tells nothing but that something happened (SHOULD NOT)
+    # An empty notification tells nothing but that something happened (the IG: SHOULD NOT name the topic).
+    if content != "empty" and status.topic is not None:
         found.append({"name": "topic", "valueCanonical": status.topic})
     found += [
         {"name": "status", "valueCode": status.status},

@@ -15,7 +15,7 @@ from typing import Any
 from resources.outcomes import BadRequest, Gone, NotFound
 from store.access import Access, Interaction, Version
 from store.unit_of_work import UnitOfWork
-from subscriptions import notifications, outbox, terms
+from subscriptions import notifications, outbox, terms, topics
 from subscriptions.composition import Composer
 from subscriptions.notifications import Kind, Status
 from subscriptions.outbox import State
@@ -60,14 +60,15 @@ class Operations:
         asked = _read(parameters, {"eventsSinceNumber", "eventsUntilNumber", "content"})
         version, state = self._subscription(uow, id)
         first = _number(asked, "eventsSinceNumber", 1)
-        last = _number(asked, "eventsUntilNumber", state.events)
-        content = _several(asked, "content")[-1:] or [state.content]
+        last = _number(asked, "eventsUntilNumber", state.events if state else 0)
+        content = _several(asked, "content")[-1:] or [state.content if state else "id-only"]
         if content[0] not in terms.CONTENT_LEVELS:
             raise BadRequest(f"content is one of {', '.join(terms.CONTENT_LEVELS)}", expression="content")
         rows = outbox.events_between(uow.connection, id, first, last, limit=EVENTS_MAX)
         allowed, _ = self._composer.split(uow.connection, uow.caller, rows)
+        topic = state.topic if state else ""
         events = [
-            self._composer.event(uow.connection, uow.caller, row, focus, topic=state.topic, content=content[0])
+            self._composer.event(uow.connection, uow.caller, row, focus, topic=topic, content=content[0])
             for row, focus in allowed
         ]
         detail = (
@@ -106,12 +107,9 @@ class Operations:
                 continue
         return found
 
-    def _subscription(self, uow: UnitOfWork, id: str) -> tuple[Version, State]:
-        version = uow.resources.read("Subscription", id)
-        state = outbox.state(uow.connection, id)
-        if state is None:
-            raise NotFound
-        return version, state
+    def _subscription(self, uow: UnitOfWork, id: str) -> tuple[Version, State | None]:
+        """A subscription and how far it has got; None: it has been off since it was written."""
+        return uow.resources.read("Subscription", id), outbox.state(uow.connection, id)
 
 
 def flatten(parameters: Json) -> list[tuple[str, str]]:
@@ -132,9 +130,13 @@ def flatten(parameters: Json) -> list[tuple[str, str]]:
     return found
 
 
-def _status(version: Version, state: State) -> Status:
+def _status(version: Version, state: State | None) -> Status:
     resource = version.json()
-    return Status(state.subscription_id, state.topic, resource["status"], state.events, resource.get("error"))
+    published = topics.by_url(resource.get("criteria"))
+    return Status(
+        version.id, published.url if published else None, resource["status"], state.events if state else 0,
+        resource.get("error"),
+    )  # fmt: skip
 
 
 def _read(parameters: Parameters, known: set[str]) -> list[tuple[str, str]]:

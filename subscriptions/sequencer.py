@@ -22,7 +22,8 @@ from resources.outcomes import InvalidContent
 from store import snapshots
 from store.access import EVERYONE, Caller, Version
 from store.unit_of_work import Store, UnitOfWork
-from subscriptions import outbox, terms, topics
+from subscriptions import outbox, topics
+from subscriptions.filters import Filter, read_criteria, read_filter
 from subscriptions.outbox import ChangeRow, State
 from subscriptions.statuses import server_for, write_status
 from subscriptions.topics import Topic
@@ -140,8 +141,10 @@ class Sequencer:
             return False
         return self._versions.passes(version, filters) and self._versions.visible(connection, caller, version)
 
-    def _read_filter(self, text: str, topic: str) -> terms.Filter:
+    def _read_filter(self, text: str, topic: str) -> Filter:
+        if not topics.is_published(topic):
+            return read_criteria(text, base_urls=self._store.base_urls)
         known = topics.by_url(topic)
         if known is None:
             raise InvalidContent("The topic is not published any more")
-        return terms.read_filter(text, known, base_urls=self._store.base_urls)
+        return read_filter(text, known, base_urls=self._store.base_urls)

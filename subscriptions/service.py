@@ -23,7 +23,7 @@ from subscriptions import leases, outbox, topics
 from subscriptions.acceptance import Acceptance
 from subscriptions.composition import Composer
 from subscriptions.delivery import Sender
-from subscriptions.dispatcher import FAILING_THREADS, HEALTHY_THREADS, Dispatcher
+from subscriptions.dispatcher import FAILING_THREADS, HEALTHY_THREADS, Dispatcher, OnDelivered
 from subscriptions.endpoints import EndpointPolicy
 from subscriptions.matching import Watch
 from subscriptions.operations import Operation, Operations
@@ -65,7 +65,10 @@ class Subscriptions:
         settings: SubscriptionSettings,
         *,
         clock: Callable[[], datetime] | None = None,
+        on_delivered: OnDelivered | None = None,
     ) -> None:
+        """`on_delivered`: told, in a unit of work of the server, of each signed report that a hospital's endpoint has
+        accepted the notification of; perhaps more than once."""
         self._store = store
         self._clock = clock or _utc_now
         keyring, policy = Keyring(settings.key), settings.endpoints
@@ -77,6 +80,7 @@ class Subscriptions:
         self.dispatcher = Dispatcher(
             store, composer, Sender(policy, ssl_context=settings.ssl_context), store.trail, self._clock,
             healthy_threads=settings.healthy_threads, failing_threads=settings.failing_threads,
+            on_delivered=on_delivered,
         )  # fmt: skip
         self.operations: Mapping[str, Operation] = Operations(composer).table
 

@@ -1,5 +1,7 @@
 """What a Subscription asks for, as values; and every reason to refuse it, at once. Pure.
 
+Two forms: a topic of the R5 backport (`criteria` is its canonical URL), and R4's own (`criteria` is `Type?search`).
+
 The Backport IG lets a server reject any channel, content level, filter or topic that it does not support, and obliges
 it to (SHALL): what is accepted here is honoured, what is not understood is never silently ignored.
 
@@ -10,16 +12,13 @@ http://hl7.org/fhir/uv/subscriptions-backport/STU1.1/StructureDefinition-backpor
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import parse_qsl
 
-from resources import search
-from resources.criteria import Chain, Criterion, Has
-from resources.outcomes import FhirError, InvalidContent, Issue
-from subscriptions import schedule, topics
+from resources.outcomes import InvalidContent, Issue
+from subscriptions import filters, schedule, topics
 from subscriptions.endpoints import Endpoint, EndpointPolicy, RefusedEndpoint
 from subscriptions.topics import TOPICS, Topic
 
@@ -45,7 +44,6 @@ HEADERS_MAX, HEADER_LENGTH_MAX, FILTERS_MAX = 16, 4096, 10
 _PAYLOAD = re.compile(r"application/fhir\+json(\s*;\s*(fhirVersion=4\.0|charset=utf-8))*", re.IGNORECASE)
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FIELD_VALUE = re.compile(r"[\t -~]*")
-_TYPED_FILTER = re.compile(r"([A-Z][A-Za-z]+)[?.](.*)", re.DOTALL)
 RESERVED_HEADERS = frozenset(
     {
         "host",
@@ -70,30 +68,20 @@ class Terms:
     """The terms of one accepted Subscription."""
 
     topic: Topic
+    """Published; of R4 criteria: every change of their type (`topics.every`)."""
     filters: tuple[str, ...]
-    """Texts of backport-filter-criteria; all must hold."""
+    """Texts of backport-filter-criteria, all of which must hold; or the R4 criteria."""
     endpoint: Endpoint
     headers: tuple[tuple[str, str], ...]
     """Name and value (sealed, once stored)."""
     content: str
-    """empty, id-only or full-resource."""
+    """empty, id-only or full-resource. R4 criteria: empty (no payload) or full-resource."""
     mime_type: str
-    """channel.payload as the subscriber wrote it: the Content-Type of every notification."""
+    """channel.payload as the subscriber wrote it: the Content-Type of every notification; empty: no payload."""
     heartbeat_s: int | None
     timeout_s: int
     max_count: int
     end: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """One backport-filter-criteria: criteria by the resource type that they apply to."""
-
-    criteria: dict[str, tuple[Criterion, ...]]
-
-    def of(self, type_name: str) -> tuple[Criterion, ...]:
-        """Criteria for a focus of this type; none: the filter is about another type and lets it pass."""
-        return self.criteria.get(type_name, ())
 
 
 def read(resource: Json, policy: EndpointPolicy, now: datetime) -> Terms:
@@ -119,40 +107,6 @@ def check_headers(resource: Json) -> None:
     reader.headers()
     if reader.issues:
         raise InvalidContent(reader.issues[0].diagnostics, issues=reader.issues)
-
-
-def read_filter(text: str, topic: Topic, *, base_urls: Sequence[str] = ()) -> Filter:
-    """Parse one filter in any of its notations: ``Type?param=value``, ``Type.param=value``, ``param=value``. Raises
-    InvalidContent.
-
-    The IG's text, its examples and the certification kit each use another notation, so all three are read.
-    """
-    typed = _TYPED_FILTER.fullmatch(text)
-    query = typed.group(2) if typed else text
-    if typed and typed.group(1) not in topic.trigger:
-        raise InvalidContent(f"The topic has no resource type {typed.group(1)}; it has {', '.join(topic.types)}")
-    types = (typed.group(1),) if typed else topic.types
-    pairs = parse_qsl(query, keep_blank_values=True)
-    if not pairs or not all(name and value for name, value in pairs):
-        raise InvalidContent("The filter is not of the form [Type?]parameter=value")
-    found: dict[str, tuple[Criterion, ...]] = {}
-    for type_name in types:
-        for name, _ in pairs:
-            code = name.partition(":")[0]
-            if code not in topic.filters[type_name]:
-                allowed = ", ".join(sorted(topic.filters[type_name]))
-                raise InvalidContent(
-                    f"The topic does not filter {type_name} by this parameter; it filters by {allowed}",
-                    code="not-supported",
-                )
-        try:
-            criteria = search.parse(type_name, pairs, base_urls=base_urls).criteria
-        except FhirError as error:
-            raise InvalidContent(f"The filter is not a valid search of {type_name}: {error.diagnostics}") from error
-        if any(isinstance(criterion, Chain | Has) for criterion in criteria):
-            raise InvalidContent("A filter may not be chained", code="not-supported")
-        found[type_name] = criteria
-    return Filter(found)
 
 
 def header_fault(text: str) -> str | None:
@@ -184,10 +138,12 @@ class _Reader:
         self._now = now
         channel = resource.get("channel")
         self._channel: Json = channel if isinstance(channel, dict) else {}
+        self._is_plain = filters.criteria_type(resource.get("criteria")) is not None
+        """R4's own form."""
 
     def terms(self) -> Terms | None:
         self._refuse_cross_version()
-        topic, filters = self._topic(), self._filters()
+        topic, texts = self._topic(), self._filters()
         endpoint, headers, end = self._endpoint(), self.headers(), self._end()
         self._channel_type()
         mime_type, content = self._payload()
@@ -196,10 +152,10 @@ class _Reader:
         max_count = self._number(MAX_COUNT, 1, 2**31 - 1) or MAX_COUNT_DEFAULT
         if topic is None or endpoint is None:
             return None
-        for index, text in enumerate(filters):
+        for index, text in enumerate(texts if not self._is_plain else ()):
             self._check_filter(text, index, topic)
         return Terms(
-            topic=topic, filters=filters, endpoint=endpoint, headers=headers, content=content, mime_type=mime_type,
+            topic=topic, filters=texts, endpoint=endpoint, headers=headers, content=content, mime_type=mime_type,
             heartbeat_s=heartbeat_s or None, timeout_s=schedule.timeout_s(timeout_s),
             max_count=min(max_count, MAX_COUNT_MAX), end=end,
         )  # fmt: skip
@@ -208,19 +164,33 @@ class _Reader:
         self.issues.append(Issue("error", code, diagnostics, (expression,)))
 
     def _topic(self) -> Topic | None:
-        topic = topics.by_url(self._resource.get("criteria"))
+        criteria = self._resource.get("criteria")
+        if self._is_plain:
+            return self._plain_topic(str(criteria))
+        topic = topics.by_url(criteria)
         if topic is None:
             urls = ", ".join(known.url for known in TOPICS)
             self._refuse(
-                f"criteria must be the canonical URL of a topic of this server: {urls}", "Subscription.criteria"
+                f"criteria must be a search (Type?search) or the canonical URL of a topic of this server: {urls}",
+                "Subscription.criteria",
             )
         return topic
 
+    def _plain_topic(self, criteria: str) -> Topic | None:
+        try:
+            filters.read_criteria(criteria)
+        except InvalidContent as error:
+            self.issues += error.issues
+            return None
+        return topics.every(filters.criteria_type(criteria) or "")
+
     def _filters(self) -> tuple[str, ...]:
-        found: list[str] = []
+        found: list[str] = [self._resource["criteria"]] if self._is_plain else []
         for index, extension in enumerate(_extensions(self._resource, "_criteria")):
             where = f"Subscription.criteria.extension[{index}]"
-            if extension.get("url") != FILTER:
+            if self._is_plain:
+                self._refuse("An extension of R4 criteria is not understood, and might be a filter", where)
+            elif extension.get("url") != FILTER:
                 self._refuse(
                     f"An extension of criteria that is not {FILTER} is not understood, and might be a filter", where
                 )
@@ -234,7 +204,7 @@ class _Reader:
 
     def _check_filter(self, text: str, index: int, topic: Topic) -> None:
         try:
-            read_filter(text, topic)
+            filters.read_filter(text, topic)
         except InvalidContent as error:
             self._refuse(error.diagnostics, f"Subscription.criteria.extension[{index}].value", error.issues[0].code)
 
@@ -256,6 +226,10 @@ class _Reader:
             return None
 
     def _payload(self) -> tuple[str, str]:
+        """The Content-Type and the content level. R4 §2.46.7: without channel.payload nothing of the resource is sent;
+        a topic needs one."""
+        if self._is_plain and self._channel.get("payload") is None:
+            return "", "empty"
         mime_type = self._channel.get("payload")
         if not isinstance(mime_type, str):
             self._refuse(f"The payload must be {MIME_TYPE}", "Subscription.channel.payload", "required")
@@ -263,6 +237,13 @@ class _Reader:
         elif not _PAYLOAD.fullmatch(mime_type):
             self._refuse(f"Only the payload {MIME_TYPE} of FHIR 4.0 is served", "Subscription.channel.payload")
         levels = [e for e in _extensions(self._channel, "_payload") if e.get("url") == PAYLOAD_CONTENT]
+        if self._is_plain:
+            if levels:
+                self._refuse(
+                    "The content level is a topic's: R4 criteria have a payload, the resource, or none",
+                    "Subscription.channel.payload.extension",
+                )
+            return mime_type, "full-resource"
         content = levels[0].get("valueCode") if levels else "id-only"
         if len(levels) > 1 or content not in CONTENT_LEVELS:
             self._refuse(
@@ -296,6 +277,9 @@ class _Reader:
         if not found:
             return None
         index, extension = found[0]
+        if self._is_plain and url != TIMEOUT:
+            self._refuse(f"{url.rpartition('/')[2]} is a topic's", f"Subscription.channel.extension[{index}]")
+            return None
         value = extension.get(CHANNEL_EXTENSIONS[url])
         if len(found) > 1 or not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
             self._refuse(

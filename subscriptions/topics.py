@@ -11,7 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
+
+from resources import registry
 
 Json = dict[str, Any]
 Trigger = Callable[[Json | None, Json], bool]
@@ -172,7 +175,7 @@ TOPICS: tuple[Topic, ...] = (
 _BY_URL: Mapping[str, Topic] = {topic.url: topic for topic in TOPICS}
 
 TYPES: frozenset[str] = frozenset(name for topic in TOPICS for name in topic.types)
-"""The resource types whose changes go to the outbox."""
+"""The resource types whose changes go to the outbox whether or not anybody listens."""
 
 
 def by_url(url: object) -> Topic | None:
@@ -180,6 +183,38 @@ def by_url(url: object) -> Topic | None:
     return _BY_URL.get(url) if isinstance(url, str) else None
 
 
+UNHEARD = frozenset({"AuditEvent", "Subscription"})
+"""Types whose changes never go to the outbox: what delivery itself writes would be told for ever."""
+
+
+@cache
+def every(type_name: str) -> Topic | None:
+    """What R4 criteria on this type listen to: each version that is created or updated. Its name is the type's, which
+    is no URL, so that it is never taken for a published topic."""
+    if type_name not in registry.TYPES or type_name in UNHEARD:
+        return None
+    return Topic(
+        url=type_name,
+        title=f"Every {type_name}",
+        description=f"A {type_name} is created or updated.",
+        trigger={type_name: lambda before, after: True},
+        filters={},
+    )
+
+
+def is_published(name: str) -> bool:
+    """Whether this is a topic's canonical URL rather than the resource type of R4 criteria."""
+    return name not in registry.TYPES
+
+
+def named(name: str) -> Topic | None:
+    """The topic of a stored subscription: published, or every change of a type."""
+    return _BY_URL.get(name) or every(name)
+
+
+@cache
 def of_type(type_name: str) -> tuple[Topic, ...]:
     """The topics that a change of this type may fire."""
-    return tuple(topic for topic in TOPICS if type_name in topic.trigger)
+    published = tuple(topic for topic in TOPICS if type_name in topic.trigger)
+    unpublished = every(type_name)
+    return published if unpublished is None else (*published, unpublished)

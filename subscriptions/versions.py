@@ -18,7 +18,7 @@ from store import versions as store_versions
 from store.access import Caller, Interaction, Permit, Version
 from store.audiences import Audiences, admits
 from store.tables import MAX, audience_member, resource_version
-from subscriptions.terms import Filter
+from subscriptions.filters import Filter
 
 Json = dict[str, Any]
 

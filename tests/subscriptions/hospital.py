@@ -38,6 +38,7 @@ class Received:
     raw: bytes
     reply: Reply
     body: Json = field(default_factory=dict)
+    method: str = "POST"
 
     @property
     def status(self) -> Json:
@@ -50,7 +51,10 @@ class Received:
 
     @property
     def kind(self) -> str:
-        return str(self.status["type"])
+        """SubscriptionNotificationType; of what R4 criteria send, `update` or `empty`."""
+        if self.method == "PUT":
+            return "update"
+        return str(self.status["type"]) if self.body else "empty"
 
     @property
     def events(self) -> list[Json]:
@@ -92,6 +96,8 @@ class Hospital:
             def do_POST(self) -> None:
                 hospital._serve(self)
 
+            do_PUT = do_POST
+
             def log_message(self, format: str, *arguments: Any) -> None:
                 """Say nothing."""
 
@@ -132,8 +138,9 @@ class Hospital:
             self.in_flight += 1
             self.most_in_flight = max(self.most_in_flight, self.in_flight)
             reply = self.replies.popleft() if self.replies else self.always
+            body = json.loads(raw) if raw else {}
             headers = {name.lower(): value for name, value in request.headers.items()}
-            self.received.append(Received(request.path, headers, raw, reply, json.loads(raw)))
+            self.received.append(Received(request.path, headers, raw, reply, body, request.command))
         try:
             self._reply(request, reply)
         finally:

@@ -40,7 +40,6 @@ def _filter(text: str) -> Json:
 
 REFUSED: list[tuple[str, tuple[str, ...], Any, str]] = [
     ("an unknown topic", ("criteria",), "https://vigie.example/SubscriptionTopic/unknown", "Subscription.criteria"),
-    ("R4 criteria", ("criteria",), "DiagnosticReport?status=final", "Subscription.criteria"),
     ("another channel", ("channel", "type"), "email", "Subscription.channel.type"),
     ("a channel that is none", ("channel", "type"), "zulip", "Subscription.channel.type"),
     ("another payload", ("channel", "payload"), "application/fhir+xml", "Subscription.channel.payload"),

@@ -89,14 +89,14 @@ def mortal(ward: Ward, fate: Fate) -> Subscriptions:
     made = ward.assemble(store)
     store.observers.append(made.observer)
     sender = made.dispatcher._sender
-    post = sender.post
+    send = sender.send
 
-    def mortal_post(*arguments: Any, **named: Any) -> Answer:
-        answer = post(*arguments, **named)
+    def mortal_send(*arguments: Any, **named: Any) -> Answer:
+        answer = send(*arguments, **named)
         fate.point("sent, not settled")
         return answer
 
-    sender.post = mortal_post  # type: ignore[method-assign]
+    sender.send = mortal_send  # type: ignore[method-assign]
     return made
 
 

@@ -153,10 +153,10 @@ def test_rebinding_wins_nothing(hospital: Hospital) -> None:
     endpoint = Endpoint("http", "hospital.example", hospital.port, "/notify")
     hospital.always = Reply(headers=(("Connection", "close"),))
     sender = Sender(policy)
-    assert sender.post(endpoint, [], b"{}", timeout_s=5).accepted
+    assert sender.send("POST", endpoint, [], b"{}", timeout_s=5).accepted
     assert hospital.received[0].headers["host"] == f"hospital.example:{hospital.port}"
     for _ in range(2):
-        answer = sender.post(endpoint, [], b"{}", timeout_s=5)
+        answer = sender.send("POST", endpoint, [], b"{}", timeout_s=5)
         assert answer.status is None
         assert "non-public" in answer.reason
     assert len(hospital.received) == 1
@@ -168,7 +168,7 @@ def test_the_whole_exchange_ends_by_its_deadline(hospital: Hospital) -> None:
     hospital.always = Reply(body=b"x" * 100, drip_s=0.2)
     sender = Sender(EndpointPolicy(allow_insecure_loopback=True))
     started = time.monotonic()
-    answer = sender.post(Endpoint("http", "127.0.0.1", hospital.port, "/"), [], b"{}", timeout_s=1)
+    answer = sender.send("POST", Endpoint("http", "127.0.0.1", hospital.port, "/"), [], b"{}", timeout_s=1)
     assert answer.status is None
     assert time.monotonic() - started < 10
     sender.close()
@@ -178,7 +178,7 @@ def test_an_endless_answer_is_not_read(hospital: Hospital) -> None:
     """At most 4 kB of an answer are read; what the endpoint said by its status still counts."""
     hospital.always = Reply(body=b"x" * 10_000_000)
     sender = Sender(EndpointPolicy(allow_insecure_loopback=True))
-    assert sender.post(Endpoint("http", "127.0.0.1", hospital.port, "/"), [], b"{}", timeout_s=5).accepted
+    assert sender.send("POST", Endpoint("http", "127.0.0.1", hospital.port, "/"), [], b"{}", timeout_s=5).accepted
     sender.close()
 
 
@@ -187,7 +187,7 @@ def test_the_environment_s_proxy_is_not_obeyed(hospital: Hospital, monkeypatch: 
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     sender = Sender(EndpointPolicy(allow_insecure_loopback=True))
-    assert sender.post(Endpoint("http", "127.0.0.1", hospital.port, "/"), [], b"{}", timeout_s=5).accepted
+    assert sender.send("POST", Endpoint("http", "127.0.0.1", hospital.port, "/"), [], b"{}", timeout_s=5).accepted
     sender.close()
 
 
@@ -196,7 +196,7 @@ def test_retry_after_is_understood(hospital: Hospital, sent: str, seconds: float
     """RFC 9110 §10.2.3."""
     hospital.always = Reply(503, (("Retry-After", sent),))
     sender = Sender(EndpointPolicy(allow_insecure_loopback=True))
-    answer = sender.post(Endpoint("http", "127.0.0.1", hospital.port, "/"), [], b"{}", timeout_s=5)
+    answer = sender.send("POST", Endpoint("http", "127.0.0.1", hospital.port, "/"), [], b"{}", timeout_s=5)
     assert answer.retry_after_s == seconds
     sender.close()
 
@@ -209,7 +209,7 @@ def test_one_sender_serves_many_threads(hospital: Hospital) -> None:
     answers: list[bool] = []
 
     def post() -> None:
-        answers.append(sender.post(endpoint, [], b"{}", timeout_s=20).accepted)
+        answers.append(sender.send("POST", endpoint, [], b"{}", timeout_s=20).accepted)
 
     threads = [threading.Thread(target=post) for _ in range(16)]
     for thread in threads:
@@ -223,7 +223,7 @@ def test_one_sender_serves_many_threads(hospital: Hospital) -> None:
 def test_an_unreachable_endpoint_is_told_without_detail() -> None:
     """What the network says may hold addresses: only its kind goes into Subscription.error."""
     sender = Sender(EndpointPolicy(allow_insecure_loopback=True))
-    answer = sender.post(Endpoint("http", "127.0.0.1", 9, "/"), [], b"{}", timeout_s=2)
+    answer = sender.send("POST", Endpoint("http", "127.0.0.1", 9, "/"), [], b"{}", timeout_s=2)
     assert answer.reason == "the endpoint could not be reached (ConnectError)"
     assert issubclass(httpcore2.ConnectError, httpcore2.NetworkError)
     sender.close()

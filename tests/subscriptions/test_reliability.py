@@ -182,10 +182,10 @@ def test_who_settles_late_alters_nothing(ward: Ward) -> None:
     ward.sign()
     ward.sequence()
     slow, quick = ward.subscriptions.dispatcher, ward.assemble().dispatcher
-    post = slow._sender.post
+    send = slow._sender.send
 
     def overtaken(*arguments: Any, **named: Any) -> Answer:
-        answer = post(*arguments, **named)
+        answer = send(*arguments, **named)
         ward.clock.advance(seconds=60)
         ward.sign()
         ward.sequence()
@@ -196,7 +196,7 @@ def test_who_settles_late_alters_nothing(ward: Ward) -> None:
                     following = quick.attempt(following)
         return answer
 
-    slow._sender.post = overtaken  # type: ignore[method-assign]
+    slow._sender.send = overtaken  # type: ignore[method-assign]
     (held,) = slow.lease()
     slow.attempt(held)
     assert ward.state(identifier).delivered == 2

@@ -24,7 +24,7 @@ RADIOLOGIST = caller(PLATFORM, client_id="ris")
 
 
 def subscription(endpoint: str, *, topic: str = REPORT_SIGNED, content: str | None = "id-only", **more: Any) -> Json:
-    """A rest-hook Subscription. `filters`, `headers`, `heartbeat_s`, `timeout_s`, `max_count` by keyword."""
+    """A rest-hook Subscription to a topic. `filters`, `headers`, `heartbeat_s`, `timeout_s`, `max_count` by keyword."""
     channel: Json = {"type": "rest-hook", "endpoint": endpoint, "payload": "application/fhir+json"}
     if content is not None:
         channel["_payload"] = {"extension": [{"url": terms.PAYLOAD_CONTENT, "valueCode": content}]}
@@ -51,6 +51,17 @@ def subscription(endpoint: str, *, topic: str = REPORT_SIGNED, content: str | No
     if "filters" in more:
         body["_criteria"] = {"extension": [{"url": terms.FILTER, "valueString": text} for text in more.pop("filters")]}
     return {**body, **more}
+
+
+def criteria_subscription(endpoint: str, criteria: str, *, payload: bool = True, **more: Any) -> Json:
+    """A Subscription in R4's own form."""
+    channel: Json = {"type": "rest-hook", "endpoint": endpoint}
+    if payload:
+        channel["payload"] = "application/fhir+json"
+    if "headers" in more:
+        channel["header"] = more.pop("headers")
+    return {"resourceType": "Subscription", "status": "requested", "reason": "Surveillance", "criteria": criteria,
+            "channel": channel, **more}  # fmt: skip
 
 
 def report(*, status: str = "final", subject: str = "Patient/p", based_on: str | None = None, **more: Any) -> Json:
