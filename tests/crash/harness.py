@@ -50,6 +50,8 @@ class Outcome:
     """Kind → seconds from each kill until the service answered."""
     whole_s: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     """Kind → seconds from each kill until all processes were there."""
+    delivers_s: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    """Kind → seconds from each kill until the next event arrived at the subscriber."""
     lost: dict[str, list[str]] = field(default_factory=dict)
     """Check → what it misses."""
     rubbish: dict[str, int] = field(default_factory=dict)
@@ -81,6 +83,7 @@ class Run:
             self.cluster = Cluster(folder, binaries)
         self.service = Service(folder, self.cluster.url if self.cluster else "")
         self._subscription = ""
+        self._moments: list[tuple[str, float]] = []
 
     def run(self, kills: int, longest_pause_s: float = 2.0, **load: Any) -> Outcome:
         """Start, kill `kills` times under load, settle, check."""
@@ -118,6 +121,8 @@ class Run:
 
     def _kill(self, number: int, kind: str) -> None:
         began = time.monotonic()
+        newest = self.receiver.newest
+        self._moments.append((kind, began))
         if kind in POSTGRESQL_KINDS:
             self._kill_database(kind)
             killed = 1
@@ -128,6 +133,8 @@ class Run:
         answers_s = time.monotonic() - began
         self.service.until(self.service.is_whole)
         whole_s = time.monotonic() - began
+        if kind in POSTGRESQL_KINDS:  # the worker was not restarted: its loops must go on by themselves
+            self.service.until(lambda: self.receiver.newest > newest)
         self.outcome.answers_s[kind].append(answers_s)
         self.outcome.whole_s[kind].append(whole_s)
         self._say(
@@ -230,6 +237,10 @@ class Run:
         outcome.lost["export"] = [] if exported.returncode == 0 else [exported.stderr[-2000:]]
         outcome.lost["accesses"] = checks.accesses(promises, export) if export.exists() else ["no export"]
         outcome.lost["database"] = checks.database(self.service)
+        for kind, moment in self._moments:
+            after = next((at - moment for at in self.receiver.times if at > moment), None)
+            if after is not None:
+                outcome.delivers_s[kind].append(after)
         outcome.repeated = len(self.receiver.events) - len({one.number for one in self.receiver.events})
         outcome.refused = self.receiver.refused
 
@@ -269,6 +280,7 @@ def figures(run: Run) -> Json:
         },
         "seconds_until_it_answers": _spread(outcome.answers_s),
         "seconds_until_all_processes": _spread(outcome.whole_s),
+        "seconds_until_the_next_delivery": _spread(outcome.delivers_s),
         "left_behind": outcome.rubbish,
         "audit_verify": outcome.audit.splitlines(),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import threading
+import time
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -25,6 +26,8 @@ class Receiver:
 
     def __init__(self, refuse_share: float = 0.0) -> None:
         self.events: list[Notified] = []
+        self.times: list[float] = []
+        """When each of them arrived (time.monotonic)."""
         self.refused = 0
         self.handshakes = 0
         self._lock = threading.Lock()
@@ -65,7 +68,9 @@ class Receiver:
             if kind == "event-notification" and self._draw.random() < refuse_share:
                 self.refused += 1
                 return 503
-            self.events += [_event(webhook_id, one) for one in parameters if one["name"] == "notification-event"]
+            news = [_event(webhook_id, one) for one in parameters if one["name"] == "notification-event"]
+            self.events += news
+            self.times += [time.monotonic()] * len(news)
             return 200
 
 
