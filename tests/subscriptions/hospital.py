@@ -96,7 +96,8 @@ class Hospital:
             def do_POST(self) -> None:
                 hospital._serve(self)
 
-            do_PUT = do_POST
+            def do_PUT(self) -> None:
+                hospital._serve(self)
 
             def log_message(self, format: str, *arguments: Any) -> None:
                 """Say nothing."""
