@@ -7,9 +7,10 @@ gets a request id, the log has the rest.
 from __future__ import annotations
 
 import structlog
-from flask import Flask, Response, g, request
+from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
+from auth.guard import REQUEST_ID
 from resources import jsontext
 from resources.outcomes import FhirError, Issue, Unavailable, outcome
 from store.faults import DRIVER_ERRORS, LostRace, is_away, is_race
@@ -77,8 +78,9 @@ def _of_database(error: Exception) -> Response:
 
 
 def _of_unknown(error: Exception) -> Response:
-    log.error("unexpected", exc_info=_scrubbed(error), request_id=g.get("request_id", ""))
-    text = f"The server failed; request id {g.get('request_id', '')}"
+    request_id = request.environ.get(REQUEST_ID, "")
+    log.error("unexpected", exc_info=_scrubbed(error), request_id=request_id)
+    text = f"The server failed; request id {request_id}"
     return _render(500, (Issue("fatal", "exception", text),))
 
 

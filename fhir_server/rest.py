@@ -404,8 +404,8 @@ def read_body(limit: int) -> bytes:
 def respond(answer: Answer) -> Response:
     headers = [*answer.headers, ("Cache-Control", "private" if answer.status == 304 else "no-store")]
     response = WholeResponse(answer.body, answer.status, headers, content_type=answer.content_type)
-    if not answer.body and answer.status in (204, 304):
-        del response.headers["Content-Type"]
+    if answer.status in (204, 304):  # no content, so no words about it (RFC 9110 §15.3.5, §15.4.5)
+        del response.headers["Content-Type"], response.headers["Content-Length"]
     return response
 
 
@@ -413,9 +413,8 @@ class WholeResponse(Response):
     """A response whose body is all there: handed to the server in one piece, not iterated over."""
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        body, status, headers = self.get_wsgi_response(environ)
-        start_response(status, headers)
-        return [b"".join(body)]
+        start_response(self.status, self.headers.to_wsgi_list())
+        return [b"" if environ["REQUEST_METHOD"] == "HEAD" else self.get_data()]
 
 
 class _Headers(Mapping[str, str]):

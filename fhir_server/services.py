@@ -135,7 +135,7 @@ class Services:
         ]
 
     def base(self) -> str:
-        """The public base that the client of this request used (`origins` has seen to it that it is one of ours)."""
+        """The public base that the client of this request used (`threshold` has seen to it that it is one of ours)."""
         return f"{request.scheme}://{request.host}"
 
     def parse(self, type_name: str | None, parameters: Sequence[tuple[str, str]], *, lenient: bool = False) -> Query:
