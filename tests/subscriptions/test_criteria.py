@@ -283,7 +283,7 @@ def test_nothing_is_noted_of_types_that_nobody_asks_about(ward: Ward) -> None:
     assert len(ward.hospital.received) == 1
 
 
-OVER = {"end": "2021-01-01T00:00:00Z", "error": "Socket Error 10060 - can't connect to host"}
+OVER: Json = {"end": "2021-01-01T00:00:00Z", "error": "Socket Error 10060 - can't connect to host"}
 
 
 @pytest.mark.parametrize("status", ["error", "off"])
