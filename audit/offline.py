@@ -271,11 +271,12 @@ def verify_export(path: Path, key_text: str | None = None, elsewhere: Iterable[s
 
 
 def split_notes(text: str) -> list[str]:
-    """The signed notes of an append-only file, one after another."""
+    """The signed notes of an append-only file, one after another. One that was torn does not swallow the next: an empty
+    line stands only before signatures and after a note."""
     notes: list[str] = []
     block: list[str] = []
     for line in text.splitlines():
-        if block and any(part.startswith("— ") for part in block) and not line.startswith("— "):
+        if block and (not block[-1] or block[-1].startswith("— ")) and not line.startswith("— "):
             notes.append("\n".join(block) + "\n")
             block = []
         if block or line:

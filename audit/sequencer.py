@@ -86,6 +86,7 @@ class Sequencer:
         self._unpublished: str | None = None
         self._published_at = 0.0
         self._published_read = False
+        self._published_torn = False
         self._lag_s = 0.0
         """Age of the oldest record that the last step found."""
 
@@ -220,6 +221,7 @@ class Sequencer:
         with self._published.open("rb") as file:
             file.seek(max(0, self._published.stat().st_size - PUBLISHED_TAIL_BYTES))
             tail = file.read().decode("utf-8", "replace")
+        self._published_torn = bool(tail) and not tail.endswith("\n\n")
         for note in split_notes(tail):
             try:
                 checkpoint = self._verifier.open(note)
@@ -238,10 +240,10 @@ class Sequencer:
         self._published.parent.mkdir(parents=True, exist_ok=True)
         with self._published.open("a", encoding="utf-8") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            file.write(note + "\n")
+            file.write(("\n\n" if self._published_torn else "") + note + "\n")
             file.flush()
             os.fsync(file.fileno())
-        self._unpublished, self._published_at = None, time.monotonic()
+        self._unpublished, self._published_at, self._published_torn = None, time.monotonic(), False
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,13 +31,13 @@ from tests.conftest import _postgresql_binaries
 from tests.crash import checks
 from tests.crash.promises import Json, Promises
 from tests.crash.receiver import Receiver
-from tests.crash.service import Cluster, Service
+from tests.crash.service import Cluster, NotBack, Service
 from tests.crash.workload import Client, Load
 
 KINDS = ("supervisor", "web", "web-worker", "worker", "dimse", "everything")
 POSTGRESQL_KINDS = ("postgresql immediate stop", "postmaster", "backend")
 REFUSE_SHARE = 0.02
-SETTLED_WITHIN_S = 180.0
+SETTLED_WITHIN_S = 120.0
 
 
 @dataclass(slots=True)
@@ -205,8 +205,12 @@ class Run:
                 self.promises, checks.stored(self.service)
             )
 
-        with suppress(Exception):  # what has not settled is found, and named, by the checks
-            self.service.until(is_quiet, SETTLED_WITHIN_S)
+        arrived = -1
+        while arrived < self.receiver.newest:  # a backlog is waited for as long as it moves
+            arrived = self.receiver.newest
+            with suppress(NotBack):  # what has not settled is found, and named, by the checks
+                self.service.until(is_quiet, SETTLED_WITHIN_S)
+                break
         self.outcome.events = self._status(client)[1]
         client.close()
 
@@ -302,13 +306,14 @@ def main() -> int:
     parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--pause", type=float, default=2.0, help="Longest pause before a kill, in seconds.")
     parser.add_argument("--keep", action="store_true", help="Keep the data and the logs.")
     given = parser.parse_args()
     seed = given.seed if given.seed is not None else random.SystemRandom().randrange(10**6)
     folder = Path(tempfile.mkdtemp(prefix="vigie-crash-"))
     print(f"seed {seed}, {folder}", flush=True)
     run = Run(given.database, folder, seed, say=lambda line: print(line, flush=True))
-    outcome = run.run(given.kills)
+    outcome = run.run(given.kills, given.pause)
     found = {**figures(run), "seed": seed}
     text = json.dumps(found, indent=1, ensure_ascii=False)
     if given.out:
