@@ -117,7 +117,8 @@ def _examine(settings: Settings) -> list[tuple[str, str | None]]:
     free = shutil.disk_usage(settings.data if settings.data.exists() else Path()).free
     found.append(("disk", None if free > _LOW_DISK_BYTES else f"only {free // 1024**2} MiB free"))
     keys = settings.data / "keys"
-    loose = [key.name for key in keys.glob("*") if key.stat().st_mode & 0o077] if keys.is_dir() else []
+    secrets = [path for path in keys.glob("*") if path.suffix != ".pub"] if keys.is_dir() else []
+    loose = [key.name for key in secrets if key.stat().st_mode & 0o077]
     found.append(("keys", f"readable by others: {', '.join(loose)}" if loose else None))
     try:
         current, head = migrations.state(settings.database_url)
@@ -125,7 +126,11 @@ def _examine(settings: Settings) -> list[tuple[str, str | None]]:
         found.append(("database", type(error).__name__))
         return found
     found.append(("schema", None if current == head else "not at this version: ./vigie db upgrade"))
-    services = Services.of(settings)
+    try:
+        services = Services.of(settings)
+    except Exception as error:  # noqa: BLE001 - it would not start either: that is what is to be told
+        found.append(("assembly", type(error).__name__))
+        return found
     try:
         for name, check in services.readiness().items():
             try:

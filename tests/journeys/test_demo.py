@@ -85,7 +85,18 @@ def test_the_port_of_another_program_is_told_and_not_waited_for(own_site: Site) 
     assert f"port {own_site.port} is in use" in refused.stderr
 
 
-@pytest.mark.parametrize("processes", [("web",), ("web worker",), ("worker",), ("dimse",), ("worker", "dimse", "web")])
+@pytest.mark.parametrize(
+    ("engine", "processes"),
+    [
+        ("sqlite", ("web",)),
+        ("sqlite", ("web worker",)),
+        ("sqlite", ("worker",)),
+        ("sqlite", ("dimse",)),
+        ("sqlite", ("worker", "dimse", "web")),
+        ("postgresql", ("web worker",)),
+        ("postgresql", ("worker", "dimse", "web")),
+    ],
+)
 def test_a_killed_process_is_back_and_the_demonstration_plays(site: Site, processes: tuple[str, ...]) -> None:
     """Issue 2 §11: restart of a crashed child; with it everything that an emergency needs is back."""
     victims = {name: site.web_workers()[0] if name == "web worker" else site.child(name) for name in processes}
