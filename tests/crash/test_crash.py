@@ -15,6 +15,8 @@ KILLS = {"sqlite": 6, "postgresql": 9}
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # pynetdicom's requestor, where a connection is refused
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
 def test_nothing_acknowledged_is_lost_when_any_process_is_killed(engine: str, tmp_path: Path) -> None:
     """DESIGN §13; R1–R6: writes, images, events, audit records, over kill -9 at random moments under load."""
