@@ -1,7 +1,9 @@
-"""One committer per process: the records of all its readers go into one transaction, then each reader goes on.
+"""Group commit: the records of all readers that wait go into one transaction, then each goes on.
 
-A record is acknowledged only once its commit has returned. A reader that waits longer than its timeout is told
-Unavailable, and so discloses nothing. Started by the first record; a forked child starts its own.
+Whoever comes first leads: it commits for itself and for all that came until the transaction had begun, then hands the
+lead to one that came later. A thread of its own for this would cost every read two changes of thread, which is more
+than the commit. A record is acknowledged only once its commit has returned; who has waited longer than its timeout is
+told Unavailable, and so discloses nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +12,6 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
-from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
 from resources.outcomes import Unavailable
@@ -18,104 +19,129 @@ from resources.outcomes import Unavailable
 logger = logging.getLogger("vigie.audit")
 Row = TypeVar("Row")
 
+Drain = Callable[[], Sequence[Row]]
+"""Gives the rows to write; called once the transaction has begun, so that none who waits meanwhile is left behind."""
+
 
 class GroupCommitter(Generic[Row]):
     """`submit` returns once `commit` has made the rows durable, together with those of whoever came meanwhile."""
 
-    def __init__(self, commit: Callable[[Sequence[Row]], None], *, limit: int = 1024) -> None:
-        """`limit`: rows of one transaction, about; what comes later waits for the next."""
+    def __init__(self, commit: Callable[[Drain[Row]], None], *, limit: int = 1024) -> None:
+        """`commit` begins a transaction, writes what its argument gives, commits. `limit`: rows of one, about."""
         self._commit = commit
         self._limit = limit
-        self._process: _Process[Row] | None = None
+        self._line: _Line[Row] = _Line()
         self._starting = threading.Lock()
 
     def submit(self, rows: Sequence[Row], timeout_s: float) -> None:
         """Raise Unavailable where the rows cannot be shown to be durable within `timeout_s`."""
+        line = self._line
+        if line.pid != os.getpid():  # a fork: those who wait in the parent are not ours
+            line = self._fresh()
         ticket = _Ticket(rows)
-        self._running().queue.put(ticket)
-        if not ticket.done.acquire(timeout=timeout_s):
-            ticket.abandoned = True
-            raise Unavailable("The audit record could not be written in time", retry_after_s=1)
+        leads = line.join(ticket)
+        if not leads:
+            leads = line.wait(ticket, timeout_s)
+        if leads:
+            self._lead(line, ticket)
         if ticket.error is not None:
             raise Unavailable("The audit record could not be written", retry_after_s=1) from ticket.error
 
     @property
     def waiting(self) -> int:
         """How many requests wait for the next commit."""
-        process = self._process
-        return process.queue.qsize() if process is not None else 0
+        return len(self._line.queue)
 
     def close(self) -> None:
-        """Commit what waits and end the thread."""
-        process, self._process = self._process, None
-        if process is not None and process.pid == os.getpid() and process.thread.is_alive():
-            process.queue.put(None)
-            process.thread.join()
+        """Nothing is left to do: who waits has a thread of its own."""
 
-    def _running(self) -> _Process[Row]:
-        process = self._process
-        if process is not None and process.pid == os.getpid():
-            return process
+    def _fresh(self) -> _Line[Row]:
         with self._starting:
-            process = self._process
-            if process is None or process.pid != os.getpid():
-                process = self._process = _Process(self._work)
-                process.thread.start()
-            return process
+            if self._line.pid != os.getpid():
+                self._line = _Line()
+            return self._line
 
-    def _work(self, queue: SimpleQueue[_Ticket[Row] | None]) -> None:
-        going = True
-        while going:
-            first = queue.get()
-            if first is None:
-                return
-            tickets = [first]
-            count = len(first.rows)
-            while count < self._limit:
-                try:
-                    ticket = queue.get_nowait()
-                except Empty:
-                    break
-                if ticket is None:
-                    going = False
-                    break
-                tickets.append(ticket)
-                count += len(ticket.rows)
-            self._settle(tickets)
+    def _lead(self, line: _Line[Row], mine: _Ticket[Row]) -> None:
+        """Commit for everyone in line, `mine` first, then hand the lead on."""
+        taken: list[_Ticket[Row]] = []
 
-    def _settle(self, tickets: list[_Ticket[Row]]) -> None:
-        # Whoever gave up was told 503 and disclosed nothing: there is nothing to record.
-        waiting = [ticket for ticket in tickets if not ticket.abandoned]
-        rows = [row for ticket in waiting for row in ticket.rows]
+        def drain() -> list[Row]:
+            taken.extend(line.take(self._limit))
+            return [row for ticket in taken for row in ticket.rows]
+
         error: Exception | None = None
-        if rows:
-            try:
-                self._commit(rows)
-            except Exception as raised:
-                # Whatever it was, every reader must hear of it and the thread must live on.
-                logger.exception("audit records could not be committed")
-                error = raised
-        for ticket in waiting:
-            ticket.error = error
-            ticket.done.release()
+        try:
+            self._commit(drain)
+        except Exception as raised:
+            # Whatever it was, everyone in the group must hear of it and the lead must be handed on.
+            logger.exception("audit records could not be committed")
+            error = raised
+            if not taken:
+                taken.extend(line.take(self._limit))
+        finally:
+            for ticket in taken:
+                ticket.error = error
+                if ticket is not mine:
+                    ticket.done.release()
+            line.hand_on()
 
 
 class _Ticket(Generic[Row]):
-    __slots__ = ("abandoned", "done", "error", "rows")
+    __slots__ = ("done", "error", "leads", "rows")
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rows = rows
         self.error: Exception | None = None
-        self.abandoned = False
-        # A bare lock, released once by the committer: a third of the price of an Event.
+        self.leads = False
+        # A bare lock, released once: by the leader, or to make this one the leader. A third of the price of an Event.
         self.done = threading.Lock()
         self.done.acquire()
 
 
-class _Process(Generic[Row]):
-    """The queue and the thread of one process: after a fork the parent's are not ours."""
+class _Line(Generic[Row]):
+    """Those who wait, and whether one of them leads."""
 
-    def __init__(self, work: Callable[[SimpleQueue[_Ticket[Row] | None]], None]) -> None:
+    def __init__(self) -> None:
         self.pid = os.getpid()
-        self.queue: SimpleQueue[_Ticket[Row] | None] = SimpleQueue()
-        self.thread = threading.Thread(target=work, args=(self.queue,), name="audit-committer", daemon=True)
+        self.queue: list[_Ticket[Row]] = []
+        self._mutex = threading.Lock()
+        self._led = False
+
+    def join(self, ticket: _Ticket[Row]) -> bool:
+        """Stand in line; True if there is no leader: then this one leads."""
+        with self._mutex:
+            self.queue.append(ticket)
+            if self._led:
+                return False
+            self._led = True
+            return True
+
+    def wait(self, ticket: _Ticket[Row], timeout_s: float) -> bool:
+        """Wait for the commit; True if this one is to lead instead. Raises Unavailable after `timeout_s`."""
+        if ticket.done.acquire(timeout=timeout_s):
+            return ticket.leads
+        with self._mutex:
+            if ticket.leads:  # made the leader at this very moment: somebody must
+                return True
+            if ticket in self.queue:
+                self.queue.remove(ticket)
+        raise Unavailable("The audit record could not be written in time", retry_after_s=1)
+
+    def take(self, limit: int) -> list[_Ticket[Row]]:
+        """The first in line, about `limit` rows of them."""
+        with self._mutex:
+            taken, count = 0, 0
+            while taken < len(self.queue) and count < limit:
+                count += len(self.queue[taken].rows)
+                taken += 1
+            group, self.queue = self.queue[:taken], self.queue[taken:]
+            return group
+
+    def hand_on(self) -> None:
+        """Make the first in line the leader; if there is none, whoever comes next leads."""
+        with self._mutex:
+            if not self.queue:
+                self._led = False
+                return
+            self.queue[0].leads = True
+            self.queue[0].done.release()

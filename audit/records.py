@@ -40,11 +40,18 @@ audit_inbox = Table(
     "audit_inbox",
     metadata,
     Column("pk", Key, primary_key=True),
-    Column("event_id", BinaryText, nullable=False, unique=True, comment="id of the AuditEvent"),
+    Column("event_id", BinaryText, nullable=False, comment="id of the AuditEvent"),
     Column("recorded", BigInteger, nullable=False, comment="µs since 1970-01-01T00:00Z"),
     Column("tx_id", BigInteger, nullable=False, comment="transaction that it was recorded in"),
     Column("event", Text, nullable=False, comment="AuditEvent as JSON, without meta.versionId and meta.lastUpdated"),
     sqlite_autoincrement=True,
+)
+
+audit_spool = Table(
+    "audit_spool",
+    metadata,
+    Column("file", Text, primary_key=True, comment="name of a file of the spool"),
+    Column("consumed", BigInteger, nullable=False, comment="bytes of it that are in the log"),
 )
 
 audit_log = Table(
@@ -137,6 +144,22 @@ _LAST = select(func.coalesce(func.max(audit_inbox.c.pk), 0))
 _WAITING = select(func.count(), func.min(audit_inbox.c.recorded)).select_from(audit_inbox)
 
 
+_CONSUMED = Prepared(select(audit_spool.c.file, audit_spool.c.consumed))
+_ADVANCE = Prepared(
+    update(audit_spool)
+    .where(audit_spool.c.file == bindparam("file"), audit_spool.c.consumed == bindparam("before"))
+    .values(consumed=bindparam("after"))
+)
+_BEGIN_FILE = Prepared(
+    insert(audit_spool).from_select(
+        ["file", "consumed"],
+        select(bindparam("file", type_=Text), bindparam("after", type_=BigInteger)).where(
+            ~select(audit_spool.c.file).where(audit_spool.c.file == bindparam("file", type_=Text)).exists()
+        ),
+    )
+)
+
+
 class InboxRow(NamedTuple):
     """In the order of the statement's parameters (checked by a test)."""
 
@@ -162,6 +185,22 @@ def take(connection: Connection, batch: Sequence[Pending]) -> bool:
     """Remove `batch` from the inbox; False where another sequencer was faster."""
     keys = [row.pk for row in batch]
     return connection.execute(delete(audit_inbox).where(audit_inbox.c.pk.in_(keys))).rowcount == len(batch)
+
+
+def consumed(connection: Connection) -> dict[str, int]:
+    """How far each file of the spool is in the log, in bytes."""
+    return {str(name): int(offset) for name, offset in _CONSUMED.all(connection, {})}
+
+
+def advance(connection: Connection, name: str, before: int, after: int) -> bool:
+    """Remember that a file of the spool is in the log up to `after`; False where another sequencer was faster."""
+    row = {"file": name, "before": before, "after": after}
+    return (_BEGIN_FILE if before == 0 else _ADVANCE).run(connection, row) == 1
+
+
+def forget(connection: Connection, names: Sequence[str]) -> None:
+    """Files that are removed."""
+    connection.execute(delete(audit_spool).where(audit_spool.c.file.in_(names)))
 
 
 def last_pending(connection: Connection) -> int:

@@ -12,7 +12,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from audit import merkle, records
+from audit import merkle, records, spool
 from audit.checkpoint import BadCheckpoint, Checkpoint, Signer
 from audit.offline import split_notes
 from resources.index_rows import IndexRows
@@ -40,11 +40,12 @@ logger = logging.getLogger("vigie.audit")
 BATCH = 100
 """Records of one transaction: on SQLite every writer waits for it."""
 PUBLISH_INTERVAL_S = 1.0
+TIDY_INTERVAL_S = 5.0
 CHECKPOINT_INTERVAL_S = 1.0
 """Of the checkpoints that are kept: one in between goes when the next is signed."""
 PUBLISHED_TAIL_BYTES = 65_536
 """How much of the published file is looked at on start."""
-_RESTS = ((20.0, 3.0), (60.0, 1.0), (float("inf"), 0.0))
+_RESTS = ((5.0, 8.0), (20.0, 3.0), (60.0, 1.0), (float("inf"), 0.0))
 """(age of the oldest record below which it holds, rest after a batch as a multiple of the batch's own time)."""
 _REST_MAX_S = 0.5
 _LAST_UPDATED = "0000-00-00T00:00:00.000Z"
@@ -69,14 +70,18 @@ class Sequencer:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         batch: int = BATCH,
         checkpoint_interval_s: float = CHECKPOINT_INTERVAL_S,
+        spooled: Path | None = None,
     ) -> None:
-        """`published`: an append-only file that checkpoints are copied to; keep it on another volume."""
+        """`spooled`: folder of the spool, if there is one. `published`: an append-only file that checkpoints are copied
+        to; keep it on another volume."""
         self._database = database
         self._signer = signer
         self._verifier = signer.verifier
         self._platform = frozenset({platform})
         self._base_urls = tuple(base_urls)
         self._published = published
+        self._spooled = spooled
+        self._tidied_at = 0.0
         self._now = clock
         self._batch = batch
         self._checkpoint_interval_us = int(checkpoint_interval_s * 1_000_000)
@@ -97,15 +102,19 @@ class Sequencer:
         """
         self._recall_published()
         with self._database.read() as connection:
-            batch = records.pending(connection, self._batch, self.epoch(connection))
+            inbox = records.pending(connection, self._batch, self.epoch(connection))
+            consumed = records.consumed(connection) if self._spooled is not None else {}
+        spooled = self._from_spool(consumed, self._batch - len(inbox))
+        batch = [*inbox, *(records.Pending(0, row.event_id, row.recorded, 0, row.event) for row in spooled)]
         if not batch:
+            self._tidy(consumed)
             self._lag_s = 0.0
             self._publish(force=True)
             return False
-        self._lag_s = self._now().timestamp() - batch[0].recorded / 1_000_000
+        self._lag_s = self._now().timestamp() - min(row.recorded for row in batch) / 1_000_000
         prepared = [self._prepared(row) for row in batch]
         try:
-            note = self._sequence(batch, prepared)
+            note = self._sequence(inbox, spooled, consumed, batch, prepared)
         except _Lost:
             return False
         except DRIVER_ERRORS as error:
@@ -155,11 +164,38 @@ class Sequencer:
             rows = IndexRows()
         return _Prepared(head, tail, rows, tuple(patients_of("AuditEvent", stamped)))
 
-    def _sequence(self, batch: Sequence[records.Pending], prepared: Sequence[_Prepared]) -> str:
+    def _from_spool(self, consumed: Mapping[str, int], size: int) -> list[spool.SpoolRow]:
+        if self._spooled is None or size <= 0:
+            return []
+        return spool.read(self._spooled, consumed, size)
+
+    def _tidy(self, consumed: Mapping[str, int]) -> None:
+        """Now and then, remove the files of the spool that are finished."""
+        if self._spooled is None or time.monotonic() - self._tidied_at < TIDY_INTERVAL_S:
+            return
+        self._tidied_at = time.monotonic()
+        gone = [*spool.remove_finished(self._spooled, consumed), *(consumed.keys() - set(spool.files(self._spooled)))]
+        known = [name for name in gone if name in consumed]
+        if known:
+            with self._database.write() as connection:
+                records.forget(connection, known)
+
+    def _sequence(
+        self,
+        inbox: Sequence[records.Pending],
+        spooled: Sequence[spool.SpoolRow],
+        consumed: Mapping[str, int],
+        batch: Sequence[records.Pending],
+        prepared: Sequence[_Prepared],
+    ) -> str:
         fresh: set[int] = set()
+        ends = {row.file: row.end for row in spooled}
         with self._database.write() as connection:
-            if not records.lead(connection) or not records.take(connection, batch):
+            if not records.lead(connection) or not records.take(connection, inbox):
                 raise _Lost
+            for name, end in ends.items():
+                if not records.advance(connection, name, consumed.get(name, 0), end):
+                    raise _Lost
             frontier = self._frontier(connection)
             before = frontier.size
             now_us = versions.microseconds(self._now()) // 1000 * 1000

@@ -7,7 +7,7 @@ committer; where that fails the answer is 503 and nothing is disclosed. What is 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,10 +15,11 @@ from uuid import uuid4
 
 import orjson
 
-from audit import events, records
+from audit import events, records, spool
 from audit.checkpoint import Signer
-from audit.committer import GroupCommitter
+from audit.committer import Drain, GroupCommitter
 from audit.sequencer import CHECKPOINT_INTERVAL_S, Sequencer
+from audit.spool import SpoolWriter
 from store.access import Access, Caller
 from store.engine import Database
 from store.loops import Loop
@@ -51,6 +52,7 @@ class Ledger:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         ids: Callable[[], str] = _random_id,
         timeout_s: float = DISCLOSE_TIMEOUT_S,
+        spooled: Path | None = None,
         checkpoint_interval_s: float = CHECKPOINT_INTERVAL_S,
     ) -> None:
         """`observer`: reference of the Device that this server is; `base_url`: its FHIR endpoint; `platform`: id of the
@@ -62,10 +64,16 @@ class Ledger:
         self._now = clock
         self._new_id = ids
         self._timeout_s = timeout_s
-        self._committer = GroupCommitter(self._commit)
+        self._spooled = spooled if database.is_sqlite else None
+        if self._spooled is not None:
+            self._spooled.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._writer = SpoolWriter(self._spooled)
+            self._committer = GroupCommitter(self._append_to_spool)
+        else:
+            self._committer = GroupCommitter(self._commit)
         self.sequencer = Sequencer(
             database, signer, platform=platform, base_urls=base_urls or (base_url,), published=published, clock=clock,
-            checkpoint_interval_s=checkpoint_interval_s,
+            checkpoint_interval_s=checkpoint_interval_s, spooled=self._spooled,
         )
 
     def append(self, connection: Connection, caller: Caller, accesses: Sequence[Access], at: datetime) -> None:
@@ -90,12 +98,10 @@ class Ledger:
         """
         with self._database.read() as connection:
             last = records.last_pending(connection)
+        sizes = spool.sizes(self._spooled) if self._spooled is not None else {}
         deadline = time.monotonic() + timeout_s
-        while last:
+        while not self._is_past(last, sizes):
             more = self.sequencer.step()
-            with self._database.read() as connection:
-                if not records.any_pending_to(connection, last):
-                    break
             if time.monotonic() > deadline:
                 return False
             if not more:
@@ -103,13 +109,34 @@ class Ledger:
                 time.sleep(0.005)
         return True
 
+    def _is_past(self, last: int, sizes: Mapping[str, int]) -> bool:
+        """Whether everything up to these marks of inbox and spool is in the log."""
+        with self._database.read() as connection:
+            if last and records.any_pending_to(connection, last):
+                return False
+            consumed = records.consumed(connection) if sizes else {}
+        folder = self._spooled
+        return folder is None or all(
+            spool.is_past(folder, name, consumed.get(name, 0), size) for name, size in sizes.items()
+        )
+
+    def waiting_in_spool(self) -> tuple[int, int | None]:
+        """How many records of the spool wait, and the oldest one's time in µs."""
+        if self._spooled is None:
+            return 0, None
+        with self._database.read() as connection:
+            consumed = records.consumed(connection)
+        return spool.waiting(self._spooled, consumed)
+
     def loop(self) -> Loop:
         """The background sequencer."""
         return self.sequencer.loop()
 
     def close(self) -> None:
-        """Commit what waits and end the committer's thread."""
+        """Finish this process's file of the spool."""
         self._committer.close()
+        if self._spooled is not None:
+            self._writer.close()
 
     def _rows(self, caller: Caller, accesses: Sequence[Access], at: datetime) -> list[records.InboxRow]:
         now = self._now()
@@ -123,6 +150,9 @@ class Ledger:
             )
         ]
 
-    def _commit(self, rows: Sequence[records.InboxRow]) -> None:
+    def _append_to_spool(self, drain: Drain[records.InboxRow]) -> None:
+        self._writer.append(drain())
+
+    def _commit(self, drain: Drain[records.InboxRow]) -> None:
         with self._database.write() as connection:
-            records.add(connection, rows, self.sequencer.epoch(connection))
+            records.add(connection, drain(), self.sequencer.epoch(connection))

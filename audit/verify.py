@@ -38,9 +38,18 @@ OVERDUE_S = 60
 
 
 def verify(
-    database: Database, verifier: Verifier, *, platform: str, elsewhere: Iterable[str] = (), now: datetime | None = None
+    database: Database,
+    verifier: Verifier,
+    *,
+    platform: str,
+    elsewhere: Iterable[str] = (),
+    now: datetime | None = None,
+    spooled: tuple[int, int | None] = (0, None),
 ) -> Report:
-    """Verify the whole log. `elsewhere`: checkpoints kept outside the database; a log cut after them is found so."""
+    """Verify the whole log. `spooled`: what waits in the spool (`Ledger.waiting_in_spool`).
+
+    `elsewhere`: checkpoints kept outside the database; a log cut after them is found so.
+    """
     judge = Judge(Key(verifier.text()), elsewhere)
     with database.read() as connection:
         pending = iter(records.checkpoints(connection))
@@ -67,7 +76,7 @@ def verify(
             judge.outside(end, "outside", f"{reference} is not in the log")
         for reference in records.versions_unrecorded(connection, written):
             judge.outside(end, "unrecorded", f"{reference} was written without an audit record")
-        _inbox(connection, judge, end, now or datetime.now(UTC))
+        _inbox(connection, judge, end, now or datetime.now(UTC), spooled)
     return report
 
 
@@ -128,8 +137,12 @@ def export_command(database: Database, file: Path, verifier: Verifier) -> int:
     return 0
 
 
-def _inbox(connection: Connection, judge: Judge, end: int, now: datetime) -> None:
+def _inbox(
+    connection: Connection, judge: Judge, end: int, now: datetime, spooled: tuple[int, int | None]
+) -> None:
     count, oldest = records.waiting(connection)
+    count += spooled[0]
+    oldest = min((one for one in (oldest, spooled[1]) if one is not None), default=None)
     if not count or oldest is None:
         return
     age_s = (microseconds(now) - oldest) // 1_000_000

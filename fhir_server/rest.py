@@ -43,6 +43,7 @@ _PUBLIC = {Kind.CAPABILITIES, Kind.SMART}
 _WITH_BODY = {"POST", "PUT", "PATCH"}
 _BYTES = {Kind.READ, Kind.VREAD, Kind.CREATE, Kind.UPDATE}
 """Interactions in which a Binary may also be the bytes that it holds."""
+_ONE = {Kind.READ, Kind.VREAD}
 _NO_PREFERENCE = negotiation.Preference()
 _RAW_LENGTH = 8000
 
@@ -181,7 +182,10 @@ class Edge:
         if asked.route.type == "AuditEvent":
             self.services.ledger.catch_up()
         with self.store.work(
-            asked.caller, write=False, intent=intent if not asked.body else replace(intent, query=asked.raw)
+            asked.caller,
+            write=False,
+            intent=intent if not asked.body else replace(intent, query=asked.raw),
+            glance=asked.route.kind in _ONE,
         ) as uow:
             return self._reader(uow, asked)
 

@@ -36,6 +36,8 @@ CHECKPOINTS = "checkpoints.txt"
 """File of the data folder that the signed checkpoints are published to, beside the database."""
 
 
+SPOOL = "audit-spool"
+"""Folder of the data folder in which disclosures are recorded until they are sequenced (SQLite)."""
 _ABANDONED_S = 3600.0
 """A temporary file of the object store that is older than this has no writer any more."""
 
@@ -77,6 +79,7 @@ class Services:
             base_urls=bases,
             platform=settings.platform,
             published=settings.data / CHECKPOINTS,
+            spooled=settings.data / SPOOL,
             clock=clock,
             ids=new_id,
         )
@@ -165,7 +168,13 @@ class Services:
         """Verify the whole audit log, against the checkpoints published beside the database too."""
         published = self.settings.data / CHECKPOINTS
         elsewhere = split_notes(published.read_text(encoding="utf-8")) if published.exists() else []
-        return verify.verify(self.database, self._verifier, platform=self.settings.platform, elsewhere=elsewhere)
+        return verify.verify(
+            self.database,
+            self._verifier,
+            platform=self.settings.platform,
+            elsewhere=elsewhere,
+            spooled=self.ledger.waiting_in_spool(),
+        )
 
     def export_audit(self, file: Path) -> int:
         """Export the log for the offline verifier; the number of records."""

@@ -2,6 +2,7 @@
 
 *The public base.* Links, `fullUrl` and BulkDataURI are built from the base that the client used, if it is one of ours;
 an unknown Host (a proxy's inner name, or an attack) counts as the canonical base, so no link ever leads to a stranger.
+*Caches* keep nothing, unless the facade says otherwise.
 *The request id* is the client's, or minted; it is in the answer, in the log line and in the audit record.
 *The log line* names the facade, never the path: a path or a query may name a patient.
 """
@@ -44,6 +45,8 @@ class Threshold:
 
         def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Callable[[bytes], object]:
             headers += (("X-Request-Id", request_id), *_GUARDS)
+            if not any(name.lower() == "cache-control" for name, _ in headers):
+                headers.append(("Cache-Control", "no-store"))
             facade = environ["PATH_INFO"].split("/", 2)[1] if "/" in environ["PATH_INFO"] else ""
             logs.request(
                 environ["REQUEST_METHOD"], facade if facade in FACADES else "none", int(status[:3]),

@@ -6,13 +6,13 @@ import shutil
 import sqlite3
 import subprocess
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import click
 from sqlalchemy import make_url
 
-from fhir_server.services import CHECKPOINTS, Services
+from fhir_server.services import CHECKPOINTS, SPOOL, Services
 from fhir_server.settings import Settings
 from store import migrations, snapshots
 from store.engine import open_engine
@@ -59,6 +59,7 @@ def backup(settings: Settings, destination: Path) -> int:
     published = settings.data / CHECKPOINTS
     if published.is_file():  # before the database: a log may be longer than its checkpoints, never shorter
         shutil.copy2(published, destination / CHECKPOINTS)
+    _copy_spool(settings.data / SPOOL, destination / SPOOL)
     url = make_url(settings.database_url)
     if url.get_backend_name() == "sqlite":
         with (
@@ -76,6 +77,16 @@ def backup(settings: Settings, destination: Path) -> int:
     return 0
 
 
+def _copy_spool(source: Path, destination: Path) -> None:
+    """Before the database: what is sequenced meanwhile, and its file removed, stands in the copy of the database."""
+    if not source.is_dir():
+        return
+    destination.mkdir(mode=0o700)
+    for file in source.glob("*.spool"):
+        with suppress(FileNotFoundError):
+            shutil.copy2(file, destination / file.name)
+
+
 def restore(settings: Settings, source: Path) -> int:
     """Lay a backup into an empty data folder, then verify the audit log of what was laid."""
     url = make_url(settings.database_url)
@@ -90,7 +101,11 @@ def restore(settings: Settings, source: Path) -> int:
         ["pg_restore", "--no-owner", "--exit-on-error", f"--dbname={_libpq(settings)}", str(source / "vigie.pgdump")]
     ):
         return 1
-    for folder, name in ((settings.objects_folder, "objects"), (settings.data / "keys", "keys")):
+    for folder, name in (
+        (settings.objects_folder, "objects"),
+        (settings.data / "keys", "keys"),
+        (settings.data / SPOOL, SPOOL),
+    ):
         if (source / name).is_dir():
             shutil.copytree(source / name, folder, dirs_exist_ok=True)
     if (source / CHECKPOINTS).is_file():

@@ -78,6 +78,17 @@ class Database:
         with state.transaction("BEGIN") as connection:
             yield connection
 
+    @contextmanager
+    def glance(self) -> Iterator[Connection]:
+        """For one select, which is its own snapshot: no transaction is begun and ended around it."""
+        state = self._state
+        if state.gate is None:
+            with state.glancer.connect() as connection:
+                yield connection
+            return
+        with state.transaction(None) as connection:
+            yield connection
+
     def wait_for_change(self, timeout_s: float) -> bool:
         """Return True soon after another connection committed, False after `timeout_s`.
 
@@ -128,7 +139,7 @@ class _ProcessState:
         if url.get_backend_name() == "sqlite":
             file = Path(str(url.database)).absolute()
             self.gate = WriteGate(file.parent, file.name)
-            self.engine = self.reader = self.writer = _sqlite_engine(url)
+            self.engine = self.reader = self.writer = self.glancer = _sqlite_engine(url)
         else:
             self.engine = create_engine(
                 url,
@@ -140,8 +151,9 @@ class _ProcessState:
             )
             self.writer = self.engine.execution_options(isolation_level="READ COMMITTED")
             self.reader = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            self.glancer = self.engine.execution_options(isolation_level="AUTOCOMMIT")
 
-    def transaction(self, begin: str) -> _SqliteTransaction:
+    def transaction(self, begin: str | None) -> _SqliteTransaction:
         """SQLite: a transaction on a connection that this thread keeps."""
         free: list[Connection] | None = getattr(self._kept, "free", None)
         if free is None:
@@ -190,7 +202,7 @@ class _SqliteTransaction:
 
     __slots__ = ("_begin", "_connection", "_driver", "_engine", "_free")
 
-    def __init__(self, engine: Engine, free: list[Connection], begin: str) -> None:
+    def __init__(self, engine: Engine, free: list[Connection], begin: str | None) -> None:
         self._engine = engine
         self._free = free
         self._begin = begin
@@ -200,6 +212,8 @@ class _SqliteTransaction:
         self._connection = self._free.pop() if self._free else self._engine.connect()
         driver: Any = self._connection.connection.driver_connection
         self._driver = driver
+        if self._begin is None:
+            return self._connection
         try:
             driver.execute(self._begin)
         except BaseException:
@@ -209,7 +223,8 @@ class _SqliteTransaction:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         try:
-            self._driver.execute("COMMIT" if kind is None else "ROLLBACK")
+            if self._begin is not None:
+                self._driver.execute("COMMIT" if kind is None else "ROLLBACK")
         except BaseException:
             self._discard()
             if kind is None:

@@ -163,11 +163,16 @@ class Store:
         self._epoch: int | None = None
 
     @contextmanager
-    def work(self, caller: Caller, *, write: bool = True, intent: Access | None = None) -> Iterator[UnitOfWork]:
-        """A unit of work of `caller`. `intent` says what to record if it fails; by default what was last tried."""
+    def work(
+        self, caller: Caller, *, write: bool = True, intent: Access | None = None, glance: bool = False
+    ) -> Iterator[UnitOfWork]:
+        """A unit of work of `caller`. `intent` says what to record if it fails; by default what was last tried.
+
+        `glance`: a read of one resource, which is one select: it needs no transaction around it.
+        """
         opened: list[UnitOfWork] = []
         try:
-            with self._transaction(caller, write, intent, opened) as uow:
+            with self._transaction(caller, write, intent, opened, glance=glance) as uow:
                 yield uow
         except Exception as error:
             fault = _translate(error)
@@ -216,9 +221,9 @@ class Store:
 
     @contextmanager
     def _transaction(
-        self, caller: Caller, write: bool, intent: Access | None, opened: list[UnitOfWork]
+        self, caller: Caller, write: bool, intent: Access | None, opened: list[UnitOfWork], *, glance: bool = False
     ) -> Iterator[UnitOfWork]:
-        opening = self.database.write if write else self.database.read
+        opening = self.database.write if write else self.database.glance if glance else self.database.read
         with opening() as connection:
             uow = UnitOfWork(self, caller, connection, write=write, intent=intent)
             opened.append(uow)

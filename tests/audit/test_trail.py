@@ -13,7 +13,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
 
 from audit import records
-from audit.committer import GroupCommitter
+from audit.committer import Drain, GroupCommitter
 from audit.trail import Ledger
 from resources.outcomes import Unavailable
 from store.access import Access, Caller, Interaction, Outcome
@@ -123,7 +123,8 @@ def test_a_record_that_takes_too_long_is_not_acknowledged():
     written: list[str] = []
     begun, going = threading.Event(), threading.Event()
 
-    def slow(rows: Sequence[str]) -> None:
+    def slow(drain: Drain[str]) -> None:
+        rows = drain()
         begun.set()
         going.wait(30)
         written.extend(rows)
@@ -142,12 +143,12 @@ def test_a_record_that_takes_too_long_is_not_acknowledged():
 
 
 def test_whoever_comes_during_a_commit_shares_the_next_one():
-    """One committer per process takes whoever waits into one transaction."""
+    """Whoever leads takes all who wait into one transaction."""
     batches: list[list[int]] = []
     arrived, going = threading.Event(), threading.Event()
 
-    def commit(rows: Sequence[int]) -> None:
-        batches.append(list(rows))
+    def commit(drain: Drain[int]) -> None:
+        batches.append(list(drain()))
         arrived.set()
         going.wait(30)
 
@@ -168,8 +169,8 @@ def test_whoever_comes_during_a_commit_shares_the_next_one():
 
 
 def test_one_batch_that_fails_does_not_end_the_committer():
-    def commit(rows: Sequence[str]) -> None:
-        if "bad" in rows:
+    def commit(drain: Drain[str]) -> None:
+        if "bad" in drain():
             raise ValueError("bad")
 
     committer = GroupCommitter(commit)
@@ -177,6 +178,41 @@ def test_one_batch_that_fails_does_not_end_the_committer():
         committer.submit(["bad"], 60)
     committer.submit(["good"], 60)
     committer.close()
+
+
+def test_who_is_handed_the_lead_commits_for_itself_and_a_failure_before_the_rows_are_taken_reaches_everyone():
+    """No reader is left waiting for a leader that is gone."""
+    begun, going = threading.Event(), threading.Event()
+    faults: list[Exception] = []
+
+    def commit(drain: Drain[int]) -> None:
+        if not going.is_set():
+            begun.set()
+            going.wait(30)
+            raise OSError("the transaction could not begin")
+        drain()
+
+    committer: GroupCommitter[int] = GroupCommitter(commit)
+
+    def submit(number: int) -> None:
+        try:
+            committer.submit([number], 60)
+        except Unavailable as error:
+            faults.append(error)
+
+    threads = [threading.Thread(target=submit, args=(number,)) for number in range(6)]
+    threads[0].start()
+    assert begun.wait(30)
+    for thread in threads[1:]:
+        thread.start()
+    while committer.waiting < 6:
+        time.sleep(0.001)
+    going.set()
+    for thread in threads:
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in threads)
+    assert len(faults) == 6
+    committer.submit([7], 60)
 
 
 def test_a_forked_child_has_a_committer_of_its_own(database_url: str, tmp_path: Path, database: Database):

@@ -43,7 +43,6 @@ def upgrade() -> None:
     sa.Column('tx_id', sa.BigInteger(), nullable=False, comment='transaction that it was recorded in'),
     sa.Column('event', sa.Text(), nullable=False, comment='AuditEvent as JSON, without meta.versionId and meta.lastUpdated'),
     sa.PrimaryKeyConstraint('pk', name=op.f('pk_audit_inbox')),
-    sa.UniqueConstraint('event_id', name=op.f('uq_audit_inbox_event_id')),
     sqlite_autoincrement=True
     )
     op.create_table('audit_log',
@@ -59,6 +58,11 @@ def upgrade() -> None:
     with op.batch_alter_table('audit_log', schema=None) as batch_op:
         batch_op.create_index(batch_op.f('ix_audit_log_tx_id'), ['tx_id'], unique=False)
 
+    op.create_table('audit_spool',
+    sa.Column('file', sa.Text(), nullable=False, comment='name of a file of the spool'),
+    sa.Column('consumed', sa.BigInteger(), nullable=False, comment='bytes of it that are in the log'),
+    sa.PrimaryKeyConstraint('file', name=op.f('pk_audit_spool'))
+    )
     op.create_table('audit_tree',
     sa.Column('id', sa.SmallInteger(), autoincrement=False, nullable=False, comment='1: there is one log'),
     sa.Column('size', sa.BigInteger(), nullable=False, comment='number of leaves'),
@@ -521,6 +525,7 @@ def downgrade() -> None:
     op.drop_table('dicom_study')
     op.drop_table('dicom_header')
     op.drop_table('audit_tree')
+    op.drop_table('audit_spool')
     with op.batch_alter_table('audit_log', schema=None) as batch_op:
         batch_op.drop_index(batch_op.f('ix_audit_log_tx_id'))
 

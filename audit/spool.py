@@ -1,0 +1,184 @@
+"""The spool: the records of disclosures on SQLite, one append-only file per process, durable before an answer leaves.
+
+SQLite has one writer. If every read had to pass the write gate for its record, reads would wait for writers, for one
+another's processes and for the sequencer. So each process appends to a file of its own and syncs it; the sequencer
+moves what stands there into the log, and in the same transaction remembers how far it has come (`audit_spool`): no
+record is lost or logged twice, whenever anybody is killed. A write's records need none of this: they are rows of its
+own transaction. On PostgreSQL there is no spool: a node's disk may not survive the node.
+
+A frame is length, CRC-32, then the record. A writer that dies in the middle leaves a torn frame, which was never
+acknowledged. The lock on its file, held for life, tells who is alive.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import struct
+import threading
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+_FRAME = struct.Struct(">II")
+_HEAD = struct.Struct(">QB")
+ROTATE_BYTES = 8 * 1024 * 1024
+"""A file that is longer is finished, and removed once it is sequenced."""
+MAX_FRAME_BYTES = 64 * 1024 * 1024
+
+
+class SpoolRow(NamedTuple):
+    """A record in the spool. `end`: offset behind its frame."""
+
+    file: str
+    end: int
+    event_id: str
+    recorded: int
+    event: str
+
+
+class SpoolWriter:
+    """Appends records to this process's file. Not thread-safe: the group committer lets one thread in at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._pid = -1
+        self._descriptor = -1
+        self._size = 0
+        self._opening = threading.Lock()
+
+    def append(self, rows: Sequence[tuple[str, int, str]]) -> None:
+        """Make (event id, recorded µs, event) durable. Raises OSError; then nothing of it may be acknowledged."""
+        content = b"".join(_frame(*row) for row in rows)
+        descriptor = self._file()
+        try:
+            _write_all(descriptor, content)
+            os.fdatasync(descriptor)
+        except OSError:
+            self.close()  # what stands after a torn frame would not be found: go on in a new file
+            raise
+        self._size += len(content)
+        if self._size >= ROTATE_BYTES:
+            self.close()
+
+    def close(self) -> None:
+        """Finish the file: from now on the sequencer may remove it."""
+        if self._descriptor >= 0 and self._pid == os.getpid():
+            os.close(self._descriptor)
+        self._descriptor, self._pid = -1, -1
+
+    def _file(self) -> int:
+        if self._pid == os.getpid() and self._descriptor >= 0:
+            return self._descriptor
+        with self._opening:
+            name = f"{os.getpid()}-{secrets.token_hex(8)}.spool"
+            self._descriptor = os.open(
+                self._folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600
+            )
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+            folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+            self._pid, self._size = os.getpid(), 0
+        return self._descriptor
+
+
+def files(folder: Path) -> list[str]:
+    """The names of the spool's files."""
+    return sorted(entry.name for entry in os.scandir(folder) if entry.name.endswith(".spool"))
+
+
+def read(folder: Path, consumed: Mapping[str, int], limit: int) -> list[SpoolRow]:
+    """The next records beyond what is consumed, at most `limit`, file by file in order."""
+    found: list[SpoolRow] = []
+    for name in files(folder):
+        if len(found) >= limit:
+            break
+        found.extend(_rows(folder, name, consumed.get(name, 0), limit - len(found)))
+    return found
+
+
+def waiting(folder: Path, consumed: Mapping[str, int]) -> tuple[int, int | None]:
+    """How many records wait, and the oldest one's time in µs."""
+    count, oldest = 0, None
+    for name in files(folder):
+        for row in _rows(folder, name, consumed.get(name, 0), None):
+            count += 1
+            oldest = row.recorded if oldest is None else min(oldest, row.recorded)
+    return count, oldest
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    """How long each file is now: what was acknowledged until now stands before that."""
+    found = {}
+    for name in files(folder):
+        with suppress(FileNotFoundError):
+            found[name] = (folder / name).stat().st_size
+    return found
+
+
+def is_past(folder: Path, name: str, consumed: int, size: int) -> bool:
+    """Whether all whole records of the file's first `size` bytes are consumed."""
+    return consumed >= size or next(iter(_rows(folder, name, consumed, 1)), None) is None
+
+
+def remove_finished(folder: Path, consumed: Mapping[str, int]) -> list[str]:
+    """Remove files that nobody writes any more and that are consumed; their names."""
+    removed = []
+    for name in files(folder):
+        try:
+            descriptor = os.open(folder / name, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            if next(iter(_rows(folder, name, consumed.get(name, 0), 1)), None) is None:
+                (folder / name).unlink(missing_ok=True)
+                removed.append(name)
+        except BlockingIOError:
+            pass
+        finally:
+            os.close(descriptor)
+    return removed
+
+
+def _rows(folder: Path, name: str, offset: int, limit: int | None) -> Iterator[SpoolRow]:
+    try:
+        file = (folder / name).open("rb")
+    except FileNotFoundError:
+        return
+    with file:
+        file.seek(offset)
+        count = 0
+        while limit is None or count < limit:
+            head = file.read(_FRAME.size)
+            if len(head) < _FRAME.size:
+                return
+            length, checksum = _FRAME.unpack(head)
+            if not _HEAD.size < length <= MAX_FRAME_BYTES:
+                return
+            body = file.read(length)
+            if len(body) < length or zlib.crc32(body) != checksum:
+                return  # being written at this moment, or torn by a death
+            offset += _FRAME.size + length
+            recorded, id_length = _HEAD.unpack_from(body)
+            text = body[_HEAD.size :]
+            yield SpoolRow(name, offset, text[:id_length].decode(), recorded, text[id_length:].decode())
+            count += 1
+
+
+def _frame(event_id: str, recorded: int, event: str) -> bytes:
+    key = event_id.encode()
+    body = _HEAD.pack(recorded, len(key)) + key + event.encode()
+    return _FRAME.pack(len(body), zlib.crc32(body)) + body
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[os.write(descriptor, view) :]

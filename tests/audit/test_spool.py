@@ -1,0 +1,234 @@
+"""The spool: disclosures on SQLite, durable in a file of each process, moved into the log exactly once (DESIGN §7)."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from audit import records, spool, verify
+from audit.checkpoint import load_or_create
+from audit.trail import Ledger
+from resources.outcomes import Unavailable
+from store.access import Access, Caller, Interaction
+from store.engine import Database, open_engine
+from store.tables import metadata
+
+AT = datetime(2026, 2, 14, 2, 14, tzinfo=UTC)
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Any:
+    opened = open_engine(f"sqlite:///{tmp_path}/vigie.db")
+    with opened.write() as connection:
+        metadata.create_all(connection)
+    yield opened
+    opened.dispose()
+
+
+@pytest.fixture
+def ledger(database: Database, tmp_path: Path) -> Ledger:
+    return make(database, tmp_path)
+
+
+def make(database: Database, folder: Path) -> Ledger:
+    signer = load_or_create(folder / "key", "vigie/test")
+    return Ledger(
+        database, signer, observer="Device/vigie", base_url="http://x/fhir", platform="platform",
+        spooled=folder / "spool",
+    )  # fmt: skip
+
+
+def disclose(ledger: Ledger, name: str) -> None:
+    ledger.disclose(Caller(name, "hopital-a"), [Access(Interaction.READ, "Patient", name)], AT)
+
+
+def logged(database: Database) -> list[str]:
+    """The clients of the log's records, in order."""
+    with database.read() as connection:
+        stored = list(records.stored(connection, verify.audience_id({"platform"})))
+    return [json.loads(row.event or "")["agent"][0]["who"]["identifier"]["value"] for row in stored]
+
+
+def test_a_frame_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    writer = spool.SpoolWriter(tmp_path)
+    rows = [("id-1", 5, '{"é":1}'), ("id-2", 6, "x" * 100_000)]
+    writer.append(rows)
+    assert [(row.event_id, row.recorded, row.event) for row in spool.read(tmp_path, {}, 10)] == rows
+    first = spool.read(tmp_path, {}, 1)[0]
+    assert [row.event_id for row in spool.read(tmp_path, {first.file: first.end}, 10)] == ["id-2"]
+
+
+@pytest.mark.parametrize("kept", [1, 7, 8, 9, 30])
+def test_a_torn_frame_ends_its_file_and_hides_nothing_before_it(tmp_path: Path, kept: int) -> None:
+    """A writer that dies in the middle of a frame never acknowledged it."""
+    writer = spool.SpoolWriter(tmp_path)
+    writer.append([("whole", 1, "{}")])
+    name = spool.files(tmp_path)[0]
+    size = (tmp_path / name).stat().st_size
+    writer.append([("torn", 2, "{}" * 50)])
+    writer.close()
+    os.truncate(tmp_path / name, size + kept)
+    assert [row.event_id for row in spool.read(tmp_path, {}, 10)] == ["whole"]
+    assert spool.is_past(tmp_path, name, size, size + kept)
+    assert spool.remove_finished(tmp_path, {name: size}) == [name]
+
+
+def test_a_damaged_frame_is_not_read(tmp_path: Path) -> None:
+    writer = spool.SpoolWriter(tmp_path)
+    writer.append([("one", 1, "{}"), ("two", 2, "{}")])
+    path = tmp_path / spool.files(tmp_path)[0]
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert [row.event_id for row in spool.read(tmp_path, {}, 10)] == ["one"]
+
+
+def test_a_file_in_use_is_never_removed(tmp_path: Path) -> None:
+    """The writer's lock tells that it is alive, also when all that it wrote is in the log."""
+    writer = spool.SpoolWriter(tmp_path)
+    writer.append([("one", 1, "{}")])
+    row = spool.read(tmp_path, {}, 1)[0]
+    assert spool.remove_finished(tmp_path, {row.file: row.end}) == []
+    writer.close()
+    assert spool.remove_finished(tmp_path, {}) == []  # not consumed yet
+    assert spool.remove_finished(tmp_path, {row.file: row.end}) == [row.file]
+
+
+def test_a_long_file_is_finished_and_another_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool, "ROTATE_BYTES", 200)
+    writer = spool.SpoolWriter(tmp_path)
+    for number in range(6):
+        writer.append([(f"id-{number}", number, "{}" * 30)])
+    assert len(spool.files(tmp_path)) == 2
+    assert {row.event_id for row in spool.read(tmp_path, {}, 100)} == {f"id-{number}" for number in range(6)}
+
+
+def test_what_was_disclosed_is_in_the_log_after_catching_up(ledger: Ledger, database: Database) -> None:
+    """An auditor reads what has just been done."""
+    for number in range(250):
+        disclose(ledger, f"c{number}")
+    assert ledger.waiting_in_spool()[0] == 250
+    assert ledger.catch_up(30)
+    assert ledger.waiting_in_spool() == (0, None)
+    assert sorted(logged(database)) == sorted(f"c{number}" for number in range(250))
+    signer_key = ledger.sequencer._verifier
+    report = verify.verify(database, signer_key, platform="platform", spooled=ledger.waiting_in_spool())
+    assert report.ok, report.lines()
+
+
+def test_verification_tells_of_records_that_nobody_sequences(ledger: Ledger, database: Database) -> None:
+    """What waits too long in the spool means that no sequencer runs."""
+    disclose(ledger, "c")
+    later = datetime.now(UTC).replace(year=2030)
+    waiting = ledger.waiting_in_spool()
+    report = verify.verify(database, ledger.sequencer._verifier, platform="platform", now=later, spooled=waiting)
+    assert not report.ok
+
+
+def test_where_the_spool_cannot_be_written_nothing_is_acknowledged(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DESIGN §3: if it cannot be written, the answer is 503; the next record goes on in a new file."""
+    disclose(ledger, "before")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fdatasync", full)
+    with pytest.raises(Unavailable):
+        disclose(ledger, "refused")
+    monkeypatch.undo()
+    disclose(ledger, "after")
+    assert ledger.catch_up(30)
+
+
+def test_two_sequencers_log_each_record_once(database: Database, tmp_path: Path) -> None:
+    """The offsets are part of the transaction that extends the log."""
+    ledgers = [make(database, tmp_path) for _ in range(3)]
+    for number in range(300):
+        disclose(ledgers[number % 3], f"c{number}")
+    threads = [threading.Thread(target=ledger.catch_up, args=(60,)) for ledger in ledgers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(logged(database)) == sorted(f"c{number}" for number in range(300))
+
+
+KILLED = """
+import sys, threading
+from datetime import UTC, datetime
+from pathlib import Path
+from audit.checkpoint import load_or_create
+from audit.trail import Ledger
+from store.access import Access, Caller, Interaction
+from store.engine import open_engine
+folder = Path(sys.argv[1])
+ledger = Ledger(open_engine(f"sqlite:///{folder}/vigie.db"), load_or_create(folder / "key", "vigie/test"),
+                observer="Device/vigie", base_url="http://x/fhir", platform="platform", spooled=folder / "spool")
+run, writing = sys.argv[2], threading.Lock()
+def work(number):
+    for step in range(10**6):
+        name = f"r{run}-{number}-{step}"
+        ledger.disclose(Caller(name, "o"), [Access(Interaction.READ, "Patient", "1")], datetime.now(UTC))
+        with writing:
+            print(name, flush=True)
+threads = [threading.Thread(target=work, args=(n,), daemon=True) for n in range(4)]
+[t.start() for t in threads]
+while True:
+    ledger.sequencer.step()
+"""
+
+
+@pytest.mark.parametrize("rounds", [6])
+def test_kill_9_loses_no_acknowledged_record_and_doubles_none(
+    database: Database, tmp_path: Path, rounds: int, make_dead: Callable[[subprocess.Popen[str]], list[str]]
+) -> None:
+    """Killed while it discloses and sequences: all that was acknowledged is in the log, once."""
+    make(database, tmp_path)  # the key and the folder
+    acknowledged: list[str] = []
+    for number in range(rounds):
+        process = subprocess.Popen(
+            [sys.executable, "-c", KILLED, str(tmp_path), str(number)], stdout=subprocess.PIPE, text=True, cwd=ROOT
+        )
+        acknowledged += make_dead(process)
+    survivor = make(database, tmp_path)
+    assert survivor.catch_up(120)
+    found = logged(database)
+    assert len(found) == len(set(found))
+    assert set(acknowledged) <= set(found)
+    report = verify.verify(database, survivor.sequencer._verifier, platform="platform")
+    assert report.ok, report.lines()
+    survivor.sequencer._tidied_at = 0.0
+    survivor.sequencer.step()
+    assert spool.files(tmp_path / "spool") == []
+
+
+@pytest.fixture
+def make_dead() -> Callable[[subprocess.Popen[str]], list[str]]:
+    """Kill the process some time after it began to acknowledge; what it had acknowledged."""
+
+    def kill(process: subprocess.Popen[str]) -> list[str]:
+        assert process.stdout is not None
+        lines = [process.stdout.readline().strip()]
+        time.sleep(0.15)
+        process.send_signal(signal.SIGKILL)
+        rest = process.stdout.read().split("\n")
+        process.stdout.close()
+        process.wait()
+        whole = rest[:-1]  # the last line may be cut
+        return [line for line in [*lines, *whole] if line]
+
+    return kill
