@@ -40,7 +40,7 @@ _PLACE = re.compile(r"<([a-z0-9-]+)>")
 
 
 def twice(world: World, who: Client, method: str, path: str, body: Any = None, /, **headers: str) -> TestResponse:
-    """Ask about what is A's and about what nobody has: the answers are alike and say nothing. `<name>`: an id of A's."""
+    """Ask about what is A's (`<name>`: an id) and about what nobody has: the answers are alike and say nothing."""
     wanted = path + json.dumps(body) + json.dumps(headers)
     known = {name: world.refs[name].split("/")[1] for name in set(_PLACE.findall(wanted)) & world.refs.keys()}
     known |= {"study-uid": world.images.study_uid, "series-uid": world.images.series_uid}
@@ -212,7 +212,7 @@ def test_no_criterion_finds_what_is_anothers(world: World, path: str, more: str)
 def test_no_include_leads_from_what_all_may_see_to_what_is_anothers(
     world: World, patient_of_b: str, path: str, more: str
 ) -> None:
-    """L1: the directory is everyone's and A's resources refer to it: nothing comes along, forward, backward, iterated."""
+    """L1: the directory is everyone's and A's resources refer to it: nothing comes along, whichever way."""
     world.b.create(builders.service_request(patient_of_b))
     answer = world.b.get(path + more)
     assert answer.status_code in (200, 400), answer.get_data(as_text=True)

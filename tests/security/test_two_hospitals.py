@@ -66,10 +66,14 @@ class TwoHospitals(RuleBasedStateMachine):
     """Organisation → ``Type/id`` that it made, newest last."""
     studies: dict[str, list[Phantom]] = {}
     links: dict[str, list[str]] = {}
+    tokens_since: list[float] = [0.0]
 
     # — asking —
 
     def client(self, who: str) -> Client:
+        if time.monotonic() - self.tokens_since[0] > 200:  # a token lives for 300 s
+            self.tokens_since[0] = time.monotonic()
+            self.api.clients.clear()
         return {"a": self.api.hospital_a, "b": self.api.hospital_b, "platform": self.api.platform}[who]
 
     def ask(self, who: str, method: str, path: str, body: Any = None, **headers: str) -> TestResponse:
@@ -89,6 +93,7 @@ class TwoHospitals(RuleBasedStateMachine):
             if word not in sent:
                 assert word not in text, (word, sent[:300])
                 assert base64.b64encode(word.encode() * 3)[4:12].decode() not in text, (word, sent[:300])
+        names.discard(_UUID_OF_ALL)
         foreign = {name for name in names & self.owned[OTHER[who]] if name not in sent} - self.said[who]
         assert not foreign, (foreign, sent[:300])
         self.owned[who] |= {name for name in names if name not in sent and name not in self.owned[OTHER[who]]}
@@ -146,7 +151,9 @@ class TwoHospitals(RuleBasedStateMachine):
             "Provenance": lambda: {
                 "target": [of], "recorded": "2026-01-01T00:00:00Z", "agent": [{"who": {"display": word}}],
             },
-            "Bundle": lambda: {"type": "collection", "entry": [{"fullUrl": "urn:uuid:" + _UUID_OF_ALL, "resource": contained[0]}]},
+            "Bundle": lambda: {
+                "type": "collection", "entry": [{"fullUrl": "urn:uuid:" + _UUID_OF_ALL, "resource": contained[0]}],
+            },
             "DiagnosticReport": lambda: {"status": "registered", "code": text, "subject": of, "conclusion": word},
             "ImagingStudy": lambda: {"status": "registered", "subject": of, "description": word},
             "Procedure": lambda: {"status": "in-progress", "subject": of, "code": text},
@@ -359,7 +366,8 @@ class TwoHospitals(RuleBasedStateMachine):
         offered = [
             ("_include", "*"), ("_revinclude", "*"), ("_include", f"{type_name}:{refers[more % len(refers)]}"),
             ("_revinclude", f"{source}:{of_source[more % len(of_source)]}"), ("_include:iterate", "*"),
-            ("_revinclude:iterate", f"{source}:*"), ("_total", "accurate"), ("_summary", ("count", "true", "text")[more % 3]),
+            ("_revinclude:iterate", f"{source}:*"), ("_total", "accurate"),
+            ("_summary", ("count", "true", "text")[more % 3]),
             ("_count", str(more % 5)), ("_sort", "-_lastUpdated"), ("_elements", "id"), ("_lastUpdated", "gt2000"),
         ]  # fmt: skip
         return [one for index, one in enumerate(offered) if more >> index & 1]
@@ -396,8 +404,8 @@ class TwoHospitals(RuleBasedStateMachine):
         scan = studies[number % len(studies)]
         study, series = f"/dicom-web/studies/{scan.study_uid}", f"/series/{scan.series_uid}"
         instance = f"{study}{series}/instances/{scan.sop_uid(1)}"
-        path = (study, f"{study}/metadata", f"{study}{series}", f"{study}{series}/metadata", instance, f"{instance}/metadata",
-                f"{instance}/frames/1", f"{instance}/rendered", f"{study}/series")[form]  # fmt: skip
+        path = (study, f"{study}/metadata", f"{study}{series}", f"{study}{series}/metadata", instance,
+                f"{instance}/metadata", f"{instance}/frames/1", f"{instance}/rendered", f"{study}/series")[form]  # fmt: skip  # noqa: E501
         if number % 7 == 0:
             path = path.replace("/dicom-web", f"/dicom-web/owners/{('hopital-a', 'hopital-b')[number % 2]}")
         self.ask(who, "GET", path, Accept="*/*")
