@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import sys
 import threading
 import time
@@ -69,11 +70,12 @@ def configure(process: str) -> None:
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.clear_contextvars()
-    global _process, _configured
-    if not _configured:
+    global _process, _writer_pid
+    if _writer_pid != os.getpid():  # a web worker is forked from a process that logs: its writing thread stayed behind
+        _lines.clear()
         threading.Thread(target=_flushing, name="log", daemon=True).start()
         atexit.register(flush)
-    _process, _configured = process, True
+    _process, _writer_pid = process, os.getpid()
     logging.basicConfig(
         level=logging.WARNING, stream=sys.stderr, format='{"level":"%(levelname)s","logger":"%(name)s"}'
     )
@@ -101,11 +103,12 @@ def request(method: str, route: str, status: int, ms: float, request_id: str) ->
         },
         option=orjson.OPT_APPEND_NEWLINE,
     )
-    if _configured:
+    if _writer_pid:
         _lines.append(line)
 
 
-_configured = False
+_writer_pid = 0
+"""The process whose thread writes the lines; 0: none does."""
 _lines: deque[bytes] = deque(maxlen=100_000)
 _FLUSH_S = 0.1
 

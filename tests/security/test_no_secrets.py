@@ -90,7 +90,7 @@ def test_no_canary_is_in_the_logs(played: tuple[Site, dict[str, str]]) -> None:
     """Neither names, numbers, queries, channel headers, tokens nor keys; and each line is one of ours."""
     site, tokens = played
     text = site.log.read_text(errors="replace") + site.out.read_text(errors="replace")
-    assert '"route"' in text, "there is a log at all"
+    assert text.count('"request_id"') > 50, "requests are logged at all"
     for what, secret in {
         "name": NAME,
         "INS": NUMBER,
@@ -112,7 +112,7 @@ def test_no_canary_is_in_the_name_of_a_file(played: tuple[Site, dict[str, str]])
     assert not [path for path in (site.data / "spool").iterdir() if path.is_file()]
     assert site.data.stat().st_mode & 0o077 == 0
     for path in (site.data / "keys").iterdir():
-        assert path.stat().st_mode & 0o077 == 0, path.name
+        assert path.suffix == ".pub" or path.stat().st_mode & 0o077 == 0, path.name
 
 
 def test_no_token_key_or_channel_header_is_in_the_database(played: tuple[Site, dict[str, str]]) -> None:
