@@ -307,13 +307,14 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--pause", type=float, default=2.0, help="Longest pause before a kill, in seconds.")
+    parser.add_argument("--ehrs", type=int, default=4, help="Threads of the hospital's EHR.")
     parser.add_argument("--keep", action="store_true", help="Keep the data and the logs.")
     given = parser.parse_args()
     seed = given.seed if given.seed is not None else random.SystemRandom().randrange(10**6)
     folder = Path(tempfile.mkdtemp(prefix="vigie-crash-"))
     print(f"seed {seed}, {folder}", flush=True)
     run = Run(given.database, folder, seed, say=lambda line: print(line, flush=True))
-    outcome = run.run(given.kills, given.pause)
+    outcome = run.run(given.kills, given.pause, ehrs=given.ehrs)
     found = {**figures(run), "seed": seed}
     text = json.dumps(found, indent=1, ensure_ascii=False)
     if given.out:

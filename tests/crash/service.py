@@ -158,6 +158,8 @@ class Service:
         return next(one for one in clients.demo_clients(self.settings) if one["role"] == role)
 
     def _echoes(self) -> bool:
+        if not listens(self.settings.dimse_port):
+            return False
         entity = AE(ae_title="HOPITAL_A")
         entity.add_requested_context(Verification)
         entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = 3
@@ -255,6 +257,15 @@ def _kind(command: list[bytes]) -> str | None:
     if b"fhir_server" in words and b"serve" in words:
         return "supervisor"
     return next((kind for kind in ("web", "worker", "dimse") if f"fhir_server.{kind}".encode() in words), None)
+
+
+def listens(port: int) -> bool:
+    """Whether a connection is taken: pynetdicom leaves a socket open for each that is refused."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=3):
+            return True
+    except OSError:
+        return False
 
 
 def free_port() -> int:
