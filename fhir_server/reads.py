@@ -70,23 +70,12 @@ def search_type(uow: UnitOfWork, asked: Asked, shown: Shown, new_id: Callable[[]
                 None, jsontext.dump(_ignored([name for name, _ in query.ignored])), {"search": {"mode": "outcome"}}
             )
         )
+    if page.incomplete:
+        warning = Issue("warning", "incomplete", "More resources would be included than a page may hold", ("_include",))
+        entries.append(bundles.Entry(None, jsontext.dump(outcome((warning,))), {"search": {"mode": "outcome"}}))
     path = f"{asked.base}/{asked.route.type}" if asked.route.type else asked.base
     processed = query.parameters()
-    links = [("self", _url(path, processed))]
-    if page.next:
-        links.append(("next", _url(path, [*processed, (PAGE, page.next)])))
-    return Answer(
-        200,
-        bundles.bundle(
-            "searchset",
-            entries,
-            dump=jsontext.dump,
-            identifier=new_id(),
-            instant=datetimes.instant(uow.now),
-            total=page.total,
-            links=links,
-        ),
-    )
+    return _bundle("searchset", uow, new_id, entries, path, processed, page.total, page.next)
 
 
 def history(uow: UnitOfWork, asked: Asked, shown: Shown, new_id: Callable[[], str]) -> Answer:
@@ -97,21 +86,28 @@ def history(uow: UnitOfWork, asked: Asked, shown: Shown, new_id: Callable[[], st
     entries = [_history_entry(version, asked, shown) for version in page.versions]
     path = "/".join(part for part in (asked.base, asked.route.type, asked.route.id) if part) + "/_history"
     kept = [pair for pair in parameters if pair[0] in ("_since", "_at", "_count")]
-    links = [("self", _url(path, kept))]
-    if page.next:
-        links.append(("next", _url(path, [*kept, (PAGE, page.next)])))
-    return Answer(
-        200,
-        bundles.bundle(
-            "history",
-            entries,
-            dump=jsontext.dump,
-            identifier=new_id(),
-            instant=datetimes.instant(uow.now),
-            total=page.total,
-            links=links,
-        ),
+    return _bundle("history", uow, new_id, entries, path, kept, page.total, page.next)
+
+
+def _bundle(
+    kind: str,
+    uow: UnitOfWork,
+    new_id: Callable[[], str],
+    entries: Sequence[bundles.Entry],
+    path: str,
+    processed: Sequence[tuple[str, str]],
+    total: int | None,
+    token: str | None,
+) -> Answer:
+    """One page: `self` says what was processed, `next` is there unless this is the last."""
+    links = [("self", _url(path, processed))]
+    if token:
+        links.append(("next", _url(path, [*processed, (PAGE, token)])))
+    instant = datetimes.instant(uow.now)
+    content = bundles.bundle(
+        kind, entries, dump=jsontext.dump, identifier=new_id(), instant=instant, total=total, links=links
     )
+    return Answer(200, content)
 
 
 def _history_entry(version: Version, asked: Asked, shown: Shown) -> bundles.Entry:

@@ -7,14 +7,12 @@ FHIR R4 http://hl7.org/fhir/R4/http.html
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl
 
 from flask import Blueprint, Response, request
 
-from fhir_server import batch, binary, capability, interactions, negotiation, operations, reads
+from fhir_server import batch, binary, capability, interactions, negotiation, operations, reads, wire
 from fhir_server.exchange import Answer, Asked, location, of_json, of_version, version_headers
 from fhir_server.interactions import Done, Parameters
 from fhir_server.routes import Kind, Route, resolve
@@ -26,17 +24,12 @@ from resources.outcomes import (
     InvalidContent,
     Issue,
     Json,
-    Malformed,
     NotAllowed,
-    TooLarge,
     UnsupportedMediaType,
     outcome,
 )
 from store.access import Access, Caller, Interaction, Version
 from store.unit_of_work import UnitOfWork
-
-if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 _PUBLIC = {Kind.CAPABILITIES, Kind.SMART}
@@ -45,7 +38,6 @@ _BYTES = {Kind.READ, Kind.VREAD, Kind.CREATE, Kind.UPDATE}
 """Interactions in which a Binary may also be the bytes that it holds."""
 _ONE = {Kind.READ, Kind.VREAD}
 _NO_PREFERENCE = negotiation.Preference()
-_RAW_LENGTH = 8000
 
 _INTERACTION = {
     Kind.READ: Interaction.READ,
@@ -90,10 +82,10 @@ class Edge:
         self.store = services.store
 
     def handle(self, rest: str) -> Response:
-        return respond(self.answer(rest))
+        return wire.respond(self.answer(rest))
 
     def answer(self, rest: str) -> Answer:
-        raw = _raw()
+        raw = wire.raw()
         try:
             route = resolve(request.method, [part for part in rest.split("/") if part])
         except FhirError as error:
@@ -112,17 +104,17 @@ class Edge:
     # — what a request is —
 
     def _asked(self, route: Route, caller: Caller, raw: str) -> Asked:
-        headers = _Headers(request.environ)
+        headers = wire.Headers(request.environ)
         query = request.query_string
-        parameters = _pairs(query) if query else ()
+        parameters = wire.pairs(query) if query else ()
         body = b""
         if request.method in _WITH_BODY:
-            body = read_body(self.services.settings.max_body_bytes)
+            body = wire.read_body(self.services.settings.max_body_bytes)
             if route.kind in (Kind.SEARCH_TYPE, Kind.SEARCH_SYSTEM):
                 if (request.mimetype or "") != "application/x-www-form-urlencoded":
                     raise UnsupportedMediaType("_search by POST takes application/x-www-form-urlencoded")
-                parameters += _pairs(body)
-                raw = f"{raw}\n{body.decode('utf-8', 'replace')}"[:_RAW_LENGTH]
+                parameters += wire.pairs(body)
+                raw = f"{raw}\n{body.decode('utf-8', 'replace')}"[: wire.RAW_LENGTH]
         if route.type != "Binary" or route.kind not in _BYTES:
             negotiation.accepted_format(headers.get("accept"), dict(parameters).get("_format"))
         prefer = headers.get("prefer")
@@ -391,64 +383,3 @@ class Edge:
     def _record(self, error: FhirError, intent: Access, caller: Caller) -> None:
         if not error.recorded:
             self.services.record_refusal(error, intent, caller)
-
-
-def read_body(limit: int) -> bytes:
-    """The request body; TooLarge (413) beyond `limit` bytes, whatever Content-Length says."""
-    if request.headers.get("Content-Encoding", "identity").lower() not in ("", "identity"):
-        raise UnsupportedMediaType("Content-Encoding is not supported on requests")
-    if (request.content_length or 0) > limit:
-        raise TooLarge(f"A body holds at most {limit} bytes here")
-    body = request.stream.read(limit + 1)
-    if len(body) > limit:
-        raise TooLarge(f"A body holds at most {limit} bytes here")
-    return body
-
-
-def respond(answer: Answer) -> Response:
-    headers = [*answer.headers, ("Cache-Control", "private" if answer.status == 304 else "no-store")]
-    response = WholeResponse(answer.body, answer.status, headers, content_type=answer.content_type)
-    if answer.status in (204, 304):  # no content, so no words about it (RFC 9110 §15.3.5, §15.4.5)
-        del response.headers["Content-Type"], response.headers["Content-Length"]
-    return response
-
-
-class WholeResponse(Response):
-    """A response whose body is all there: handed to the server in one piece, not iterated over."""
-
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        start_response(self.status, self.headers.to_wsgi_list())
-        return [b"" if environ["REQUEST_METHOD"] == "HEAD" else self.get_data()]
-
-
-class _Headers(Mapping[str, str]):
-    """The request's headers by lower-case name, looked up where they are (PEP 3333), not copied."""
-
-    __slots__ = ("_environ",)
-
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = environ
-
-    def __getitem__(self, name: str) -> str:
-        key = name.upper().replace("-", "_")
-        return self._environ[key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else "HTTP_" + key]
-
-    def __iter__(self) -> Iterator[str]:
-        return (key[5:].lower().replace("_", "-") for key in self._environ if key.startswith("HTTP_"))
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-
-def _pairs(text: bytes) -> tuple[tuple[str, str], ...]:
-    try:
-        return tuple(parse_qsl(text.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=500))
-    except (UnicodeDecodeError, ValueError):
-        raise Malformed("The parameters are not percent-encoded UTF-8") from None
-
-
-def _raw() -> str:
-    """The request line as received, for the audit record."""
-    query = request.query_string.decode("ascii", "replace")
-    text = f"{request.method} {request.path}?{query}" if query else f"{request.method} {request.path}"
-    return text[:_RAW_LENGTH]
