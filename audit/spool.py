@@ -6,8 +6,8 @@ moves what stands there into the log, and in the same transaction remembers how 
 record is lost or logged twice, whenever anybody is killed. A write's records need none of this: they are rows of its
 own transaction. On PostgreSQL there is no spool: a node's disk may not survive the node.
 
-A frame is length, CRC-32, then the record. A writer that dies in the middle leaves a torn frame, which was never
-acknowledged. The lock on its file, held for life, tells who is alive.
+A frame is length, CRC-32, then the record; zeros follow the last. A writer that dies in the middle leaves a torn frame,
+which was never acknowledged. The lock on its file, held for life, tells who is alive.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from typing import NamedTuple
 
 _FRAME = struct.Struct(">II")
 _HEAD = struct.Struct(">QB")
-ROTATE_BYTES = 8 * 1024 * 1024
-"""A file that is longer is finished, and removed once it is sequenced."""
+FILE_BYTES = 4 * 1024 * 1024
+"""A file is written full of zeros when it is made: to sync what overwrites them changes no metadata, so that processes
+do not wait for one another in the file system's journal. A full file is finished, and removed once it is sequenced."""
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 
 
@@ -47,22 +48,20 @@ class SpoolWriter:
         self._folder = folder
         self._pid = -1
         self._descriptor = -1
-        self._size = 0
+        self._offset = 0
         self._opening = threading.Lock()
 
     def append(self, rows: Sequence[tuple[str, int, str]]) -> None:
         """Make (event id, recorded µs, event) durable. Raises OSError; then nothing of it may be acknowledged."""
         content = b"".join(_frame(*row) for row in rows)
-        descriptor = self._file()
+        descriptor = self._file(len(content))
         try:
-            _write_all(descriptor, content)
+            _write_all(descriptor, content, self._offset)
             os.fdatasync(descriptor)
         except OSError:
             self.close()  # what stands after a torn frame would not be found: go on in a new file
             raise
-        self._size += len(content)
-        if self._size >= ROTATE_BYTES:
-            self.close()
+        self._offset += len(content)
 
     def close(self) -> None:
         """Finish the file: from now on the sequencer may remove it."""
@@ -70,21 +69,25 @@ class SpoolWriter:
             os.close(self._descriptor)
         self._descriptor, self._pid = -1, -1
 
-    def _file(self) -> int:
+    def _file(self, size: int) -> int:
+        """The descriptor of a file that has room for `size` bytes (or is new)."""
         if self._pid == os.getpid() and self._descriptor >= 0:
-            return self._descriptor
+            if self._offset + size <= FILE_BYTES:
+                return self._descriptor
+            self.close()
         with self._opening:
             name = f"{os.getpid()}-{secrets.token_hex(8)}.spool"
-            self._descriptor = os.open(
-                self._folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600
-            )
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            self._descriptor = os.open(self._folder / name, flags, 0o600)
             fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+            _write_all(self._descriptor, bytes(FILE_BYTES), 0)
+            os.fsync(self._descriptor)
             folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 os.fsync(folder)
             finally:
                 os.close(folder)
-            self._pid, self._size = os.getpid(), 0
+            self._pid, self._offset = os.getpid(), 0
         return self._descriptor
 
 
@@ -114,7 +117,7 @@ def waiting(folder: Path, consumed: Mapping[str, int]) -> tuple[int, int | None]
 
 
 def sizes(folder: Path) -> dict[str, int]:
-    """How long each file is now: what was acknowledged until now stands before that."""
+    """How long each file is: what was acknowledged until now stands before that."""
     found = {}
     for name in files(folder):
         with suppress(FileNotFoundError):
@@ -178,7 +181,8 @@ def _frame(event_id: str, recorded: int, event: str) -> bytes:
     return _FRAME.pack(len(body), zlib.crc32(body)) + body
 
 
-def _write_all(descriptor: int, content: bytes) -> None:
+def _write_all(descriptor: int, content: bytes, offset: int) -> None:
     view = memoryview(content)
     while view:
-        view = view[os.write(descriptor, view) :]
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written

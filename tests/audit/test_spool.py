@@ -76,12 +76,13 @@ def test_a_torn_frame_ends_its_file_and_hides_nothing_before_it(tmp_path: Path, 
     writer = spool.SpoolWriter(tmp_path)
     writer.append([("whole", 1, "{}")])
     name = spool.files(tmp_path)[0]
-    size = (tmp_path / name).stat().st_size
+    size = spool.read(tmp_path, {}, 1)[0].end
     writer.append([("torn", 2, "{}" * 50)])
     writer.close()
-    os.truncate(tmp_path / name, size + kept)
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: size + kept] + bytes(len(content) - size - kept))
     assert [row.event_id for row in spool.read(tmp_path, {}, 10)] == ["whole"]
-    assert spool.is_past(tmp_path, name, size, size + kept)
+    assert spool.is_past(tmp_path, name, size, len(content))
     assert spool.remove_finished(tmp_path, {name: size}) == [name]
 
 
@@ -90,7 +91,7 @@ def test_a_damaged_frame_is_not_read(tmp_path: Path) -> None:
     writer.append([("one", 1, "{}"), ("two", 2, "{}")])
     path = tmp_path / spool.files(tmp_path)[0]
     content = bytearray(path.read_bytes())
-    content[-1] ^= 1
+    content[spool.read(tmp_path, {}, 2)[1].end - 1] ^= 1
     path.write_bytes(content)
     assert [row.event_id for row in spool.read(tmp_path, {}, 10)] == ["one"]
 
@@ -107,7 +108,7 @@ def test_a_file_in_use_is_never_removed(tmp_path: Path) -> None:
 
 
 def test_a_long_file_is_finished_and_another_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spool, "ROTATE_BYTES", 200)
+    monkeypatch.setattr(spool, "FILE_BYTES", 300)
     writer = spool.SpoolWriter(tmp_path)
     for number in range(6):
         writer.append([(f"id-{number}", number, "{}" * 30)])
