@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 
-from fhir_server import clients
 from fhir_server.settings import Settings, SettingsError
 from resources.outcomes import FhirError
 
@@ -81,6 +80,8 @@ def client_add(
     name: str, organization: str, scope: str, role: str, practitioner: str | None, jwks: Path | None, **flags: Any
 ) -> None:
     """Register a client; print it as JSON, with its new private key where no JWKS was given."""
+    from fhir_server import clients
+
     try:
         public = json.loads(jwks.read_text(encoding="utf-8")) if jwks else None
         made = clients.add(_settings(**flags), name, organization, scope, role, practitioner, public)
@@ -100,6 +101,8 @@ def client_add(
 @data_options
 def token(client_id: str, scope: str, key: Path | None, **flags: Any) -> None:
     """Fetch an access token from the running server by private_key_jwt; print it alone."""
+    from fhir_server import clients
+
     settings = _settings(**flags)
     try:
         click.echo(clients.token(settings, client_id, scope, key))
