@@ -243,7 +243,7 @@ class _Bench:
             click.echo(f"{missing} of {len(committed)} notifications had not arrived after 15 s", err=True)
         return [max(0.0, arrived[name] - at) for name, at in committed.items() if name in arrived]
 
-    def load(self, make: load.Request, *, connections: int = 8) -> Measured:
+    def load(self, make: load.Request, *, connections: int = 16) -> Measured:
         return load.run("127.0.0.1", self.settings.port, make, seconds=self.seconds, connections=connections)
 
     def get(self, path: str) -> bytes:
