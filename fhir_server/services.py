@@ -26,6 +26,7 @@ from store.access import Access, Caller, Version
 from store.engine import Database, open_engine, ping
 from store.loops import Loop
 from store.objects import ObjectStore
+from store.statistics import statistician
 from store.sweep import sweeper
 from store.unit_of_work import Store
 from subscriptions.endpoints import EndpointPolicy
@@ -134,6 +135,7 @@ class Services:
             *self.subscriptions.loops,
             *self.workflow.loops(self.store),
             sweeper(self.store),
+            statistician(self.database),
             Loop("objects", self._clean_objects, 600.0),
         ]
 
