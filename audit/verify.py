@@ -11,18 +11,15 @@ import json
 import os
 import re
 import secrets
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
 from audit import merkle, records
 from audit.checkpoint import Verifier
-from audit.offline import FORMAT, Judge, Key, Report, split_notes
+from audit.offline import FORMAT, Judge, Key, Report
 from store.audiences import audience_id
 from store.engine import Database
 from store.versions import microseconds
@@ -118,23 +115,6 @@ def export(database: Database, file: Path, verifier: Verifier) -> int:
     finally:
         draft.unlink(missing_ok=True)
     return count
-
-
-def verify_command(database: Database, verifier: Verifier, *, platform: str, published: Path | None = None) -> int:
-    """Print the report; return the exit status."""
-    elsewhere = split_notes(published.read_text(encoding="utf-8")) if published and published.exists() else []
-    report = verify(database, verifier, platform=platform, elsewhere=elsewhere)
-    for line in report.lines():
-        click.echo(line)
-    return 0 if report.ok else 1
-
-
-def export_command(database: Database, file: Path, verifier: Verifier) -> int:
-    """Export and say how to verify; return the exit status."""
-    count = export(database, file, verifier)
-    click.echo(f"{count} records in {file}")
-    click.echo(f"verify elsewhere: {Path(sys.executable).name} offline.py {file.name} --key '{verifier.text()}'")
-    return 0
 
 
 def _inbox(

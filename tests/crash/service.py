@@ -181,7 +181,7 @@ class Cluster:
         if os.geteuid() == 0:  # PostgreSQL refuses to run as root
             account = pwd.getpwnam("postgres")
             for path in (self._folder, *self._folder.parents):
-                if path.stat().st_uid == 0 and str(path).startswith("/tmp/"):
+                if path.stat().st_uid == 0 and Path(tempfile.gettempdir()) in path.parents:
                     path.chmod(path.stat().st_mode | 0o055)
             shutil.chown(self._folder, account.pw_uid, account.pw_gid)
             self._as_user = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
