@@ -5,7 +5,6 @@ Nothing personal gets in: no path, query, body, header, name or identifier; the 
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
 import sys
@@ -14,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, MutableMapping
 from datetime import UTC, datetime
+from multiprocessing.util import Finalize
 from typing import Any
 
 import orjson
@@ -70,11 +70,13 @@ def configure(process: str) -> None:
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.clear_contextvars()
-    global _process, _writer_pid
+    global _process, _writer_pid, _writing
     if _writer_pid != os.getpid():  # a web worker is forked from a process that logs: its writing thread stayed behind
         _lines.clear()
+        _writing = threading.Lock()
         threading.Thread(target=_flushing, name="log", daemon=True).start()
-        atexit.register(flush)
+        # Not `atexit`, of which a process forked by multiprocessing (a web worker) takes no notice.
+        Finalize(None, flush, exitpriority=0)
     _process, _writer_pid = process, os.getpid()
     logging.basicConfig(
         level=logging.WARNING, stream=sys.stderr, format='{"level":"%(levelname)s","logger":"%(name)s"}'
@@ -110,17 +112,19 @@ def request(method: str, route: str, status: int, ms: float, request_id: str) ->
 _writer_pid = 0
 """The process whose thread writes the lines; 0: none does."""
 _lines: deque[bytes] = deque(maxlen=100_000)
+_writing = threading.Lock()
 _FLUSH_S = 0.1
 
 
 def flush() -> None:
-    """Write the request lines that wait."""
-    lines = []
-    while _lines:
-        lines.append(_lines.popleft())
-    if lines:
-        sys.stderr.buffer.write(b"".join(lines))
-        sys.stderr.buffer.flush()
+    """Write the request lines that wait; once it returns, none is on its way."""
+    with _writing:
+        lines = []
+        while _lines:
+            lines.append(_lines.popleft())
+        if lines:
+            sys.stderr.buffer.write(b"".join(lines))
+            sys.stderr.buffer.flush()
 
 
 def _flushing() -> None:
