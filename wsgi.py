@@ -1,8 +1,10 @@
 """The WSGI entry point: `app`, made from the environment (VIGIE_…)."""
 
 from fhir_server import logs, processes
-from fhir_server.app import create_app
 
-processes.die_with_parent()
+processes.begin_worker()  # before the imports, which take a second
+
+from fhir_server.app import create_app  # noqa: E402
+
 logs.configure("web")
 app = create_app()

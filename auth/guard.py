@@ -13,9 +13,8 @@ import re
 import uuid
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any, Protocol
 from urllib.parse import quote
-
-from werkzeug.wrappers import Request
 
 from auth.clients import Clock
 from auth.throttle import Throttle
@@ -53,6 +52,13 @@ class Peer:
     request_id: str
 
 
+class Request(Protocol):
+    """A request by its WSGI environment (PEP 3333), whatever web framework it came through."""
+
+    @property
+    def environ(self) -> dict[str, Any]: ...
+
+
 class Guard:
     """`guard(request)` gives the Caller. Raises NotAuthorized, TooManyRequests, Unavailable."""
 
@@ -67,7 +73,7 @@ class Guard:
 
     def __call__(self, request: Request) -> Caller:
         peer = self.peer(request)
-        header = request.headers.get("Authorization")
+        header = request.environ.get("HTTP_AUTHORIZATION")
         if header is None:
             raise self._refusal(request, peer, "Send an access token: Authorization: Bearer …", "no access token")
         match = _BEARER.fullmatch(header)
@@ -88,14 +94,17 @@ class Guard:
 
     def peer(self, request: Request) -> Peer:
         """Address and request id. A proxy is believed only as far as the setting counts them."""
-        given = request.environ.get(REQUEST_ID) or request.headers.get("X-Request-Id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        return Peer(self._address(request), request_id)
+        environ = request.environ
+        request_id = environ.get(REQUEST_ID)  # minted or checked at the threshold
+        if request_id is None:
+            given = environ.get("HTTP_X_REQUEST_ID", "")
+            request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        return Peer(self._address(environ), request_id)
 
-    def _address(self, request: Request) -> str:
-        address = request.remote_addr or ""
+    def _address(self, environ: dict[str, Any]) -> str:
+        address = environ.get("REMOTE_ADDR") or ""
         if self._trusted_proxies:
-            forwarded = request.headers.get("X-Forwarded-For", "").split(",")
+            forwarded = environ.get("HTTP_X_FORWARDED_FOR", "").split(",")
             if len(forwarded) >= self._trusted_proxies:
                 address = forwarded[-self._trusted_proxies].strip()
         return _plain(address)
@@ -129,7 +138,7 @@ class Guard:
         else:
             self._throttle.failed(peer.address, nobody.client_id, now.timestamp())
             challenge = CHALLENGE
-            if "Authorization" in request.headers:
+            if "HTTP_AUTHORIZATION" in request.environ:
                 challenge += f', error="invalid_token", error_description="{INVALID_TOKEN}"'
             refusal = NotAuthorized(diagnostics, challenge=challenge, caller=nobody)
         refusal.recorded = True
@@ -138,8 +147,10 @@ class Guard:
 
 def _raw(request: Request) -> str:
     """Method, path and query as they were sent: still percent-encoded, so that no character of theirs is special."""
-    query = request.query_string.decode("ascii", "replace")
-    return f"{request.method} {quote(request.path)}" + (f"?{query}" if query else "")
+    environ = request.environ
+    query = environ.get("QUERY_STRING", "").encode("latin-1", "replace").decode("ascii", "replace")
+    path = environ.get("PATH_INFO", "").encode("latin-1", "replace")
+    return f"{environ['REQUEST_METHOD']} {quote(path)}" + (f"?{query}" if query else "")
 
 
 @lru_cache(maxsize=4096)

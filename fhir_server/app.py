@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from flask import Flask
 
-from fhir_server import errors, health, rest
+from fhir_server import errors, health
+from fhir_server.rest import Edge
 from fhir_server.services import Services
 from fhir_server.settings import Settings
 from fhir_server.threshold import Threshold
 
 
 class Application(Flask):
-    """Flask with plain functions only: it need not ask at each call whether one is a coroutine."""
+    """Flask, with the FHIR edge beside its URL map: the edge has a router and errors of its own (`wire` says why)."""
+
+    def __init__(self, edge: Edge) -> None:
+        super().__init__("vigie", static_folder=None)
+        self.url_map.merge_slashes = False
+        self._edge = edge
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """There are plain functions only: it need not be asked at each call whether one is a coroutine."""
         return func
+
+    def wsgi_app(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        if Edge.serves(environ["PATH_INFO"]):
+            return self._edge(environ, start_response)
+        return super().wsgi_app(environ, start_response)
 
 
 def create_app(services: Services | None = None) -> Flask:
     """The WSGI application, on `services` or on those that the environment describes."""
     services = services or Services.of(Settings.load().checked())
-    app = Application("vigie", static_folder=None)
-    app.url_map.merge_slashes = False
+    app = Application(Edge(services))
     app.register_blueprint(health.blueprint(services))
-    app.register_blueprint(rest.blueprint(services))
     app.register_blueprint(services.authority.blueprint())
     app.register_blueprint(services.imaging.blueprint(services.authority.guard))
     errors.register(app)

@@ -6,11 +6,14 @@ gets a request id, the log has the rest.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import structlog
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
 from auth.guard import REQUEST_ID
+from fhir_server.exchange import Answer
 from resources import jsontext
 from resources.outcomes import FhirError, Issue, Unavailable, outcome
 from store.faults import DRIVER_ERRORS, LostRace, is_away, is_race
@@ -34,54 +37,61 @@ _ISSUE_CODE = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What the caller is told, in no facade's words yet."""
+
+    status: int
+    issues: tuple[Issue, ...]
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+def fault_of(error: Exception, request_id: str) -> Fault:
+    """What to tell of `error`; what nobody foresaw is logged, and told as 500 with the request's id."""
+    if isinstance(error, FhirError):
+        return _of_fhir(error)
+    if isinstance(error, HTTPException):
+        return _of_http(error)
+    if isinstance(error, DRIVER_ERRORS):
+        # The database failed outside a unit of work: where the guard looked for a token, say.
+        if is_race(error):
+            return _of_fhir(LostRace())
+        if is_away(error):
+            return _of_fhir(Unavailable("The database cannot serve the request at present", retry_after_s=5))
+    log.error("unexpected", exc_info=_scrubbed(error), request_id=request_id)
+    return Fault(500, (Issue("fatal", "exception", f"The server failed; request id {request_id}"),))
+
+
+def answer_of(error: Exception, request_id: str) -> Answer:
+    """The answer of the FHIR edge: an OperationOutcome (R4 §3.1.0.1.6)."""
+    fault = fault_of(error, request_id)
+    return Answer(fault.status, jsontext.dump(outcome(fault.issues)), fault.headers)
+
+
 def register(app: Flask) -> None:
-    app.register_error_handler(FhirError, of_fault)
-    app.register_error_handler(HTTPException, _of_http)
-    app.register_error_handler(Exception, _of_unknown)
-    for kind in DRIVER_ERRORS:
-        app.register_error_handler(kind, _of_database)
+    """Have Flask answer every fault so."""
+    app.register_error_handler(Exception, _respond)
 
 
-def of_fault(error: FhirError) -> Response:
-    """The answer to a fault that the caller can be told about."""
-    response = _render(error.status, error.issues)
+def _of_fhir(error: FhirError) -> Fault:
+    headers: list[tuple[str, str]] = []
     if error.status == 401:
-        challenge = getattr(error, "challenge", None) or 'Bearer realm="vigie"'
-        response.headers["WWW-Authenticate"] = challenge
+        headers.append(("WWW-Authenticate", getattr(error, "challenge", None) or 'Bearer realm="vigie"'))
     if error.status == 405:
-        response.headers["Allow"] = ", ".join(getattr(error, "allowed", ()))
+        headers.append(("Allow", ", ".join(getattr(error, "allowed", ()))))
     if error.retry_after_s is not None:
-        response.headers["Retry-After"] = str(error.retry_after_s)
+        headers.append(("Retry-After", str(error.retry_after_s)))
     version = getattr(error, "version", None)
     if version is not None:
-        response.headers["ETag"] = f'W/"{version}"'
-    return response
+        headers.append(("ETag", f'W/"{version}"'))
+    return Fault(error.status, tuple(error.issues), tuple(headers))
 
 
-def _of_http(error: HTTPException) -> Response:
+def _of_http(error: HTTPException) -> Fault:
     status = error.code or 500
-    code = _ISSUE_CODE.get(status, "processing")
-    response = _render(status, (Issue("error", code, error.name),))
     allowed = getattr(error, "valid_methods", None)
-    if allowed:
-        response.headers["Allow"] = ", ".join(sorted(allowed))
-    return response
-
-
-def _of_database(error: Exception) -> Response:
-    """The database failed outside a unit of work: where the guard looked for a token, say."""
-    if is_race(error):
-        return of_fault(LostRace())
-    if is_away(error):
-        return of_fault(Unavailable("The database cannot serve the request at present", retry_after_s=5))
-    return _of_unknown(error)
-
-
-def _of_unknown(error: Exception) -> Response:
-    request_id = request.environ.get(REQUEST_ID, "")
-    log.error("unexpected", exc_info=_scrubbed(error), request_id=request_id)
-    text = f"The server failed; request id {request_id}"
-    return _render(500, (Issue("fatal", "exception", text),))
+    headers = (("Allow", ", ".join(sorted(allowed))),) if allowed else ()
+    return Fault(status, (Issue("error", _ISSUE_CODE.get(status, "processing"), error.name),), headers)
 
 
 def _scrubbed(error: Exception) -> Exception:
@@ -89,14 +99,22 @@ def _scrubbed(error: Exception) -> Exception:
     return RuntimeError(type(error).__name__).with_traceback(error.__traceback__)
 
 
-def _render(status: int, issues: tuple[Issue, ...]) -> Response:
-    if request.path.startswith("/oauth"):
+def _respond(error: Exception) -> Response:
+    fault = fault_of(error, request.environ.get(REQUEST_ID, ""))
+    response = _rendered(fault, request.path)
+    response.headers.extend(fault.headers)
+    return response
+
+
+def _rendered(fault: Fault, path: str) -> Response:
+    status, issues = fault.status, fault.issues
+    if path.startswith("/oauth"):
         body = jsontext.dump(
             {"error": "invalid_request" if status < 500 else "server_error", "error_description": issues[0].diagnostics}
         )
         response = Response(body, status, content_type="application/json")
         response.headers["Cache-Control"] = "no-store"
         return response
-    if request.path.startswith("/dicom-web"):
+    if path.startswith("/dicom-web"):
         return Response("; ".join(issue.diagnostics for issue in issues) + "\n", status, content_type="text/plain")
     return Response(jsontext.dump(outcome(issues)), status, content_type="application/fhir+json")

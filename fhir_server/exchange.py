@@ -37,6 +37,7 @@ class Asked:
     """Header names in lower case."""
     body: bytes = b""
     preference: Preference = field(default_factory=Preference)
+    method: str = "GET"
     raw: str = ""
     """Method and URL as received, for the audit record of a query."""
     prefers: bool = False

@@ -44,7 +44,7 @@ def carry_out(services: Services, asked: Asked, intent: Access) -> Answer:
     operation = find(asked)
     if operation is None:
         raise NotFound("There is no such operation here; see the CapabilityStatement", code="not-supported")
-    if operation.writes and asked.raw.startswith("GET"):
+    if operation.writes and asked.method in ("GET", "HEAD"):
         raise BadRequest("This operation alters state: use POST", code="not-supported")
     intent = Access(
         Interaction.OPERATION,

@@ -37,6 +37,18 @@ def die_with_parent(signal_number: int = signal.SIGKILL) -> None:
         os.kill(os.getpid(), signal_number)
 
 
+def begin_worker() -> None:
+    """First word of a process that our web server forks: it dies with it, and heeds SIGTERM from now on.
+
+    The handler that it inherits only sets a flag of its parent's: told to stop while it still imports, it would go on
+    until it is killed.
+    """
+    die_with_parent()
+    if os.environ.get(PARENT) == str(os.getppid()):
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+
+
 def announce_parent() -> None:
     """Tell the children that this process forks who their parent is."""
     os.environ[PARENT] = str(os.getpid())

@@ -1,4 +1,4 @@
-"""The FHIR edge: HTTP in, interactions, HTTP out. A view reads the request into values, calls one function, answers.
+"""The FHIR edge: HTTP in, interactions, HTTP out. It reads the request into values, calls one function, answers.
 
 Whatever is refused before a unit of work was opened is recorded here, so that no refusal stays unseen.
 
@@ -7,12 +7,11 @@ FHIR R4 http://hl7.org/fhir/R4/http.html
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from flask import Blueprint, Response, request
-
-from fhir_server import batch, binary, capability, interactions, negotiation, operations, reads, wire
+from auth.guard import REQUEST_ID
+from fhir_server import batch, binary, capability, errors, interactions, negotiation, operations, reads, wire
 from fhir_server.exchange import Answer, Asked, location, of_json, of_version, version_headers
 from fhir_server.interactions import Done, Parameters
 from fhir_server.routes import Kind, Route, resolve
@@ -25,13 +24,15 @@ from resources.outcomes import (
     Issue,
     Json,
     NotAllowed,
+    NotFound,
     UnsupportedMediaType,
     outcome,
 )
 from store.access import Access, Caller, Interaction, Version
 from store.unit_of_work import UnitOfWork
 
-_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+PREFIX = "/fhir"
+"""Path of the base."""
 _PUBLIC = {Kind.CAPABILITIES, Kind.SMART}
 _WITH_BODY = {"POST", "PUT", "PATCH"}
 _BYTES = {Kind.READ, Kind.VREAD, Kind.CREATE, Kind.UPDATE}
@@ -60,58 +61,55 @@ _INTERACTION = {
 }
 
 
-def blueprint(services: Services) -> Blueprint:
-    """The routes below /fhir."""
-    views = Blueprint("fhir", __name__, url_prefix="/fhir")
-    edge = Edge(services)
-    views.add_url_rule(
-        "", "base", edge.handle, methods=_METHODS, defaults={"rest": ""}, provide_automatic_options=False
-    )
-    views.add_url_rule(
-        "/", "root", edge.handle, methods=_METHODS, defaults={"rest": ""}, provide_automatic_options=False
-    )
-    views.add_url_rule("/<path:rest>", "rest", edge.handle, methods=_METHODS, provide_automatic_options=False)
-    return views
-
-
 class Edge:
-    """Carries out requests at the FHIR edge."""
+    """Carries out requests at the FHIR edge: a WSGI application for the paths below `PREFIX`."""
 
     def __init__(self, services: Services) -> None:
         self.services = services
         self.store = services.store
 
-    def handle(self, rest: str) -> Response:
-        return wire.respond(self.answer(rest))
+    @staticmethod
+    def serves(path: str) -> bool:
+        """Whether a path is the FHIR base or below it."""
+        return path.startswith(PREFIX) and (len(path) == len(PREFIX) or path[len(PREFIX)] == "/")
 
-    def answer(self, rest: str) -> Answer:
-        raw = wire.raw()
+    def __call__(self, environ: wire.Environ, start_response: Callable[..., object]) -> Iterable[bytes]:
+        request = wire.Request(environ)
         try:
-            route = resolve(request.method, [part for part in rest.split("/") if part])
+            answer = self.answer(request)
+        except Exception as error:  # noqa: BLE001 - whatever it was, the caller gets an OperationOutcome
+            answer = errors.answer_of(error, environ[REQUEST_ID])
+        return wire.send(answer, request.method, start_response)
+
+    def answer(self, request: wire.Request) -> Answer:
+        """Raises what `errors` knows how to tell."""
+        raw = request.raw()
+        try:
+            route = resolve(request.method, _segments(request.path))
         except FhirError as error:
             self._record(error, Access(Interaction.OPERATION, query=raw), self.services.authority.guard(request))
             raise
         if route.kind in _PUBLIC:
-            return self._public(route)
+            return self._public(route, request)
         intent = Access(_INTERACTION[route.kind], route.type, route.id, route.version, query=raw)
         caller = self.services.authority.guard(request)
         try:
-            return self._dispatch(self._asked(route, caller, raw), intent)
+            return self._dispatch(self._asked(route, request, caller, raw), intent)
         except FhirError as error:
             self._record(error, intent, caller)
             raise
 
     # — what a request is —
 
-    def _asked(self, route: Route, caller: Caller, raw: str) -> Asked:
-        headers = wire.Headers(request.environ)
-        query = request.query_string
-        parameters = wire.pairs(query) if query else ()
+    def _asked(self, route: Route, request: wire.Request, caller: Caller, raw: str) -> Asked:
+        headers = request.headers
+        parameters = request.parameters()
         body = b""
         if request.method in _WITH_BODY:
-            body = wire.read_body(self.services.settings.max_body_bytes)
+            body = request.body(self.services.settings.max_body_bytes)
             if route.kind in (Kind.SEARCH_TYPE, Kind.SEARCH_SYSTEM):
-                if (request.mimetype or "") != "application/x-www-form-urlencoded":
+                kind, _ = negotiation.split_media_type(headers.get("content-type", ""))
+                if kind != "application/x-www-form-urlencoded":
                     raise UnsupportedMediaType("_search by POST takes application/x-www-form-urlencoded")
                 parameters += wire.pairs(body)
                 raw = f"{raw}\n{body.decode('utf-8', 'replace')}"[: wire.RAW_LENGTH]
@@ -122,7 +120,8 @@ class Edge:
             route=route,
             caller=caller,
             parse=self.services.parse,
-            base=self.services.base() + "/fhir",
+            method=request.method,
+            base=request.base + PREFIX,
             parameters=parameters,
             headers=headers,
             body=body,
@@ -158,11 +157,12 @@ class Edge:
             case _:
                 raise NotAllowed("This interaction is not supported here; see the CapabilityStatement")
 
-    def _public(self, route: Route) -> Answer:
+    def _public(self, route: Route, request: wire.Request) -> Answer:
         negotiation.accepted_format(
-            None if route.kind is Kind.SMART else request.headers.get("Accept"), request.args.get("_format")
+            None if route.kind is Kind.SMART else request.headers.get("accept"),
+            dict(request.parameters()).get("_format"),
         )
-        base = self.services.base()
+        base = request.base
         if route.kind is Kind.SMART:
             body = jsontext.dump(self.services.authority.smart_configuration(base))
             return Answer(200, body, (("Access-Control-Allow-Origin", "*"),), "application/json")
@@ -361,7 +361,7 @@ class Edge:
             headers={**headers, "content-type": negotiation.FHIR_JSON, "accept": negotiation.FHIR_JSON},
             body=jsontext.dump(one.resource) if one.resource is not None else b"",
             preference=prefers,
-            raw=f"{request.method} entry",
+            raw=f"{asked.method} entry",
         )
         if one.if_none_exist is not None:
             done = self._write(
@@ -383,3 +383,16 @@ class Edge:
     def _record(self, error: FhirError, intent: Access, caller: Caller) -> None:
         if not error.recorded:
             self.services.record_refusal(error, intent, caller)
+
+
+def _segments(path: str) -> list[str]:
+    """The path below the base, in pieces. Raises NotFound for one that is empty."""
+    rest = path[len(PREFIX) + 1 :]
+    if not rest:
+        return []
+    segments = rest.split("/")
+    if not segments[-1]:
+        del segments[-1]  # a slash at the end
+    if not all(segments):
+        raise NotFound("No such path", code="not-supported")
+    return segments

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from flask import request
-
 from audit import checkpoint, verify
 from audit.offline import Report, split_notes
 from audit.trail import Ledger
@@ -138,10 +136,6 @@ class Services:
             statistician(self.database),
             Loop("objects", self._clean_objects, 600.0),
         ]
-
-    def base(self) -> str:
-        """The public base that the client of this request used (`threshold` has seen to it that it is one of ours)."""
-        return f"{request.scheme}://{request.host}"
 
     def parse(self, type_name: str | None, parameters: Sequence[tuple[str, str]], *, lenient: bool = False) -> Query:
         """Search parameters as a Query, with this deployment's bases and clock; dates without time are UTC days."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 
 from granian import Granian
@@ -14,7 +13,7 @@ from fhir_server.settings import Settings
 
 
 def main() -> None:
-    processes.die_with_parent(signal.SIGTERM)
+    processes.die_with_parent()
     processes.announce_parent()
     logs.configure("web")
     settings = Settings.load().checked()
