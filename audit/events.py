@@ -133,6 +133,14 @@ def build(
     return events
 
 
+def unread(entry: str, recorded: datetime, *, observer: str, base_url: str, platform: str) -> Json:
+    """The AuditEvent of a record that nobody can read: a failure of the server, with the record as it stands."""
+    access = Access(Interaction.OPERATION, outcome=Outcome.MAJOR, reason="exception: a record could not be read",
+                    detail=(("entry", entry[:QUERY_LIMIT_BYTES]),))
+    (event,) = build(Caller("", ""), access, recorded, observer=observer, base_url=base_url, platform=platform)
+    return event
+
+
 # --- entities
 
 

@@ -43,7 +43,7 @@ audit_inbox = Table(
     Column("event_id", BinaryText, nullable=False, comment="id of the AuditEvent"),
     Column("recorded", BigInteger, nullable=False, comment="µs since 1970-01-01T00:00Z"),
     Column("tx_id", BigInteger, nullable=False, comment="transaction that it was recorded in"),
-    Column("event", Text, nullable=False, comment="AuditEvent as JSON, without meta.versionId and meta.lastUpdated"),
+    Column("entry", Text, nullable=False, comment="the access as JSON (audit.entry): an AuditEvent is made of it"),
     sqlite_autoincrement=True,
 )
 
@@ -91,7 +91,7 @@ class Pending(NamedTuple):
     event_id: str
     recorded: int
     tx_id: int
-    event: str
+    entry: str
 
 
 class LogRow(NamedTuple):
@@ -117,7 +117,7 @@ class Stored(NamedTuple):
 
 # --- the inbox
 
-_FIELDS: dict[str, Any] = {name: bindparam(name) for name in ("event_id", "recorded", "event")}
+_FIELDS: dict[str, Any] = {name: bindparam(name) for name in ("event_id", "recorded", "entry")}
 _ADD = Prepared(
     insert(audit_inbox).inline().values(
         **_FIELDS, tx_id=select(func.coalesce(func.max(tx.c.tx_id), literal_column("0"))).scalar_subquery()
@@ -165,15 +165,15 @@ class InboxRow(NamedTuple):
 
     event_id: str
     recorded: int
-    event: str
+    entry: str
 
 
 def add(connection: Connection, rows: Sequence[InboxRow], epoch: int) -> None:
     """Record in the transaction of `connection`."""
     if connection.dialect.name == "sqlite":
-        _ADD.many(connection, [(row.event_id, row.recorded, row.event) for row in rows])
+        _ADD.many(connection, [(row.event_id, row.recorded, row.entry) for row in rows])
     else:
-        _ADD.many(connection, [(row.event_id, row.recorded, epoch, row.event) for row in rows])
+        _ADD.many(connection, [(row.event_id, row.recorded, epoch, row.entry) for row in rows])
 
 
 def pending(connection: Connection, size: int, epoch: int) -> list[Pending]:

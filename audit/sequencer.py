@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from audit import merkle, records, spool
+from audit import entry, events, merkle, records, spool
 from audit.checkpoint import BadCheckpoint, Checkpoint, Signer
 from audit.offline import split_notes
 from resources.index_rows import IndexRows
@@ -64,6 +64,8 @@ class Sequencer:
         database: Database,
         signer: Signer,
         *,
+        observer: str,
+        base_url: str,
         platform: str,
         base_urls: Sequence[str] = (),
         published: Path | None = None,
@@ -72,13 +74,17 @@ class Sequencer:
         checkpoint_interval_s: float = CHECKPOINT_INTERVAL_S,
         spooled: Path | None = None,
     ) -> None:
-        """`spooled`: folder of the spool, if there is one. `published`: an append-only file that checkpoints are copied
-        to; keep it on another volume."""
+        """`observer`, `base_url`, `platform`: as of the Ledger. `spooled`: folder of the spool, if there is one.
+
+        `published`: an append-only file that checkpoints are copied to; keep it on another volume.
+        """
         self._database = database
         self._signer = signer
         self._verifier = signer.verifier
-        self._platform = frozenset({platform})
-        self._base_urls = tuple(base_urls)
+        self._platform = platform
+        self._observer = observer
+        self._base_url = base_url
+        self._base_urls = tuple(base_urls) or (base_url,)
         self._published = published
         self._spooled = spooled
         self._tidied_at = 0.0
@@ -105,7 +111,7 @@ class Sequencer:
             inbox = records.pending(connection, self._batch, self.epoch(connection))
             consumed = records.consumed(connection) if self._spooled is not None else {}
         spooled = self._from_spool(consumed, self._batch - len(inbox))
-        batch = [*inbox, *(records.Pending(0, row.event_id, row.recorded, 0, row.event) for row in spooled)]
+        batch = [*inbox, *(records.Pending(0, row.event_id, row.recorded, 0, row.entry) for row in spooled)]
         if not batch:
             self._tidy(consumed)
             self._lag_s = 0.0
@@ -151,7 +157,7 @@ class Sequencer:
 
     def _prepared(self, row: records.Pending) -> _Prepared:
         """All that can be computed before the transaction, so that nobody waits for it."""
-        event: Json = orjson.loads(row.event)
+        event = self._event(row)
         meta = {"versionId": "1", "lastUpdated": _LAST_UPDATED, **event.pop("meta", {})}
         stamped: Json = {"resourceType": "AuditEvent", "id": row.event_id, "meta": meta}
         stamped.update((key, value) for key, value in event.items() if key not in stamped)
@@ -163,6 +169,19 @@ class Sequencer:
             logger.exception("AuditEvent/%s could not be indexed", row.event_id)
             rows = IndexRows()
         return _Prepared(head, tail, rows, tuple(patients_of("AuditEvent", stamped)))
+
+    def _event(self, row: records.Pending) -> Json:
+        """The AuditEvent of a record."""
+        site = {"observer": self._observer, "base_url": self._base_url, "platform": self._platform}
+        recorded = versions.instant(row.recorded)
+        try:
+            caller, access, at = entry.parse(row.entry)
+            (event,) = events.build(caller, access, at, recorded=recorded, new_id=lambda: row.event_id, **site)
+        except Exception:
+            # One entry that nobody can read must not stop the log, nor be lost: it is logged as it stands.
+            logger.exception("AuditEvent/%s could not be built", row.event_id)
+            event = events.unread(row.entry, recorded, **site)
+        return event
 
     def _from_spool(self, consumed: Mapping[str, int], size: int) -> list[spool.SpoolRow]:
         if self._spooled is None or size <= 0:
@@ -200,7 +219,7 @@ class Sequencer:
             before = frontier.size
             now_us = versions.microseconds(self._now()) // 1000 * 1000
             tx, at_us = snapshots.begin_tx(connection, now_us, self.epoch(connection))
-            audience = self._audiences.register(connection, self._platform, fresh)
+            audience = self._audiences.register(connection, frozenset({self._platform}), fresh)
             stamp = versions.instant_text(versions.instant(at_us)).encode()
             news, log = [], []
             for row, ready in zip(batch, prepared, strict=True):

@@ -38,7 +38,7 @@ class SpoolRow(NamedTuple):
     end: int
     event_id: str
     recorded: int
-    event: str
+    entry: str
 
 
 class SpoolWriter:
@@ -52,7 +52,7 @@ class SpoolWriter:
         self._opening = threading.Lock()
 
     def append(self, rows: Sequence[tuple[str, int, str]]) -> None:
-        """Make (event id, recorded µs, event) durable. Raises OSError; then nothing of it may be acknowledged."""
+        """Make (event id, recorded µs, entry) durable. Raises OSError; then nothing of it may be acknowledged."""
         content = b"".join(_frame(*row) for row in rows)
         descriptor = self._file(len(content))
         try:
@@ -175,9 +175,9 @@ def _rows(folder: Path, name: str, offset: int, limit: int | None) -> Iterator[S
             count += 1
 
 
-def _frame(event_id: str, recorded: int, event: str) -> bytes:
+def _frame(event_id: str, recorded: int, entry: str) -> bytes:
     key = event_id.encode()
-    body = _HEAD.pack(recorded, len(key)) + key + event.encode()
+    body = _HEAD.pack(recorded, len(key)) + key + entry.encode()
     return _FRAME.pack(len(body), zlib.crc32(body)) + body
 
 

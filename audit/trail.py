@@ -11,17 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
-import orjson
-
-from audit import events, records, spool
+from audit import entry, records, spool
 from audit.checkpoint import Signer
 from audit.committer import Drain, GroupCommitter
 from audit.sequencer import CHECKPOINT_INTERVAL_S, Sequencer
 from audit.spool import SpoolWriter
 from store.access import Access, Caller
 from store.engine import Database
+from store.ids import random_id
 from store.loops import Loop
 from store.versions import microseconds
 
@@ -30,10 +28,6 @@ if TYPE_CHECKING:
 
 DISCLOSE_TIMEOUT_S = 10.0
 CATCH_UP_TIMEOUT_S = 2.0
-
-
-def _random_id() -> str:
-    return str(uuid4())
 
 
 class Ledger:
@@ -50,7 +44,7 @@ class Ledger:
         base_urls: Sequence[str] = (),
         published: Path | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-        ids: Callable[[], str] = _random_id,
+        ids: Callable[[], str] = random_id,
         timeout_s: float = DISCLOSE_TIMEOUT_S,
         spooled: Path | None = None,
         checkpoint_interval_s: float = CHECKPOINT_INTERVAL_S,
@@ -58,9 +52,6 @@ class Ledger:
         """`observer`: reference of the Device that this server is; `base_url`: its FHIR endpoint; `platform`: id of the
         Organization that runs it, whose auditors see the events; `published`: file that checkpoints are copied to."""
         self._database = database
-        self._observer = observer
-        self._base_url = base_url
-        self._platform = platform
         self._now = clock
         self._new_id = ids
         self._timeout_s = timeout_s
@@ -72,8 +63,8 @@ class Ledger:
         else:
             self._committer = GroupCommitter(self._commit)
         self.sequencer = Sequencer(
-            database, signer, platform=platform, base_urls=base_urls or (base_url,), published=published, clock=clock,
-            checkpoint_interval_s=checkpoint_interval_s, spooled=self._spooled,
+            database, signer, observer=observer, base_url=base_url, platform=platform, base_urls=base_urls,
+            published=published, clock=clock, checkpoint_interval_s=checkpoint_interval_s, spooled=self._spooled,
         )
 
     def append(self, connection: Connection, caller: Caller, accesses: Sequence[Access], at: datetime) -> None:
@@ -139,15 +130,11 @@ class Ledger:
             self._writer.close()
 
     def _rows(self, caller: Caller, accesses: Sequence[Access], at: datetime) -> list[records.InboxRow]:
-        now = self._now()
-        recorded = microseconds(now)
+        recorded = microseconds(self._now())
         return [
-            records.InboxRow(event["id"], recorded, orjson.dumps(event).decode())
+            records.InboxRow(self._new_id(), recorded, written)
             for access in accesses
-            for event in events.build(
-                caller, access, at, observer=self._observer, base_url=self._base_url, platform=self._platform,
-                recorded=now, new_id=self._new_id,
-            )
+            for written in entry.entries(caller, access, at)
         ]
 
     def _append_to_spool(self, drain: Drain[records.InboxRow]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from resources.outcomes import FhirError
 from resources.search import Query
 from store.access import Access, Caller, Version
 from store.engine import Database, open_engine, ping
+from store.ids import random_id
 from store.loops import Loop
 from store.objects import ObjectStore
 from store.statistics import statistician
@@ -228,7 +228,3 @@ def endpoint_policy(settings: Settings) -> EndpointPolicy:
 
 def utc_now() -> datetime:
     return datetime.now(UTC)
-
-
-def random_id() -> str:
-    return str(uuid.uuid4())

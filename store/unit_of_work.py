@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Literal, TypeVar
-from uuid import uuid4
 
 from sqlalchemy import Connection
 
@@ -27,6 +26,7 @@ from store.access import Access, Caller, Change, Draft, Interaction, Observer, O
 from store.audiences import Audiences
 from store.engine import Database
 from store.faults import DRIVER_ERRORS, LostRace, is_away, is_race
+from store.ids import random_id
 from store.integrity import Integrity
 from store.locks import lock
 from store.pages import PageSeal
@@ -126,10 +126,6 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def _random_id() -> str:
-    return str(uuid4())
-
-
 class Store:
     """The one door to the data. Assembled once per process by `fhir_server.services`."""
 
@@ -141,7 +137,7 @@ class Store:
         trail: Trail,
         observers: Sequence[Observer] = (),
         clock: Callable[[], datetime] = _utc_now,
-        ids: Callable[[], str] = _random_id,
+        ids: Callable[[], str] = random_id,
         platform: str,
         base_urls: Sequence[str] = (),
         references: Literal["strict", "lenient"] = "strict",

@@ -65,7 +65,7 @@ def test_a_frame_comes_back_as_it_was_written(tmp_path: Path) -> None:
     writer = spool.SpoolWriter(tmp_path)
     rows = [("id-1", 5, '{"é":1}'), ("id-2", 6, "x" * 100_000)]
     writer.append(rows)
-    assert [(row.event_id, row.recorded, row.event) for row in spool.read(tmp_path, {}, 10)] == rows
+    assert [(row.event_id, row.recorded, row.entry) for row in spool.read(tmp_path, {}, 10)] == rows
     first = spool.read(tmp_path, {}, 1)[0]
     assert [row.event_id for row in spool.read(tmp_path, {first.file: first.end}, 10)] == ["id-2"]
 

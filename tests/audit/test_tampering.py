@@ -236,7 +236,7 @@ def test_a_record_that_vanishes_from_among_others_of_its_transaction_is_found(
         uow.resources.vread("Patient", first.id, 1)
     assert judged(database, signer).ok
     inbox = records.audit_inbox
-    alter(database, delete(inbox).where(inbox.c.event.contains(first.id), inbox.c.event.contains('"action":"C"')))
+    alter(database, delete(inbox).where(inbox.c.entry.contains(first.id), inbox.c.entry.contains('"create"')))
     ledger.catch_up()
     report = judged(database, signer)
     assert [f.kind for f in report.findings] == ["unrecorded"]

@@ -5,7 +5,6 @@ DESIGN §3 and §7; reference/security-subscriptions.md §4.4 (fail closed).
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -22,14 +21,14 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
 
-from audit import records
+from audit import entry, events, records
 from audit.committer import Drain, GroupCommitter
 from audit.trail import Ledger
 from resources.outcomes import Unavailable
 from store.access import Access, Caller, Interaction, Outcome
 from store.engine import Database, open_engine
 from store.unit_of_work import Store
-from tests.support import caller, patient
+from tests.support import BASE_URL, PLATFORM, caller, patient
 
 AT = datetime(2026, 6, 1, 8, 0, tzinfo=UTC)
 READ = Access(Interaction.READ, "Patient", "p-1", 1, ("Patient/p-1",))
@@ -37,8 +36,19 @@ READ = Access(Interaction.READ, "Patient", "p-1", 1, ("Patient/p-1",))
 
 def inbox(database: Database) -> list[dict[str, Any]]:
     with database.read() as connection:
-        rows = connection.execute(select(records.audit_inbox.c.event).order_by(records.audit_inbox.c.pk))
-        return [json.loads(row[0]) for row in rows]
+        rows = connection.execute(
+            select(records.audit_inbox.c.entry, records.audit_inbox.c.event_id).order_by(records.audit_inbox.c.pk)
+        )
+        return [audit_event(written, event_id) for written, event_id in rows]
+
+
+def audit_event(written: str, event_id: str) -> dict[str, Any]:
+    """The AuditEvent that the sequencer will make of an entry."""
+    who, what, at = entry.parse(written)
+    (event,) = events.build(
+        who, what, at, observer="Device/platform", base_url=BASE_URL, platform=PLATFORM, new_id=lambda: event_id
+    )
+    return event
 
 
 def test_a_writes_records_commit_with_the_data(make_store: Callable[..., Store], ledger: Ledger, database: Database):
@@ -86,7 +96,7 @@ def test_many_disclosures_at_once_are_all_durable_when_they_return(ledger: Ledge
             ledger.disclose(Caller(f"c{number}-{step}", "hospital-a"), [READ], AT)
             with database.read() as connection:
                 found = connection.execute(select(func.count()).select_from(records.audit_inbox).where(
-                    records.audit_inbox.c.event.contains(f'"c{number}-{step}"'))).scalar_one()
+                    records.audit_inbox.c.entry.contains(f'"c{number}-{step}"'))).scalar_one()
             if found != 1:
                 missing.append(f"{number}-{step}")
 
@@ -287,7 +297,7 @@ def test_no_acknowledged_record_is_lost_when_the_process_is_killed(
 
     reopened = open_engine(database_url)
     with reopened.read() as connection:
-        waiting = [e for (e,) in connection.execute(select(records.audit_inbox.c.event))]
+        waiting = [e for (e,) in connection.execute(select(records.audit_inbox.c.entry))]
         logged = [row.event for row in records.stored(connection, 0)]
     reopened.dispose()
     text = "\n".join([*waiting, *(e or "" for e in logged)])

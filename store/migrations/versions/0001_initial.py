@@ -41,7 +41,7 @@ def upgrade() -> None:
     sa.Column('event_id', sa.Text().with_variant(sa.Text(collation='C'), 'postgresql'), nullable=False, comment='id of the AuditEvent'),
     sa.Column('recorded', sa.BigInteger(), nullable=False, comment='µs since 1970-01-01T00:00Z'),
     sa.Column('tx_id', sa.BigInteger(), nullable=False, comment='transaction that it was recorded in'),
-    sa.Column('event', sa.Text(), nullable=False, comment='AuditEvent as JSON, without meta.versionId and meta.lastUpdated'),
+    sa.Column('entry', sa.Text(), nullable=False, comment='the access as JSON (audit.entry): an AuditEvent is made of it'),
     sa.PrimaryKeyConstraint('pk', name=op.f('pk_audit_inbox')),
     sqlite_autoincrement=True
     )

@@ -1,0 +1,63 @@
+"""An access as it is written down when it happens: caller and access as they are, and when.
+
+The AuditEvent is built from it by the sequencer. Its text is three times as long and takes longer to make, and whoever
+asks waits until his record is durable. Credentials are left out here already: an entry lies on a disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, fields
+from datetime import datetime
+from typing import Any
+
+import orjson
+
+from audit import events
+from audit.patterns import PATTERNS, Shape
+from store.access import Access, Caller, Interaction, Outcome
+from store.versions import instant, microseconds
+
+
+def _defaults(kind: type[Any], *left_out: str) -> tuple[tuple[str, Any], ...]:
+    """Name and default of each field that is kept."""
+    return tuple((one.name, None if one.default is MISSING else one.default) for one in fields(kind)
+                 if one.name not in left_out)
+
+
+_CALLER = _defaults(Caller, "scopes")
+_ACCESS = _defaults(Access, "patients")
+_CALLER_NAMES = frozenset(name for name, _ in _CALLER)
+_ACCESS_NAMES = frozenset(name for name, _ in _ACCESS)
+
+
+def entries(caller: Caller, access: Access, at: datetime) -> Iterator[str]:
+    """One for each patient concerned, else one: of each becomes one AuditEvent."""
+    who = {name: value for name, default in _CALLER if (value := getattr(caller, name)) is not default}
+    what = {name: value for name, default in _ACCESS if (value := getattr(access, name)) is not default}
+    if access.query:
+        of_token = PATTERNS[access.interaction].shape is Shape.TOKEN
+        what["query"] = events.without_credentials(access.query, form_of_token=of_token)
+    at_us = microseconds(at)
+    for patient in access.patients or (None,):
+        content = {"at": at_us, "caller": who, "access": what}
+        if patient is not None:
+            content["patient"] = patient
+        yield orjson.dumps(content).decode()
+
+
+def parse(entry: str) -> tuple[Caller, Access, datetime]:
+    """What `entries` wrote. Raises ValueError, KeyError, TypeError where it is no entry."""
+    content = orjson.loads(entry)
+    caller = Caller(**_known(content["caller"], _CALLER_NAMES))
+    what = _known(content["access"], _ACCESS_NAMES)
+    what["interaction"] = Interaction(what["interaction"])
+    what["outcome"] = Outcome(what.get("outcome", Outcome.SUCCESS))
+    what["detail"] = tuple((name, value) for name, value in what.get("detail", ()))
+    patient = content.get("patient")
+    return caller, Access(**what, patients=() if patient is None else (patient,)), instant(content["at"])
+
+
+def _known(given: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:
+    """An entry may be older or newer than this server: what it does not know is left out."""
+    return {name: value for name, value in given.items() if name in names}
