@@ -1,5 +1,7 @@
 """The WSGI entry point: `app`, made from the environment (VIGIE_…)."""
 
+import gc
+
 from fhir_server import logs, processes
 
 processes.begin_worker()  # before the imports, which take a second
@@ -8,3 +10,4 @@ from fhir_server.app import create_app  # noqa: E402
 
 logs.configure("web")
 app = create_app()
+gc.freeze()  # what is there now stays: the collector need not look through it again and again

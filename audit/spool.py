@@ -57,7 +57,6 @@ class SpoolWriter:
         descriptor = self._file(len(content))
         try:
             _write_all(descriptor, content, self._offset)
-            os.fdatasync(descriptor)
         except OSError:
             self.close()  # what stands after a torn frame would not be found: go on in a new file
             raise
@@ -77,7 +76,8 @@ class SpoolWriter:
             self.close()
         with self._opening:
             name = f"{os.getpid()}-{secrets.token_hex(8)}.spool"
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            # O_DSYNC: each write returns once it is on the disk. A sync of its own would be a second call.
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_DSYNC
             self._descriptor = os.open(self._folder / name, flags, 0o600)
             fcntl.flock(self._descriptor, fcntl.LOCK_EX)
             _write_all(self._descriptor, bytes(FILE_BYTES), 0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.utils import format_datetime, parsedate_to_datetime
+from email.utils import parsedate_to_datetime
 from functools import lru_cache
 
 from resources.outcomes import BadRequest, NotAcceptable, UnsupportedMediaType
@@ -17,6 +17,8 @@ from resources.outcomes import BadRequest, NotAcceptable, UnsupportedMediaType
 FHIR_JSON = "application/fhir+json"
 _JSON = {"application/fhir+json", "application/json", "text/json", "application/json+fhir", "json"}
 _WILD = {"*/*", "application/*"}
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _ETAG = re.compile(r'^(?:W/)?"?([0-9]{1,18})"?$')
 
 
@@ -111,7 +113,10 @@ def etag(version: int) -> str:
 
 
 def http_date(instant: datetime) -> str:
-    return format_datetime(instant.astimezone(UTC), usegmt=True)
+    """An aware UTC time as IMF-fixdate (RFC 9110 §5.6.7)."""
+    day, month = _DAYS[instant.weekday()], _MONTHS[instant.month - 1]
+    time = f"{instant.hour:02}:{instant.minute:02}:{instant.second:02}"
+    return f"{day}, {instant.day:02} {month} {instant.year:04} {time} GMT"
 
 
 def split_media_type(text: str) -> tuple[str, dict[str, str]]:

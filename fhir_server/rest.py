@@ -173,13 +173,12 @@ class Edge:
     def _read(self, asked: Asked, intent: Access) -> Answer:
         if asked.route.type == "AuditEvent":
             self.services.ledger.catch_up()
-        with self.store.work(
+        return self.store.look(
             asked.caller,
-            write=False,
+            lambda uow: self._reader(uow, asked),
             intent=intent if not asked.body else replace(intent, query=asked.raw),
             glance=asked.route.kind in _ONE,
-        ) as uow:
-            return self._reader(uow, asked)
+        )
 
     def _reader(self, uow: UnitOfWork, asked: Asked) -> Answer:
         match asked.route.kind:

@@ -9,7 +9,6 @@ an unknown Host (a proxy's inner name, or an attack) counts as the canonical bas
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -18,11 +17,13 @@ from urllib.parse import urlsplit
 
 from auth.guard import REQUEST_ID
 from fhir_server import logs
+from store.ids import random_digits
 
 Environ = dict[str, Any]
 
 FACADES = frozenset({"fhir", "dicom-web", "oauth", ".well-known", "livez", "readyz", "bare"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+_CACHE_CONTROL = ("Cache-Control", "no-store")
 _GUARDS = (("X-Content-Type-Options", "nosniff"), ("Referrer-Policy", "no-referrer"))
 
 
@@ -40,13 +41,13 @@ class Threshold:
         began = time.perf_counter()
         self._set_base(environ)
         given = environ.get("HTTP_X_REQUEST_ID", "")
-        request_id = given if given and _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
+        request_id = given if given and _REQUEST_ID.fullmatch(given) else random_digits()
         environ[REQUEST_ID] = request_id
 
         def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Callable[[bytes], object]:
             headers += (("X-Request-Id", request_id), *_GUARDS)
-            if not any(name.lower() == "cache-control" for name, _ in headers):
-                headers.append(("Cache-Control", "no-store"))
+            if _CACHE_CONTROL not in headers and not any(name.lower() == "cache-control" for name, _ in headers):
+                headers.append(_CACHE_CONTROL)
             facade = environ["PATH_INFO"].split("/", 2)[1] if "/" in environ["PATH_INFO"] else ""
             logs.request(
                 environ["REQUEST_METHOD"], facade if facade in FACADES else "none", int(status[:3]),

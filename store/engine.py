@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -67,27 +67,15 @@ class Database:
         with state.gate.passage(), state.transaction("BEGIN IMMEDIATE") as connection:
             yield connection
 
-    @contextmanager
-    def read(self) -> Iterator[Connection]:
+    def read(self) -> AbstractContextManager[Connection]:
         """A read transaction over one snapshot."""
         state = self._state
-        if state.gate is None:
-            with state.reader.connect() as connection, connection.begin():
-                yield connection
-            return
-        with state.transaction("BEGIN") as connection:
-            yield connection
+        return state.transaction("BEGIN") if state.gate is not None else state.read()
 
-    @contextmanager
-    def glance(self) -> Iterator[Connection]:
+    def glance(self) -> AbstractContextManager[Connection]:
         """For one select, which is its own snapshot: no transaction is begun and ended around it."""
         state = self._state
-        if state.gate is None:
-            with state.glancer.connect() as connection:
-                yield connection
-            return
-        with state.transaction(None) as connection:
-            yield connection
+        return state.transaction(None) if state.gate is not None else state.glancer.connect()
 
     def wait_for_change(self, timeout_s: float) -> bool:
         """Return True soon after another connection committed, False after `timeout_s`.
@@ -152,6 +140,12 @@ class _ProcessState:
             self.writer = self.engine.execution_options(isolation_level="READ COMMITTED")
             self.reader = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             self.glancer = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """PostgreSQL: a read transaction."""
+        with self.reader.connect() as connection, connection.begin():
+            yield connection
 
     def transaction(self, begin: str | None) -> _SqliteTransaction:
         """SQLite: a transaction on a connection that this thread keeps."""

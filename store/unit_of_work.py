@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Literal, TypeVar
 
 from sqlalchemy import Connection
@@ -75,8 +76,11 @@ class UnitOfWork:
             self.now = store.now()
         self.resources = Repository(self, caller)
         """What the caller does: permitted, recorded."""
-        self.system = Repository(self, Caller.system(store.platform, caller), derived=True)
+
+    @cached_property
+    def system(self) -> Repository:
         """What the server does on the caller's behalf: no permit is asked, each write is recorded as derived."""
+        return Repository(self, Caller.system(self.store.platform, self.caller), derived=True)
 
     def note(self, access: Access) -> None:
         """Record what was done beside the repository, e.g. an operation or a DICOMweb access."""
@@ -159,24 +163,40 @@ class Store:
         self._epoch: int | None = None
 
     @contextmanager
-    def work(
-        self, caller: Caller, *, write: bool = True, intent: Access | None = None, glance: bool = False
-    ) -> Iterator[UnitOfWork]:
-        """A unit of work of `caller`. `intent` says what to record if it fails; by default what was last tried.
-
-        `glance`: a read of one resource, which is one select: it needs no transaction around it.
-        """
+    def work(self, caller: Caller, *, write: bool = True, intent: Access | None = None) -> Iterator[UnitOfWork]:
+        """A unit of work of `caller`. `intent` says what to record if it fails; by default what was last tried."""
         opened: list[UnitOfWork] = []
         try:
-            with self._transaction(caller, write, intent, opened, glance=glance) as uow:
+            with self._transaction(caller, write, intent, opened) as uow:
                 yield uow
         except Exception as error:
-            fault = _translate(error)
-            self.record_failure(caller, intent or (opened[0].attempted if opened else None), fault)
+            fault = self._failed(error, caller, intent, opened)
             if fault is error:
                 raise
             raise fault from error
         self._disclose(uow)
+
+    def look(
+        self, caller: Caller, function: Callable[[UnitOfWork], T], *, intent: Access | None = None, glance: bool = False
+    ) -> T:
+        """Run `function` in a read unit of work; what it gives is given once the record of it is durable.
+
+        `glance`: it is the read of one resource, one select, which needs no transaction around it.
+        """
+        opened: list[UnitOfWork] = []
+        opening = self.database.glance if glance else self.database.read
+        try:
+            with opening() as connection:
+                uow = UnitOfWork(self, caller, connection, write=False, intent=intent)
+                opened.append(uow)
+                result = function(uow)
+        except Exception as error:
+            fault = self._failed(error, caller, intent, opened)
+            if fault is error:
+                raise
+            raise fault from error
+        self._disclose(uow)
+        return result
 
     def transact(self, caller: Caller, function: Callable[[UnitOfWork], T], *, intent: Access | None = None) -> T:
         """Run `function` in a write unit of work, again where another transaction won; after that a 409.
@@ -192,8 +212,7 @@ class Store:
                 if is_race(error) and attempt + 1 < ATTEMPTS:
                     time.sleep(random.uniform(0, 2 * RETRY_PAUSE_S * 2**attempt))  # noqa: S311 - jitter
                     continue
-                fault = _translate(error)
-                self.record_failure(caller, intent or (opened[0].attempted if opened else None), fault)
+                fault = self._failed(error, caller, intent, opened)
                 if fault is error:
                     raise
                 raise fault from error
@@ -215,11 +234,19 @@ class Store:
             caller, [replace(access, outcome=outcome_of(fault), reason=_reason(fault))], self.now()
         )
 
+    def _failed(
+        self, error: Exception, caller: Caller, intent: Access | None, opened: Sequence[UnitOfWork]
+    ) -> Exception:
+        """Record that a unit of work failed; what the caller is told of it."""
+        fault = _translate(error)
+        self.record_failure(caller, intent or (opened[0].attempted if opened else None), fault)
+        return fault
+
     @contextmanager
     def _transaction(
-        self, caller: Caller, write: bool, intent: Access | None, opened: list[UnitOfWork], *, glance: bool = False
+        self, caller: Caller, write: bool, intent: Access | None, opened: list[UnitOfWork]
     ) -> Iterator[UnitOfWork]:
-        opening = self.database.write if write else self.database.glance if glance else self.database.read
+        opening = self.database.write if write else self.database.read
         with opening() as connection:
             uow = UnitOfWork(self, caller, connection, write=write, intent=intent)
             opened.append(uow)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -138,16 +139,22 @@ def test_verification_tells_of_records_that_nobody_sequences(ledger: Ledger, dat
     assert not report.ok
 
 
+def test_each_write_to_the_spool_returns_once_it_is_on_the_disk(ledger: Ledger) -> None:
+    """DESIGN §3: durable before the answer leaves. kill -9 would not show it: the page cache outlives a process."""
+    disclose(ledger, "x")
+    assert fcntl.fcntl(ledger._writer._descriptor, fcntl.F_GETFL) & os.O_DSYNC
+
+
 def test_where_the_spool_cannot_be_written_nothing_is_acknowledged(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """DESIGN §3: if it cannot be written, the answer is 503; the next record goes on in a new file."""
     disclose(ledger, "before")
 
-    def full(descriptor: int) -> None:
+    def full(descriptor: int, content: bytes, offset: int) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fdatasync", full)
+    monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(Unavailable):
         disclose(ledger, "refused")
     monkeypatch.undo()
