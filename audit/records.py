@@ -29,6 +29,7 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from audit.merkle import Frontier
 from resources.hashing import hash64
@@ -118,14 +119,22 @@ class Stored(NamedTuple):
 # --- the inbox
 
 _FIELDS: dict[str, Any] = {name: bindparam(name) for name in ("event_id", "recorded", "entry")}
+_OWN_TX = cast(cast(func.pg_current_xact_id(), Text), BigInteger) + bindparam("epoch", type_=BigInteger)
 _ADD = Prepared(
     insert(audit_inbox).inline().values(
         **_FIELDS, tx_id=select(func.coalesce(func.max(tx.c.tx_id), literal_column("0"))).scalar_subquery()
     ),
-    postgresql=insert(audit_inbox).inline().values(
-        **_FIELDS,
-        tx_id=cast(cast(func.pg_current_xact_id(), Text), BigInteger) + bindparam("epoch", type_=BigInteger),
-    ),
+    postgresql=insert(audit_inbox).inline().values(**_FIELDS, tx_id=_OWN_TX),
+)
+_given = func.unnest(
+    cast(bindparam("event_ids"), ARRAY(Text)), cast(bindparam("recorded"), ARRAY(BigInteger)),
+    cast(bindparam("entries"), ARRAY(Text)),
+).table_valued("event_id", "recorded", "entry").render_derived()  # fmt: skip
+_ADD_AT_ONCE = Prepared(
+    insert(audit_inbox).inline().from_select(
+        ["event_id", "recorded", "tx_id", "entry"],
+        select(_given.c.event_id, _given.c.recorded, _OWN_TX, _given.c.entry),
+    )
 )
 _ORDER = (audit_inbox.c.tx_id, audit_inbox.c.pk)
 _PENDING = Prepared(
@@ -174,6 +183,14 @@ def add(connection: Connection, rows: Sequence[InboxRow], epoch: int) -> None:
         _ADD.many(connection, [(row.event_id, row.recorded, row.entry) for row in rows])
     else:
         _ADD.many(connection, [(row.event_id, row.recorded, epoch, row.entry) for row in rows])
+
+
+def add_at_once(connection: Connection, rows: Sequence[InboxRow], epoch: int) -> None:
+    """PostgreSQL: record in a transaction that is one statement, and so one message to the server and back."""
+    _ADD_AT_ONCE.run(connection, {
+        "event_ids": [row.event_id for row in rows], "recorded": [row.recorded for row in rows],
+        "entries": [row.entry for row in rows], "epoch": epoch,
+    })  # fmt: skip
 
 
 def pending(connection: Connection, size: int, epoch: int) -> list[Pending]:

@@ -141,5 +141,9 @@ class Ledger:
         self._writer.append(drain())
 
     def _commit(self, drain: Drain[records.InboxRow]) -> None:
-        with self._database.write() as connection:
-            records.add(connection, drain(), self.sequencer.epoch(connection))
+        if self._database.is_sqlite:
+            with self._database.write() as connection:
+                records.add(connection, drain(), 0)
+        else:
+            with self._database.glance() as connection:
+                records.add_at_once(connection, drain(), self.sequencer.epoch(connection))

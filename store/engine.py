@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
+from weakref import WeakSet
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.engine import URL
@@ -73,9 +74,11 @@ class Database:
         return state.transaction("BEGIN") if state.gate is not None else state.read()
 
     def glance(self) -> AbstractContextManager[Connection]:
-        """For one select, which is its own snapshot: no transaction is begun and ended around it."""
-        state = self._state
-        return state.transaction(None) if state.gate is not None else state.glancer.connect()
+        """For one statement, which is a transaction by itself: none is begun and ended around it.
+
+        On SQLite a select only: what writes passes the gate.
+        """
+        return self._state.transaction(None)
 
     def wait_for_change(self, timeout_s: float) -> bool:
         """Return True soon after another connection committed, False after `timeout_s`.
@@ -124,6 +127,8 @@ class _ProcessState:
         self._watchers = threading.local()
         self._kept = threading.local()
         self._watcher_list: list[_Watcher] = []
+        self._open: WeakSet[Connection] = WeakSet()
+        """Connections that threads keep; of a thread that has ended, the pool has its own again."""
         if url.get_backend_name() == "sqlite":
             file = Path(str(url.database)).absolute()
             self.gate = WriteGate(file.parent, file.name)
@@ -147,12 +152,17 @@ class _ProcessState:
         with self.reader.connect() as connection, connection.begin():
             yield connection
 
-    def transaction(self, begin: str | None) -> _SqliteTransaction:
-        """SQLite: a transaction on a connection that this thread keeps."""
+    def transaction(self, begin: str | None) -> _Kept:
+        """A transaction on a connection that this thread keeps. `begin`: SQLite's word for it; None: there is none."""
         free: list[Connection] | None = getattr(self._kept, "free", None)
         if free is None:
             free = self._kept.free = []
-        return _SqliteTransaction(self.engine, free, begin)
+        return _Kept(self._connect, free, begin)
+
+    def _connect(self) -> Connection:
+        connection = self.glancer.connect()
+        self._open.add(connection)
+        return connection
 
     def wait_for_change(self, timeout_s: float) -> bool:
         watcher = self.watcher()
@@ -177,6 +187,9 @@ class _ProcessState:
     def close(self) -> None:
         for watcher in self._watcher_list:
             watcher.close()
+        for connection in list(self._open):
+            with suppress(*DRIVER_ERRORS):
+                connection.close()
         self.engine.dispose()
         if self.gate is not None:
             self.gate.close()
@@ -188,22 +201,22 @@ class _ProcessState:
             self.gate.close()
 
 
-class _SqliteTransaction:
-    """`with` one transaction, said to the driver itself; the connection stays with its thread.
+class _Kept:
+    """`with` one transaction, said to the driver itself; the connection, in autocommit, stays with its thread.
 
     A checkout from a pool, its events and SQLAlchemy's own transaction object cost more than the select of a read.
     """
 
-    __slots__ = ("_begin", "_connection", "_driver", "_engine", "_free")
+    __slots__ = ("_begin", "_connect", "_connection", "_driver", "_free")
 
-    def __init__(self, engine: Engine, free: list[Connection], begin: str | None) -> None:
-        self._engine = engine
+    def __init__(self, connect: Callable[[], Connection], free: list[Connection], begin: str | None) -> None:
+        self._connect = connect
         self._free = free
         self._begin = begin
 
     def __enter__(self) -> Connection:
         # A second transaction inside the first one of the same thread (reads only) takes another connection.
-        self._connection = self._free.pop() if self._free else self._engine.connect()
+        self._connection = self._free.pop() if self._free else self._connect()
         driver: Any = self._connection.connection.driver_connection
         self._driver = driver
         if self._begin is None:
@@ -223,6 +236,9 @@ class _SqliteTransaction:
             self._discard()
             if kind is None:
                 raise
+            return
+        if kind is not None and getattr(self._driver, "closed", False):  # psycopg: the server has gone
+            self._discard()
             return
         self._free.append(self._connection)
 
@@ -297,7 +313,7 @@ def _sqlite_engine(url: URL) -> Engine:
         max_overflow=-1,
         pool_use_lifo=True,
         pool_reset_on_return=None,
-        isolation_level="AUTOCOMMIT",  # transactions are begun and ended by `_SqliteTransaction` alone
+        isolation_level="AUTOCOMMIT",  # transactions are begun and ended by `_Kept` alone
         connect_args={
             "timeout": BUSY_TIMEOUT_MS / 1000,
             "check_same_thread": False,

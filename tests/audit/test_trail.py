@@ -119,6 +119,7 @@ def test_where_the_record_cannot_be_written_nothing_is_acknowledged(
         raise OperationalError("INSERT", {}, Exception("disk full"))
 
     monkeypatch.setattr(database, "write", away)
+    monkeypatch.setattr(database, "glance", away)
     with pytest.raises(Unavailable) as refused:
         ledger.disclose(caller(), [READ], AT)
     assert refused.value.status == 503
@@ -254,7 +255,7 @@ def test_a_forked_child_has_a_committer_of_its_own(database_url: str, tmp_path: 
 
 
 KILLED = """
-import sys, threading, itertools
+import os, sys, threading, itertools
 from datetime import UTC, datetime
 from pathlib import Path
 from audit.checkpoint import load_or_create
@@ -275,6 +276,7 @@ def reader():
 def sequence():
     while True:
         ledger.sequencer.step()
+threading.excepthook = lambda failed: os._exit(1)
 for target in [reader] * 4 + [sequence]:
     threading.Thread(target=target).start()
 """

@@ -115,6 +115,15 @@ def test_no_canary_is_in_the_name_of_a_file(played: tuple[Site, dict[str, str]])
         assert path.suffix == ".pub" or path.stat().st_mode & 0o077 == 0, path.name
 
 
+def test_no_token_or_channel_header_is_in_any_file(played: tuple[Site, dict[str, str]]) -> None:
+    """Nor in what waits to be sequenced; the keys of the demo's clients are in the one file that is for them."""
+    site, tokens = played
+    secrets = {"channel header": HEADER, **tokens}
+    for path in site.data.rglob("*"):
+        content = path.read_bytes() if path.is_file() else b""
+        assert not [what for what, secret in secrets.items() if secret.encode() in content], path.name
+
+
 def test_no_token_key_or_channel_header_is_in_the_database(played: tuple[Site, dict[str, str]]) -> None:
     """Tokens are there as hashes alone, private keys not at all, channel headers sealed."""
     site, tokens = played
