@@ -52,9 +52,6 @@ class GroupCommitter(Generic[Row]):
         """How many requests wait for the next commit."""
         return len(self._line.queue)
 
-    def close(self) -> None:
-        """Nothing is left to do: who waits has a thread of its own."""
-
     def _fresh(self) -> _Line[Row]:
         with self._starting:
             if self._line.pid != os.getpid():

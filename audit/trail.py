@@ -125,7 +125,6 @@ class Ledger:
 
     def close(self) -> None:
         """Finish this process's file of the spool."""
-        self._committer.close()
         if self._spooled is not None:
             self._writer.close()
 

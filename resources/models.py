@@ -1,4 +1,4 @@
-"""The one gateway to fhir.resources: its R4B models, for resources that the server itself makes and for typed access.
+"""The one gateway to fhir.resources: its R4B models, for resources of our own making and as a second opinion.
 
 R4B 4.3.0 has the elements, cardinalities and types of R4 4.0.1 in all our types. A model is never the truth: it
 loses digits of decimals and rewrites instants, so what was sent is kept as sent and checked by
@@ -15,13 +15,13 @@ from functools import cache
 from typing import Any
 
 from resources import registry
-from resources.outcomes import InvalidContent, Issue, Json
+from resources.outcomes import Issue, Json
 
 _REQUIRED = frozenset({"missing", "model_field_validation.missing"})
 
 
 def build(type_name: str, **elements: Any) -> Json:
-    """A resource of the server's own making as JSON; elements that are None are left out.
+    """A resource of our own making as JSON; elements that are None are left out.
 
     Takes JSON values, dates and datetimes with a zone, and models. A mistake here is ours, hence a ValueError.
     """
@@ -34,34 +34,21 @@ def build(type_name: str, **elements: Any) -> Json:
     return built
 
 
-def typed(resource: Json) -> Any:
-    """The resource as a model, for reading: ``typed(report).result[0].reference``. InvalidContent if it is none."""
-    model, issues = _parse(resource)
-    if issues:
-        raise InvalidContent(issues[0].diagnostics, issues=issues)
-    return model
-
-
 def second_opinion(resource: Json) -> list[Issue]:
     """What fhir.resources finds wrong, as issues with places and without values."""
-    return _parse(resource)[1]
-
-
-def _parse(resource: Json) -> tuple[Any, list[Issue]]:
     from pydantic import ValidationError
 
     name = resource.get("resourceType")
     if not isinstance(name, str) or not _has_model(name):
-        return None, [
-            Issue("error", "structure", "There is no model of this resource type", ("Resource.resourceType",))
-        ]
+        return [Issue("error", "structure", "There is no model of this resource type", ("Resource.resourceType",))]
     try:
-        return _model(name).model_validate(resource), []
+        _model(name).model_validate(resource)
     except ValidationError as refusal:
-        return None, [_issue(name, fault) for fault in refusal.errors(include_input=False, include_url=False)]
+        return [_issue(name, fault) for fault in refusal.errors(include_input=False, include_url=False)]
     except (KeyError, ValueError):
         # A contained or entry resource of an unknown type raises a bare KeyError('R4.FooType').
-        return None, [Issue("error", "structure", "An inner resource is of a type without a model", (name,))]
+        return [Issue("error", "structure", "An inner resource is of a type without a model", (name,))]
+    return []
 
 
 def _issue(name: str, fault: Any) -> Issue:

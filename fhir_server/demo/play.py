@@ -10,12 +10,8 @@ import base64
 import hashlib
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
 
 import click
-import httpx2
 import requests
 from dicomweb_client import DICOMwebClient
 from fhirpy import SyncFHIRClient
@@ -23,23 +19,11 @@ from fhirpy import SyncFHIRClient
 from dicomweb import phantom
 from dicomweb.phantom import Phantom
 from fhir_server import clients, upkeep
-from fhir_server.demo import modality, world
-from fhir_server.demo.hospital import Endpoint
+from fhir_server.demo import documents, modality
+from fhir_server.demo.hospital import Endpoint, Received
+from fhir_server.demo.stage import WITHIN_S, Json, NotSo, Stage
 from fhir_server.settings import Settings
-from resources.codes import LOINC, SNOMED, TELERADIOLOGY_TASK, V2_0203
-from subscriptions.terms import PAYLOAD_CONTENT
-from subscriptions.topics import REPORT_SIGNED
-
-Json = dict[str, Any]
-
-_IPP = "urn:oid:1.2.250.1.999.1.1"
-_PLACER = "urn:oid:1.2.250.1.999.1.2"
-_VISIT = "urn:oid:1.2.250.1.999.1.3"
-_DELIVERED_WITHIN_S = 15.0
-
-
-class NotSo(Exception):
-    """Something in the play was not as it must be."""
+from resources.codes import TELERADIOLOGY_TASK
 
 
 def main(settings: Settings) -> int:
@@ -60,23 +44,19 @@ def main(settings: Settings) -> int:
     return 0
 
 
-class Play:
+class Play(Stage):
     """One emergency."""
 
     def __init__(self, settings: Settings, described: dict[str, Json]) -> None:
+        super().__init__(settings)
         self.settings = settings
         self.described = described
-        self.base = settings.bases[0]
-        self.fhir = f"{self.base}/fhir"
-        self.steps = 0
-        self.tokens: dict[str, str] = {}
         self.run_id = uuid.uuid4().hex[:12]
         self.endpoint = Endpoint()
-        self.http = httpx2.Client(timeout=30, trust_env=False)
 
     def close(self) -> None:
         self.endpoint.close()
-        self.http.close()
+        super().close()
 
     def run(self) -> None:
         self._tokens()
@@ -109,27 +89,9 @@ class Play:
     def _subscribe(self) -> None:
         with self.step("POST Subscription (topic report-signed, rest-hook) → handshake → active") as say:
             self.subscription = self.ask(
-                "hospital-a",
-                "POST",
-                "Subscription",
-                201,
-                {
-                    "resourceType": "Subscription",
-                    "status": "requested",
-                    "reason": "Comptes rendus signés",
-                    "criteria": REPORT_SIGNED,
-                    "channel": {
-                        "type": "rest-hook",
-                        "endpoint": self.endpoint.url,
-                        "payload": "application/fhir+json",
-                        "_payload": {"extension": [{"url": PAYLOAD_CONTENT, "valueCode": "id-only"}]},
-                        "header": ["Authorization: Bearer demo-hospital"],
-                    },
-                },
+                "hospital-a", "POST", "Subscription", 201, documents.subscription(self.endpoint.url)
             )
-            handshake = self.endpoint.wait_for(
-                lambda n: n.kind == "handshake" and self._is_ours(n), _DELIVERED_WITHIN_S
-            )
+            handshake = self.endpoint.wait_for(lambda n: n.kind == "handshake" and self._is_ours(n), WITHIN_S)
             self.so(handshake is not None, "the handshake arrives at the hospital's endpoint")
             self.until(
                 lambda: (
@@ -141,7 +103,7 @@ class Play:
 
     def _order(self) -> None:
         with self.step("fhirpy: transaction Bundle with Patient, Encounter, ServiceRequest stat") as say:
-            self.bundle = self._order_bundle()
+            self.bundle = documents.order_bundle(self.run_id)
             self.order_answer = self._post_bundle()
             statuses = [entry["response"]["status"][:3] for entry in self.order_answer]
             self.so(statuses == ["201"] * 3, f"three resources are created (answered {statuses})")
@@ -171,21 +133,7 @@ class Play:
             task = self.task("regulator", "regulate")
             task = self.put("regulator", {**task, "status": "in-progress"})
             protocol = self.ask(
-                "regulator",
-                "POST",
-                "ServiceRequest",
-                201,
-                {
-                    "resourceType": "ServiceRequest",
-                    "status": "active",
-                    "intent": "filler-order",
-                    "basedOn": [{"reference": self.order}],
-                    "subject": {"reference": self.patient},
-                    "priority": "stat",
-                    "category": [{"coding": [{"system": SNOMED, "code": "363679005"}]}],
-                    "code": {"coding": [{"system": LOINC, "code": "24725-4"}], "text": "TDM crâne sans injection"},
-                    "note": [{"text": "Acquisition sans injection, coupes fines, fenêtre parenchymateuse."}],
-                },
+                "regulator", "POST", "ServiceRequest", 201, documents.protocol(self.order, self.patient)
             )
             self.put(
                 "regulator",
@@ -268,23 +216,8 @@ class Play:
 
     def _draft(self) -> None:
         with self.step("radiologist: writes; the draft stays invisible to the hospital") as say:
-            self.report = self.ask(
-                "radiologist",
-                "POST",
-                "DiagnosticReport",
-                201,
-                {
-                    "resourceType": "DiagnosticReport",
-                    "status": "preliminary",
-                    "basedOn": [{"reference": self.order}],
-                    "subject": {"reference": self.patient},
-                    "category": [{"coding": [{"system": LOINC, "code": "LP29684-5"}]}],
-                    "code": {"coding": [{"system": LOINC, "code": "24725-4"}], "text": "TDM crâne sans injection"},
-                    "effectiveDateTime": self.study.get("started"),
-                    "imagingStudy": [{"reference": f"ImagingStudy/{self.study['id']}"}],
-                    "conclusion": "Hyperdensité spontanée intraparenchymateuse : hématome intracérébral.",
-                },
-            )
+            draft = documents.report(self.order, self.patient, self.study)
+            self.report = self.ask("radiologist", "POST", "DiagnosticReport", 201, draft)
             hidden = self.http.get(
                 f"{self.fhir}/DiagnosticReport/{self.report['id']}", headers=self.headers("hospital-a")
             )
@@ -310,13 +243,13 @@ class Play:
         with self.step("hospital endpoint: has the notification") as say:
             reference = f"DiagnosticReport/{self.report['id']}"
             event = self.endpoint.wait_for(
-                lambda n: n.kind == "event-notification" and (n.focus() or "").endswith(reference), _DELIVERED_WITHIN_S
+                lambda n: n.kind == "event-notification" and (n.focus() or "").endswith(reference), WITHIN_S
             )
             self.so(event is not None, "the notification of the signed report arrives")
             if event is None:
                 return
             self.so("webhook-signature" in event.headers, "it is signed (Standard Webhooks)")
-            self.so(event.headers.get("authorization") == "Bearer demo-hospital", "it bears the channel's header")
+            self.so(event.headers.get("authorization") == documents.CHANNEL_HEADER, "it bears the channel's header")
             number = event.parameters().get("events-since-subscription-start")
             say(
                 f"event {number}, {event.headers['webhook-id']}, "
@@ -391,88 +324,14 @@ class Play:
             self.so(status == 0, "; ".join(lines))
             say("; ".join(" ".join(line.split()) for line in lines[0].splitlines()))
 
-    # — the stage —
-
-    @contextmanager
-    def step(self, title: str) -> Iterator[Callable[[str], None]]:
-        self.steps += 1
-        began = time.perf_counter()
-        told: list[str] = []
-        try:
-            yield told.append
-        except NotSo:
-            click.echo(f"{self.steps:2}. {title}")
-            raise
-        except (
-            httpx2.HTTPError,
-            requests.RequestException,
-            ConnectionError,
-            clients.TokenRefused,
-            KeyError,
-            IndexError,
-            StopIteration,
-        ) as error:
-            click.echo(f"{self.steps:2}. {title}")
-            raise NotSo(f"{type(error).__name__}: {error}") from error
-        click.echo(f"{self.steps:2}. {title}\n      {' '.join(told)}  [{(time.perf_counter() - began) * 1000:.0f} ms]")
-
-    def so(self, holds: bool, what: str) -> None:
-        if not holds:
-            raise NotSo(what)
-
-    def until(self, holds: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + _DELIVERED_WITHIN_S
-        while not holds():
-            self.so(time.monotonic() < deadline, what)
-            time.sleep(0.05)
-
-    def headers(self, role: str) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self.tokens[role]}", "Accept": "application/fhir+json"}
-
-    def ask(self, role: str, method: str, path: str, status: int, body: Json | None = None) -> Json:
-        answer = self.http.request(
-            method,
-            f"{self.fhir}/{path}",
-            json=body,
-            headers=self.headers(role) | ({"Content-Type": "application/fhir+json"} if body else {}),
-        )
-        self.so(
-            answer.status_code == status,
-            f"{method} {path} answers {status} (was {answer.status_code}: {answer.text[:300]})",
-        )
-        parsed: Json = answer.json()
-        return parsed
-
-    def put(self, role: str, resource: Json) -> Json:
-        path = f"{resource['resourceType']}/{resource['id']}"
-        answer = self.http.put(
-            f"{self.fhir}/{path}",
-            json=resource,
-            headers=self.headers(role)
-            | {"If-Match": f'W/"{resource["meta"]["versionId"]}"', "Content-Type": "application/fhir+json"},
-        )
-        self.so(answer.status_code == 200, f"PUT {path} answers 200 (was {answer.status_code}: {answer.text[:300]})")
-        parsed: Json = answer.json()
-        return parsed
-
-    def search(self, role: str, type_name: str, **parameters: str) -> list[Json]:
-        answer = self.http.get(f"{self.fhir}/{type_name}", params=parameters, headers=self.headers(role))
-        self.so(
-            answer.status_code == 200,
-            f"search of {type_name} answers 200 (was {answer.status_code}: {answer.text[:300]})",
-        )
-        return [
-            entry["resource"]
-            for entry in answer.json().get("entry", [])
-            if entry.get("search", {}).get("mode") == "match"
-        ]
+    # — what the steps share —
 
     def task(self, role: str, kind: str) -> Json:
         found = self.search(role, "Task", focus=self.order, code=f"{TELERADIOLOGY_TASK}|{kind}")
         self.so(len(found) == 1, f"{role} sees one Task {kind} (sees {len(found)})")
         return found[0]
 
-    def _is_ours(self, notification: Any) -> bool:
+    def _is_ours(self, notification: Received) -> bool:
         reference = notification.parameters().get("subscription", {}).get("reference", "")
         return bool(reference.endswith(f"Subscription/{self.subscription['id']}"))
 
@@ -481,66 +340,3 @@ class Play:
         answer = client.execute("", method="post", data=self.bundle)
         entries: list[Json] = answer["entry"]
         return entries
-
-    def _order_bundle(self) -> Json:
-        patient, encounter, order = (f"urn:uuid:{uuid.uuid4()}" for _ in range(3))
-        numbers = {
-            name: {"system": system, "value": f"{name}-{self.run_id}"}
-            for name, system in (("IPP", _IPP), ("VN", _VISIT), ("PLAC", _PLACER))
-        }
-        entries: list[tuple[str, Json]] = [
-            (
-                patient,
-                {
-                    "resourceType": "Patient",
-                    "identifier": [{**numbers["IPP"], "type": {"coding": [{"system": V2_0203, "code": "PI"}]}}],
-                    "name": [{"family": "DUPOND", "given": ["Claire"]}],
-                    "gender": "female",
-                    "birthDate": "1961-02-14",
-                },
-            ),
-            (
-                encounter,
-                {
-                    "resourceType": "Encounter",
-                    "identifier": [numbers["VN"]],
-                    "status": "in-progress",
-                    "class": {"system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": "EMER"},
-                    "subject": {"reference": patient},
-                    "serviceProvider": {"reference": f"Organization/{world.HOSPITAL_A}"},
-                },
-            ),
-            (
-                order,
-                {
-                    "resourceType": "ServiceRequest",
-                    "identifier": [{**numbers["PLAC"], "type": {"coding": [{"system": V2_0203, "code": "PLAC"}]}}],
-                    "status": "active",
-                    "intent": "order",
-                    "priority": "stat",
-                    "category": [{"coding": [{"system": SNOMED, "code": "363679005", "display": "Imaging"}]}],
-                    "code": {"coding": [{"system": LOINC, "code": "24725-4"}], "text": "TDM crâne"},
-                    "subject": {"reference": patient},
-                    "encounter": {"reference": encounter},
-                    "requester": {"reference": f"Organization/{world.HOSPITAL_A}"},
-                    "reasonCode": [{"text": "Céphalée brutale, suspicion d'hémorragie intracrânienne"}],
-                    "note": [{"text": "Rappel au 01 99 00 00 00"}],
-                },
-            ),
-        ]
-        return {
-            "resourceType": "Bundle",
-            "type": "transaction",
-            "entry": [
-                {
-                    "fullUrl": url,
-                    "resource": resource,
-                    "request": {
-                        "method": "POST",
-                        "url": resource["resourceType"],
-                        "ifNoneExist": "identifier={system}|{value}".format(**resource["identifier"][0]),
-                    },
-                }
-                for url, resource in entries
-            ],
-        }

@@ -149,7 +149,6 @@ def test_a_record_that_takes_too_long_is_not_acknowledged():
     going.set()
     first.join()
     committer.submit(["third"], 60)
-    committer.close()
     assert written == ["first", "third"]
 
 
@@ -174,7 +173,6 @@ def test_whoever_comes_during_a_commit_shares_the_next_one():
     going.set()
     for thread in threads:
         thread.join()
-    committer.close()
     assert batches[0] == [0]
     assert sorted(batches[1]) == list(range(1, 12))
 
@@ -188,7 +186,6 @@ def test_one_batch_that_fails_does_not_end_the_committer():
     with pytest.raises(Unavailable):
         committer.submit(["bad"], 60)
     committer.submit(["good"], 60)
-    committer.close()
 
 
 def test_who_is_handed_the_lead_commits_for_itself_and_a_failure_before_the_rows_are_taken_reaches_everyone():
