@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Literal, TypeVar
+from typing import Literal, NoReturn, TypeVar
 
 from sqlalchemy import Connection
 
@@ -170,10 +170,7 @@ class Store:
             with self._transaction(caller, write, intent, opened) as uow:
                 yield uow
         except Exception as error:
-            fault = self._failed(error, caller, intent, opened)
-            if fault is error:
-                raise
-            raise fault from error
+            self._fail(error, caller, intent, opened)
         self._disclose(uow)
 
     def look(
@@ -191,10 +188,7 @@ class Store:
                 opened.append(uow)
                 result = function(uow)
         except Exception as error:
-            fault = self._failed(error, caller, intent, opened)
-            if fault is error:
-                raise
-            raise fault from error
+            self._fail(error, caller, intent, opened)
         self._disclose(uow)
         return result
 
@@ -212,10 +206,7 @@ class Store:
                 if is_race(error) and attempt + 1 < ATTEMPTS:
                     time.sleep(random.uniform(0, 2 * RETRY_PAUSE_S * 2**attempt))  # noqa: S311 - jitter
                     continue
-                fault = self._failed(error, caller, intent, opened)
-                if fault is error:
-                    raise
-                raise fault from error
+                self._fail(error, caller, intent, opened)
             return result
         raise AssertionError("unreachable")
 
@@ -234,13 +225,15 @@ class Store:
             caller, [replace(access, outcome=outcome_of(fault), reason=_reason(fault))], self.now()
         )
 
-    def _failed(
+    def _fail(
         self, error: Exception, caller: Caller, intent: Access | None, opened: Sequence[UnitOfWork]
-    ) -> Exception:
-        """Record that a unit of work failed; what the caller is told of it."""
+    ) -> NoReturn:
+        """Record that a unit of work failed, and raise what the caller is told of it."""
         fault = _translate(error)
         self.record_failure(caller, intent or (opened[0].attempted if opened else None), fault)
-        return fault
+        if fault is error:
+            raise error
+        raise fault from error
 
     @contextmanager
     def _transaction(
