@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Literal, NoReturn, TypeVar
+from typing import Literal, TypeVar
 
 from sqlalchemy import Connection
 
@@ -170,7 +170,10 @@ class Store:
             with self._transaction(caller, write, intent, opened) as uow:
                 yield uow
         except Exception as error:
-            self._fail(error, caller, intent, opened)
+            fault = self._failed(error, caller, intent, opened)
+            if fault is error:
+                raise
+            raise fault from error
         self._disclose(uow)
 
     def look(
@@ -188,7 +191,10 @@ class Store:
                 opened.append(uow)
                 result = function(uow)
         except Exception as error:
-            self._fail(error, caller, intent, opened)
+            fault = self._failed(error, caller, intent, opened)
+            if fault is error:
+                raise
+            raise fault from error
         self._disclose(uow)
         return result
 
@@ -206,7 +212,10 @@ class Store:
                 if is_race(error) and attempt + 1 < ATTEMPTS:
                     time.sleep(random.uniform(0, 2 * RETRY_PAUSE_S * 2**attempt))  # noqa: S311 - jitter
                     continue
-                self._fail(error, caller, intent, opened)
+                fault = self._failed(error, caller, intent, opened)
+                if fault is error:
+                    raise
+                raise fault from error
             return result
         raise AssertionError("unreachable")
 
@@ -225,15 +234,13 @@ class Store:
             caller, [replace(access, outcome=outcome_of(fault), reason=_reason(fault))], self.now()
         )
 
-    def _fail(
+    def _failed(
         self, error: Exception, caller: Caller, intent: Access | None, opened: Sequence[UnitOfWork]
-    ) -> NoReturn:
-        """Record that a unit of work failed, and raise what the caller is told of it."""
+    ) -> Exception:
+        """Record that a unit of work failed; what the caller is told of it."""
         fault = _translate(error)
         self.record_failure(caller, intent or (opened[0].attempted if opened else None), fault)
-        if fault is error:
-            raise error
-        raise fault from error
+        return fault
 
     @contextmanager
     def _transaction(
