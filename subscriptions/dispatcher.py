@@ -4,16 +4,16 @@
       ▲                                                                   │ delivered: the next batch
       └────────────── retry ladder, breaker, or error ◄───────────────────┘
 
-One request in flight per subscription, so events arrive in order. A crash anywhere leaves a lease that runs out and a
-batch whose numbers are fixed: the same notification goes out again under the same webhook-id. Healthy and failing
-endpoints have threads of their own, so that one that hangs delays nobody else.
+One request in flight per subscription, so events arrive in order. A crash anywhere leaves a lease that runs out, or is
+ended once its process is seen to be gone, and a batch whose numbers are fixed: the same notification goes out again
+under the same webhook-id. Healthy and failing endpoints have threads of their own, so that one that hangs delays nobody
+else.
 """
 
 from __future__ import annotations
 
 import random
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -42,6 +42,8 @@ FAILING_THREADS = 8
 IN_SUCCESSION = 50
 """Notifications of one subscription that a thread sends before it lets others go first."""
 SETTLE_ATTEMPTS = 5
+LOOK_INTERVAL_S = 1.0
+"""Between two looks for leases whose process has died."""
 RECORD_PAUSE = timedelta(seconds=1)
 
 log = structlog.get_logger()
@@ -74,6 +76,7 @@ class Dispatcher:
         self._sender = sender
         self._trail = trail
         self._clock = clock
+        self._looked_at = -LOOK_INTERVAL_S
         self._threads = (
             Threads("deliver", healthy_threads, PER_ORIGIN, failing=False),
             Threads("deliver-failing", failing_threads, 1, failing=True),
@@ -82,6 +85,7 @@ class Dispatcher:
     def step(self) -> bool:
         """Hand what is due to the threads. Returns whether anything was."""
         handed = False
+        self._end_leases_of_the_dead()
         for threads in self._threads:
             for held in self.lease(threads):
                 threads.submit(held, self._work)
@@ -110,7 +114,19 @@ class Dispatcher:
             if not leases.is_due(connection, now, lane):
                 return []
         with self._database.write() as connection:
-            return leases.take(connection, now, token=uuid.uuid4().hex, limit=limit, lane=lane)
+            return leases.take(connection, now, token=leases.new_token(), limit=limit, lane=lane)
+
+    def _end_leases_of_the_dead(self) -> None:
+        """Now and then: whoever was killed with a request under way must not hold up its subscription."""
+        if time.monotonic() - self._looked_at < LOOK_INTERVAL_S:
+            return
+        self._looked_at = time.monotonic()
+        now = self._clock()
+        with self._database.read() as connection:
+            tokens = leases.of_the_dead(connection, now)
+        if tokens:
+            with self._database.write() as connection:
+                leases.end(connection, tokens)
 
     def attempt(self, held: Lease) -> Lease | None:
         """Send what the lease is for, once, and settle it. Returns the lease for the next notification, if there is one

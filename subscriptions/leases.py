@@ -1,13 +1,14 @@
 """Leases on subscriptions, the circuit breaker of their endpoints, and the record of attempts: queries on the
 tables of delivery.
 
-A lease is a row held until a time: whoever dies holding it is overtaken after the request's timeout and a margin. Its
-token makes a late settlement harmless. `SKIP LOCKED` lets dispatchers of many processes lease at once on PostgreSQL;
-on SQLite the writer is alone.
+A lease is a row held until a time: whoever dies holding it is overtaken after the request's timeout and a margin, or as
+soon as another process of the same machine sees that it is gone. Its token makes a late settlement harmless. `SKIP
+LOCKED` lets dispatchers of many processes lease at once on PostgreSQL; on SQLite the writer is alone.
 """
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -15,7 +16,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, insert, or_, select, update
 
-from subscriptions import outbox
+from subscriptions import holders, outbox
 from subscriptions.outbox import State
 from subscriptions.tables import (
     RETENTION,
@@ -70,6 +71,26 @@ class Attempt:
     result: str
     """delivered, failed, suppressed."""
     fault: str | None
+
+
+def new_token() -> str:
+    """A token that nobody else has and that tells who holds the lease."""
+    return f"{holders.mine()}/{uuid.uuid4().hex}"
+
+
+def of_the_dead(connection: Connection, now: datetime) -> list[str]:
+    """Tokens of running leases whose process is known to have ended."""
+    tokens = connection.execute(
+        select(state_table.c.lease_token).where(state_table.c.lease_until > micros(now)).distinct()
+    ).scalars()
+    return [token for token in tokens if token and holders.is_gone(token.partition("/")[0])]
+
+
+def end(connection: Connection, tokens: Sequence[str]) -> None:
+    """Let go of these leases: what they were for is due again, with the numbers that were fixed."""
+    connection.execute(
+        update(state_table).where(state_table.c.lease_token.in_(tokens)).values(lease_token=None, lease_until=None)
+    )
 
 
 def is_due(connection: Connection, now: datetime, lane: Lane) -> bool:

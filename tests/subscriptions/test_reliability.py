@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from subscriptions import holders
 from subscriptions.delivery import Answer
 from tests.subscriptions.hospital import Hospital, Reply
 from tests.subscriptions.ward import EHR, OTHER_EHR, Ward, subscription
@@ -172,6 +175,30 @@ def test_two_dispatchers_never_hold_one_subscription(ward: Ward) -> None:
     second.attempt(taken)
     assert ward.hospital.accepted_numbers == [1]
     first.attempt(held)  # wakes up late: its lease is another's, it sends nothing
+    assert ward.hospital.accepted_numbers == [1]
+    second.close()
+
+
+def test_what_a_killed_process_held_is_due_at_once(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A notification under way when its sender dies does not wait for the end of the lease (20 s)."""
+    ward.subscribe()
+    ward.sign()
+    ward.sequence()
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as sender:
+        holder = holders._process(sender.pid)
+        monkeypatch.setattr(holders, "mine", lambda: holder)
+        (held,) = ward.subscriptions.dispatcher.lease()
+        monkeypatch.undo()
+        second = ward.assemble().dispatcher
+        second.step()
+        second.drain()
+        assert ward.hospital.accepted_numbers == [], "it lives: it may be sending"
+        sender.kill()
+    second._looked_at = 0.0
+    second.step()
+    second.drain()
+    assert ward.hospital.accepted_numbers == [1]
+    ward.subscriptions.dispatcher.attempt(held)  # were it not dead after all: its lease is another's
     assert ward.hospital.accepted_numbers == [1]
     second.close()
 
