@@ -20,6 +20,10 @@ from store.engine import open_engine
 _LOW_DISK_BYTES = 2 * 1024**3
 
 
+EXPORT_CATCHES_UP_S = 600.0
+"""A server that was stopped under load may have left tens of thousands of records to sequence."""
+
+
 def upgrade(settings: Settings) -> None:
     """Bring the schema to this version's (Alembic); safe to run at every start."""
     settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -39,10 +43,12 @@ def audit_verify(settings: Settings, echo: Callable[[str], None] = click.echo) -
 
 
 def audit_export(settings: Settings, file: Path) -> int:
-    """Export the log for the offline verifier (audit/offline.py)."""
+    """Export the log for the offline verifier (audit/offline.py), with all that was recorded until now."""
     services = Services.of(settings)
     try:
-        services.ledger.catch_up()
+        if not services.ledger.catch_up(EXPORT_CATCHES_UP_S):
+            click.echo("what was recorded could not be sequenced in time: try again", err=True)
+            return 1
         count = services.export_audit(file)
     finally:
         services.close()

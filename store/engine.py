@@ -8,6 +8,8 @@ by name; a read transaction sees one snapshot (REPEATABLE READ).
 from __future__ import annotations
 
 import os
+import select
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -218,6 +220,10 @@ class _Kept:
         # A second transaction inside the first one of the same thread (reads only) takes another connection.
         self._connection = self._free.pop() if self._free else self._connect()
         driver: Any = self._connection.connection.driver_connection
+        if self._begin is None and _has_ended(driver):
+            self._discard()
+            self._connection = self._connect()
+            driver = self._connection.connection.driver_connection
         self._driver = driver
         if self._begin is None:
             return self._connection
@@ -246,6 +252,18 @@ class _Kept:
         """A connection that may be in any state is not used again; closing it rolls back."""
         self._connection.invalidate()
         self._connection.close()
+
+
+def _has_ended(driver: Any) -> bool:
+    """psycopg: the server has spoken though it was asked nothing, so it has closed the connection, or is about to."""
+    if isinstance(driver, sqlite3.Connection):
+        return False
+    try:
+        poll = select.poll()
+        poll.register(driver.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
+    except DRIVER_ERRORS:
+        return True
 
 
 class _Watcher:

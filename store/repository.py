@@ -8,7 +8,7 @@ FHIR R4 §3.1.0 http://hl7.org/fhir/R4/http.html
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -114,6 +114,11 @@ class Repository:
     def find(self, type_name: str, parameters: Sequence[tuple[str, str]]) -> list[Version]:
         """All matches of a search written as (name, value) pairs, for rules of the server itself."""
         return search.find(self, type_name, parameters)
+
+    def each(self, type_name: str, parameters: Sequence[tuple[str, str]]) -> Iterator[Version]:
+        """As `find`, however many there are, for what looks through everything. Nothing of it is recorded."""
+        assert self.derived, "a rule of the server itself"  # noqa: S101 - the programmer's mistake, not input
+        return search.each(self, type_name, parameters)
 
     # Writing
 

@@ -112,6 +112,17 @@ def find(repository: Repository, type_name: str, parameters: Sequence[tuple[str,
     return matches
 
 
+def each(repository: Repository, type_name: str, parameters: Sequence[tuple[str, str]]) -> Iterator[Version]:
+    """All matches, however many, read in portions. For rules of the server itself, in a read unit of work."""
+    query = search_parameters.parse(type_name, parameters, base_urls=repository.uow.store.base_urls)
+    running = _Search.of(repository, query, None)
+    rows = running.rows(FIND_LIMIT, None)
+    while rows:
+        matches = [repository.version(row) for row in rows]
+        yield from matches
+        rows = running.rows(FIND_LIMIT, matches[-1].pk) if len(rows) == FIND_LIMIT else []
+
+
 def asked_by(repository: Repository, snapshot: Snapshot | None = None) -> Asked:
     """How criteria are compiled for the caller of `repository`."""
     return Asked(repository.uow.store.database.dialect, snapshot, repository)

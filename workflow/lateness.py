@@ -43,7 +43,7 @@ class LatenessWatch:
         """Ids and kinds of the unfinished tasks that are past their deadline."""
         codes = ",".join(f"{TELERADIOLOGY_TASK}|{kind.value}" for kind in _WATCHED)
         found = {}
-        for version in uow.system.find("Task", [("code", codes), ("status", ",".join(_OPEN))]):
+        for version in uow.system.each("Task", [("code", codes), ("status", ",".join(_OPEN))]):
             kind = tasks.kind_of(version.json())
             if kind is not None and is_late(version.json(), uow.now):
                 found[version.id] = kind

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from pynetdicom import AE
 from pynetdicom.sop_class import Verification
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from audit import records
 from fhir_server import clients, logs, processes, serving, upkeep, worker
@@ -97,6 +97,19 @@ def test_the_loops_of_the_worker_outlive_the_database(cluster: Cluster, services
     finally:
         stopping.set()
         running.join(20)
+
+
+def test_a_thread_that_keeps_its_connection_goes_on_after_a_restart(cluster: Cluster) -> None:
+    """Nobody's request fails because the database was restarted while nobody asked."""
+    database = open_engine(cluster.url)
+    for _ in range(2):
+        with database.glance() as connection:
+            assert connection.execute(text("SELECT 1")).scalar() == 1
+        cluster.stop_immediately()
+        cluster.start()
+    with database.glance() as connection:
+        assert connection.execute(text("SELECT 1")).scalar() == 1
+    database.dispose()
 
 
 def test_waiting_for_a_change_looks_with_a_new_connection_once_the_old_one_is_gone(cluster: Cluster) -> None:

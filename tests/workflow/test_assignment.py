@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from resources.codes import TaskKind
 from resources.service_request import PRIORITIES
+from store import search
 from tests.support import Clock
 from tests.workflow.conftest import Scene
 from workflow.assignment import Candidate, Order, choose
@@ -82,3 +83,15 @@ def test_the_watch_tells_each_late_task_once(scene: Scene, clock: Clock, caplog:
     watch.step()
     assert [record.getMessage() for record in caplog.records] == ["a task is past its deadline"]
     assert scene.tasks()["regulate"].version == 1
+
+
+def test_the_watch_looks_through_all_open_tasks(
+    scene: Scene, clock: Clock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A backlog of thousands is when it matters most: it is read in portions, and none is left out."""
+    monkeypatch.setattr(search, "FIND_LIMIT", 2)
+    for _ in range(5):
+        scene.ordered(priority="stat")
+    clock.advance(minutes=6)
+    LatenessWatch(scene.store, "platform").step()
+    assert [record.getMessage() for record in caplog.records] == ["a task is past its deadline"] * 5
