@@ -7,7 +7,7 @@ asks waits until his record is durable. Credentials are left out here already: a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
@@ -18,23 +18,34 @@ from audit.patterns import PATTERNS, Shape
 from store.access import Access, Caller, Interaction, Outcome
 from store.versions import instant, microseconds
 
-
-def _defaults(kind: type[Any], *left_out: str) -> tuple[tuple[str, Any], ...]:
-    """Name and default of each field that is kept."""
-    return tuple((one.name, None if one.default is MISSING else one.default) for one in fields(kind)
-                 if one.name not in left_out)
-
-
-_CALLER = _defaults(Caller, "scopes")
-_ACCESS = _defaults(Access, "patients")
-_CALLER_NAMES = frozenset(name for name, _ in _CALLER)
-_ACCESS_NAMES = frozenset(name for name, _ in _ACCESS)
+_CALLER = frozenset(field.name for field in fields(Caller)) - {"scopes"}
+_ACCESS = frozenset(field.name for field in fields(Access)) - {"patients"}
 
 
 def entries(caller: Caller, access: Access, at: datetime) -> Iterator[str]:
     """One for each patient concerned, else one: of each becomes one AuditEvent."""
-    who = {name: value for name, default in _CALLER if (value := getattr(caller, name)) is not default}
-    what = {name: value for name, default in _ACCESS if (value := getattr(access, name)) is not default}
+    who = {
+        "client_id": caller.client_id,
+        "organization": caller.organization,
+        "role": caller.role,
+        "practitioner": caller.practitioner,
+        "token_ref": caller.token_ref,
+        "address": caller.address,
+        "request_id": caller.request_id,
+        "purpose": caller.purpose,
+        "is_system": caller.is_system,
+    }
+    what: dict[str, Any] = {
+        "interaction": access.interaction,
+        "type": access.type,
+        "id": access.id,
+        "version": access.version,
+        "owner": access.owner,
+        "detail": access.detail,
+        "outcome": access.outcome,
+        "reason": access.reason,
+        "derived": access.derived,
+    }
     if access.query:
         of_token = PATTERNS[access.interaction].shape is Shape.TOKEN
         what["query"] = events.without_credentials(access.query, form_of_token=of_token)
@@ -49,8 +60,8 @@ def entries(caller: Caller, access: Access, at: datetime) -> Iterator[str]:
 def parse(entry: str) -> tuple[Caller, Access, datetime]:
     """What `entries` wrote. Raises ValueError, KeyError, TypeError where it is no entry."""
     content = orjson.loads(entry)
-    caller = Caller(**_known(content["caller"], _CALLER_NAMES))
-    what = _known(content["access"], _ACCESS_NAMES)
+    caller = Caller(**_known(content["caller"], _CALLER))
+    what = _known(content["access"], _ACCESS)
     what["interaction"] = Interaction(what["interaction"])
     what["outcome"] = Outcome(what.get("outcome", Outcome.SUCCESS))
     what["detail"] = tuple((name, value) for name, value in what.get("detail", ()))

@@ -50,9 +50,9 @@ def page(
     uow = repository.uow
     interaction = _interaction(type_name, id)
     if id is not None:
-        repository.attempt(Access(interaction, type_name, id))
+        repository.attempt(interaction, type_name, id)
     else:
-        repository.attempt(Access(interaction, type_name))
+        repository.attempt(interaction, type_name)
     subject = f"history {type_name}/{id} {since} {at}"
     found = uow.store.pages.open(token, repository.caller, subject, uow.now) if token else None
     snapshot = found.snapshot if found else uow.snapshot

@@ -63,7 +63,7 @@ class Repository:
 
     def read(self, type_name: str, id: str) -> Version:
         """The current version. Raises NotFound, or Gone where it was deleted (§3.1.0.1)."""
-        self.attempt(Access(Interaction.READ, type_name, id))
+        self.attempt(Interaction.READ, type_name, id)
         version = self._current(type_name, id, self.visibility(Interaction.READ, type_name))
         if version is None:
             raise self.not_found(type_name, id)
@@ -74,7 +74,7 @@ class Repository:
 
     def vread(self, type_name: str, id: str, version: int) -> Version:
         """One version. Raises NotFound, or Gone where that version is the deletion (§3.1.0.2)."""
-        self.attempt(Access(Interaction.VREAD, type_name, id, version))
+        self.attempt(Interaction.VREAD, type_name, id, version)
         visible = self.visibility(Interaction.VREAD, type_name)
         key: dict[str, int | str] = {"type_id": type_id(type_name), "resource_id": id, "version": version}
         found = self._one(_vread, visible, key)
@@ -125,7 +125,7 @@ class Repository:
     def create(self, type_name: str, resource: Json, *, id: str | None = None) -> Version:
         """Store a new resource; the server chooses the id unless given (§3.1.0.8). `resource` is not altered."""
         id = id or self.uow.store.new_id()
-        self.attempt(Access(Interaction.CREATE, type_name, id))
+        self.attempt(Interaction.CREATE, type_name, id)
         return self._write(Draft(type_name, id, Interaction.CREATE, copy_json(resource), None), None)
 
     def update(
@@ -143,7 +143,7 @@ class Repository:
         Content that is the same as before makes a version all the same. Raises PreconditionFailed where `if_match` is
         not the current version, NotFound where there is no such resource (or none of the caller's).
         """
-        self.attempt(Access(interaction, type_name, id, if_match))
+        self.attempt(interaction, type_name, id, if_match)
         before = self._current(type_name, id, self.visibility(interaction, type_name))
         if before is None and (not create or if_match is not None or self._is_taken(type_name, id)):
             raise self.not_found(type_name, id)
@@ -158,7 +158,7 @@ class Repository:
 
         Raises NotFound where there is no such resource (or none of the caller's).
         """
-        self.attempt(Access(Interaction.DELETE, type_name, id, if_match))
+        self.attempt(Interaction.DELETE, type_name, id, if_match)
         before = self._current(type_name, id, self.visibility(Interaction.DELETE, type_name))
         if before is None:
             raise self.not_found(type_name, id)
@@ -196,10 +196,17 @@ class Repository:
             )
         )
 
-    def attempt(self, access: Access) -> None:
+    def attempt(
+        self,
+        interaction: Interaction,
+        type_name: str | None = None,
+        id: str | None = None,
+        version: int | None = None,
+        query: str | None = None,
+    ) -> None:
         """Remember what is tried: it is recorded as failed if the unit of work fails, and no intent was given."""
-        if not self.derived:
-            self.uow.attempted = access
+        if not self.derived and self.uow.intent is None:
+            self.uow.attempted = Access(interaction, type_name, id, version, query=query)
 
     def _current(self, type_name: str, id: str, visible: Visibility) -> Version | None:
         return self._one(_read, visible, {"type_id": type_id(type_name), "resource_id": id})

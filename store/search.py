@@ -56,7 +56,7 @@ def page(repository: Repository, query: Query, *, token: str | None = None) -> S
     uow = repository.uow
     interaction = Interaction.SEARCH_TYPE if query.type else Interaction.SEARCH_SYSTEM
     raw = _raw(repository, query)
-    repository.attempt(Access(interaction, query.type, query=raw))
+    repository.attempt(interaction, query.type, query=raw)
     subject = f"search {query.type} {query.types} {query.processed}"
     found = uow.store.pages.open(token, repository.caller, subject, uow.now) if token else None
     uow.flush()
