@@ -45,7 +45,7 @@ CHECKPOINT_INTERVAL_S = 1.0
 """Of the checkpoints that are kept: one in between goes when the next is signed."""
 PUBLISHED_TAIL_BYTES = 65_536
 """How much of the published file is looked at on start."""
-_RESTS = ((5.0, 8.0), (20.0, 3.0), (60.0, 1.0), (float("inf"), 0.0))
+_RESTS = ((10.0, 8.0), (60.0, 3.0), (300.0, 1.0), (float("inf"), 0.5))
 """(age of the oldest record below which it holds, rest after a batch as a multiple of the batch's own time)."""
 _REST_MAX_S = 0.5
 _LAST_UPDATED = "0000-00-00T00:00:00.000Z"

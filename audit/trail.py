@@ -111,6 +111,12 @@ class Ledger:
             spool.is_past(folder, name, consumed.get(name, 0), size) for name, size in sizes.items()
         )
 
+    def waiting(self) -> int:
+        """How many records wait to be sequenced, in inbox and spool."""
+        with self._database.read() as connection:
+            count, _ = records.waiting(connection)
+        return count + self.waiting_in_spool()[0]
+
     def waiting_in_spool(self) -> tuple[int, int | None]:
         """How many records of the spool wait, and the oldest one's time in µs."""
         if self._spooled is None:

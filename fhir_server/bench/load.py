@@ -23,6 +23,13 @@ class Measured:
     latencies_s: list[float] = field(default_factory=list)
     statuses: dict[int, int] = field(default_factory=dict)
 
+    def add(self, other: Measured) -> None:
+        """Count another run of the same work too."""
+        self.seconds += other.seconds
+        self.latencies_s += other.latencies_s
+        for status, count in other.statuses.items():
+            self.statuses[status] = self.statuses.get(status, 0) + count
+
     @property
     def per_second(self) -> float:
         """Answers of 2xx per second."""
@@ -94,9 +101,7 @@ def run(host: str, port: int, make: Request, *, seconds: float, connections: int
         thread.join()
     total = Measured(seconds=time.perf_counter() - begin)
     for one in results:
-        total.latencies_s += one.latencies_s
-        for status, count in one.statuses.items():
-            total.statuses[status] = total.statuses.get(status, 0) + count
+        total.add(one)
     return total
 
 
