@@ -40,6 +40,8 @@ class Asked:
     method: str = "GET"
     raw: str = ""
     """Method and URL as received, for the audit record of a query."""
+    is_behind: bool = False
+    """A search of AuditEvents: the log does not have everything yet that was recorded before."""
     prefers: bool = False
     """Whether the client sent a Prefer header with `return`."""
 

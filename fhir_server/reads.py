@@ -71,8 +71,9 @@ def search_type(uow: UnitOfWork, asked: Asked, shown: Shown, new_id: Callable[[]
             )
         )
     if page.incomplete:
-        warning = Issue("warning", "incomplete", "More resources would be included than a page may hold", ("_include",))
-        entries.append(bundles.Entry(None, jsontext.dump(outcome((warning,))), {"search": {"mode": "outcome"}}))
+        entries.append(_warning("More resources would be included than a page may hold", "_include"))
+    if asked.is_behind:
+        entries.append(_warning("The log is behind: what was recorded last is not in it yet. Ask again in a minute"))
     path = f"{asked.base}/{asked.route.type}" if asked.route.type else asked.base
     processed = query.parameters()
     return _bundle("searchset", uow, new_id, entries, path, processed, page.total, page.next)
@@ -157,6 +158,12 @@ def _without_page(parameters: Sequence[tuple[str, str]]) -> tuple[str | None, tu
     if len(tokens) > 1:
         raise BadRequest(f"{PAGE} is given once", expression=PAGE)
     return (tokens[0] if tokens else None), tuple(pair for pair in parameters if pair[0] != PAGE)
+
+
+def _warning(text: str, *expression: str) -> bundles.Entry:
+    """What a searchset lacks, told in it (R4 §3.1.1.4.2, search.mode `outcome`)."""
+    issue = Issue("warning", "incomplete", text, expression)
+    return bundles.Entry(None, jsontext.dump(outcome((issue,))), {"search": {"mode": "outcome"}})
 
 
 def _url(path: str, parameters: Sequence[tuple[str, str]]) -> str:

@@ -253,3 +253,14 @@ def test_links_use_the_base_that_the_client_used_out_of_ours(make_api: Any) -> N
     ):
         answer = api.hospital_a.get(f"Patient?_id={made['id']}", Host=host)
         assert answer.get_json()["entry"][0]["fullUrl"] == f"{base}/fhir/Patient/{made['id']}"
+
+
+def test_a_search_of_an_audit_log_that_is_behind_says_so(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An auditor must know when he does not see everything (R4 §3.1.1.4.2: search.mode `outcome`)."""
+    entries = api.auditor.get("AuditEvent?_count=2").get_json()["entry"]
+    assert {entry["search"]["mode"] for entry in entries} == {"match"}
+    monkeypatch.setattr(api.services.ledger, "catch_up", lambda: False)
+    entries = api.auditor.get("AuditEvent?_count=2").get_json()["entry"]
+    (told,) = [entry["resource"] for entry in entries if entry["search"]["mode"] == "outcome"]
+    assert told["issue"][0]["severity"] == "warning"
+    assert "behind" in told["issue"][0]["diagnostics"]
