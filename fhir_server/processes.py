@@ -21,6 +21,7 @@ PARENT = "VIGIE_PARENT_PID"
 _PR_SET_PDEATHSIG = 1
 _STANDARD_ERROR = 2
 _GRACE_S = 15.0
+_LOOK_S = 0.1
 _CALM_S = 10.0
 """A child that lived this long is restarted at once; one that keeps crashing waits longer and longer."""
 
@@ -47,6 +48,26 @@ def begin_worker() -> None:
     if os.environ.get(PARENT) == str(os.getppid()):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
+
+
+class StopSignals:
+    """SIGTERM and SIGINT, from now on: `wait` returns once one has come.
+
+    The handler notes the signal and does nothing else. It runs between any two steps of the main thread, also of its
+    own earlier call: `threading.Event.set` in it would wait for ever for the lock that it interrupted itself in.
+    """
+
+    def __init__(self) -> None:
+        self._told: list[int] = []
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._note)
+
+    def wait(self) -> None:
+        while not self._told:
+            time.sleep(_LOOK_S)
+
+    def _note(self, number: int, frame: object) -> None:
+        self._told.append(number)
 
 
 def announce_parent() -> None:

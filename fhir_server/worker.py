@@ -50,11 +50,14 @@ def _turn(services: Services, loop: Loop, stopping: threading.Event) -> None:
 def main() -> None:
     processes.die_with_parent(signal.SIGTERM)
     logs.configure("worker")
-    stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
+    told = processes.StopSignals()
     services = Services.of(Settings.load().checked())
-    run(services, stopping)
+    stopping = threading.Event()
+    running = threading.Thread(target=run, args=(services, stopping), name="loops")
+    running.start()
+    told.wait()
+    stopping.set()
+    running.join()
     services.close()
 
 

@@ -334,3 +334,33 @@ def _python(program: str, *arguments: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         text=True,
     )
+
+
+@pytest.mark.parametrize("name", ["worker", "dimse"])
+def test_a_process_that_is_told_to_stop_again_and_again_stops(name: str, tmp_path: Path) -> None:
+    """A second signal must not meet the first within a lock: the kernel sends one for each thread of a dead parent."""
+    settings = Settings.load({"data": tmp_path / "data", "dimse_port": free_port()}, environ={}).checked()
+    upkeep.upgrade(settings)
+    for _ in range(5):
+        process = subprocess.Popen(
+            [sys.executable, "-m", f"fhir_server.{name}"],
+            env={**os.environ, **settings.environment()},
+            cwd=ROOT,
+            stderr=subprocess.DEVNULL,
+        )
+        assert until(lambda process=process: _heeds(process.pid, signal.SIGTERM), 20)
+        time.sleep(0.3)
+        for _ in range(2000):
+            process.send_signal(signal.SIGTERM)
+        try:
+            assert process.wait(15) == 0
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _heeds(pid: int, number: int) -> bool:
+    """Whether the process has a handler for the signal (proc(5), SigCgt)."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = int(next(line for line in status.splitlines() if line.startswith("SigCgt")).split()[1], 16)
+    return bool(caught >> (number - 1) & 1)
