@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ipaddress
 import re
-import uuid
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
@@ -21,6 +20,7 @@ from auth.throttle import Throttle
 from auth.tokens import Token, Tokens
 from resources.outcomes import TooManyRequests, Unauthenticated
 from store.access import Access, Caller, Interaction, Outcome, Trail
+from store.ids import random_digits
 
 REALM = "Vigie"
 CHALLENGE = f'Bearer realm="{REALM}"'
@@ -98,7 +98,7 @@ class Guard:
         request_id = environ.get(REQUEST_ID)  # minted or checked at the threshold
         if request_id is None:
             given = environ.get("HTTP_X_REQUEST_ID", "")
-            request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+            request_id = given if _REQUEST_ID.fullmatch(given) else random_digits()
         return Peer(self._address(environ), request_id)
 
     def _address(self, environ: dict[str, Any]) -> str:

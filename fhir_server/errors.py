@@ -15,8 +15,8 @@ from werkzeug.exceptions import HTTPException
 from auth.guard import REQUEST_ID
 from fhir_server.exchange import Answer
 from resources import jsontext
-from resources.outcomes import FhirError, Issue, Unavailable, outcome
-from store.faults import DRIVER_ERRORS, LostRace, is_away, is_race
+from resources.outcomes import FhirError, Issue, outcome
+from store.faults import translated
 
 log = structlog.get_logger("vigie.http")
 
@@ -48,16 +48,11 @@ class Fault:
 
 def fault_of(error: Exception, request_id: str) -> Fault:
     """What to tell of `error`; what nobody foresaw is logged, and told as 500 with the request's id."""
-    if isinstance(error, FhirError):
-        return _of_fhir(error)
+    told = translated(error)  # the database may fail outside a unit of work: where the guard looks for a token, say
+    if isinstance(told, FhirError):
+        return _of_fhir(told)
     if isinstance(error, HTTPException):
         return _of_http(error)
-    if isinstance(error, DRIVER_ERRORS):
-        # The database failed outside a unit of work: where the guard looked for a token, say.
-        if is_race(error):
-            return _of_fhir(LostRace())
-        if is_away(error):
-            return _of_fhir(Unavailable("The database cannot serve the request at present", retry_after_s=5))
     log.error("unexpected", exc_info=_scrubbed(error), request_id=request_id)
     return Fault(500, (Issue("fatal", "exception", f"The server failed; request id {request_id}"),))
 

@@ -7,7 +7,7 @@ import sqlite3
 import psycopg
 from sqlalchemy.exc import DBAPIError
 
-from resources.outcomes import Conflict
+from resources.outcomes import Conflict, FhirError, Unavailable
 
 # serialization_failure, deadlock_detected, unique_violation (two creates of one id), lock_not_available
 RETRIED_SQLSTATES = frozenset({"40001", "40P01", "23505", "55P03"})
@@ -46,3 +46,14 @@ def is_away(error: BaseException) -> bool:
     """Whether the database cannot be reached, or cannot write at present."""
     original = driver_error(error)
     return isinstance(original, psycopg.OperationalError | sqlite3.OperationalError)
+
+
+def translated(error: Exception) -> Exception:
+    """What a caller can be told of a database error: a race is a 409, a database that is away a 503; else the same."""
+    if isinstance(error, FhirError):
+        return error
+    if is_race(error):
+        return LostRace()
+    if is_away(error):
+        return Unavailable("The database cannot serve the request at present", retry_after_s=5)
+    return error

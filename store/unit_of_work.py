@@ -21,12 +21,12 @@ from typing import Literal, TypeVar
 
 from sqlalchemy import Connection
 
-from resources.outcomes import Conflict, FhirError, Forbidden, NotFound, Unauthenticated, Unavailable
+from resources.outcomes import Conflict, FhirError, Forbidden, NotFound, Unauthenticated
 from store import snapshots
 from store.access import Access, Caller, Change, Draft, Interaction, Observer, Outcome, Permit, Trail
 from store.audiences import Audiences
 from store.engine import Database
-from store.faults import DRIVER_ERRORS, LostRace, is_away, is_race
+from store.faults import is_race, translated
 from store.ids import random_id
 from store.integrity import Integrity
 from store.locks import lock
@@ -238,7 +238,7 @@ class Store:
         self, error: Exception, caller: Caller, intent: Access | None, opened: Sequence[UnitOfWork]
     ) -> Exception:
         """Record that a unit of work failed; what the caller is told of it."""
-        fault = _translate(error)
+        fault = translated(error)
         self.record_failure(caller, intent or (opened[0].attempted if opened else None), fault)
         return fault
 
@@ -277,16 +277,6 @@ def _reason(fault: BaseException) -> str:
     if isinstance(fault, FhirError):
         return f"{fault.status} {fault.issues[0].code}"
     return type(fault).__name__
-
-
-def _translate(error: Exception) -> Exception:
-    if isinstance(error, FhirError):
-        return error
-    if is_race(error):
-        return LostRace()
-    if isinstance(error, DRIVER_ERRORS) and is_away(error):
-        return Unavailable("The database cannot serve the request at present", retry_after_s=5)
-    return error
 
 
 __all__ = ["Conflict", "Store", "UnitOfWork", "outcome_of"]

@@ -8,7 +8,6 @@ LOCKED` lets dispatchers of many processes lease at once on PostgreSQL; on SQLit
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -16,6 +15,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, insert, or_, select, update
 
+from store.ids import random_digits
 from subscriptions import holders, outbox
 from subscriptions.outbox import State
 from subscriptions.tables import (
@@ -75,7 +75,7 @@ class Attempt:
 
 def new_token() -> str:
     """A token that nobody else has and that tells who holds the lease."""
-    return f"{holders.mine()}/{uuid.uuid4().hex}"
+    return f"{holders.mine()}/{random_digits()}"
 
 
 def of_the_dead(connection: Connection, now: datetime) -> list[str]:

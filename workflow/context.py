@@ -6,7 +6,6 @@ somebody's wish, so that the guards on who may do a step ask only callers.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,13 +16,10 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from resources.outcomes import FhirError, Json, PreconditionFailed
 from store.access import Draft, Version
 from store.faults import LostRace
+from store.ids import random_id
 from store.unit_of_work import UnitOfWork
 
 _acting: ContextVar[bool] = ContextVar("workflow_acting", default=False)
-
-
-def _new_id() -> str:
-    return str(uuid.uuid4())
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +34,7 @@ class Context:
     """Names of `resources.service_request.REQUIREMENTS` that every order must meet."""
     zone: str = "Europe/Paris"
     """Zone of the times printed on a report."""
-    new_id: Callable[[], str] = field(default=_new_id)
+    new_id: Callable[[], str] = field(default=random_id)
 
     @property
     def platform_reference(self) -> str:
