@@ -2,11 +2,11 @@
 
 import gc
 
-from fhir_server import logs, processes
+from fhir_server.server import logs, processes
 
 processes.begin_worker()  # before the imports, which take a second
 
-from fhir_server.app import create_app  # noqa: E402
+from fhir_server.server.app import create_app  # noqa: E402
 
 logs.configure("web")
 app = create_app()

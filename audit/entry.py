@@ -15,8 +15,8 @@ import orjson
 
 from audit import events
 from audit.patterns import PATTERNS, Shape
+from resources.times import microseconds, of_microseconds
 from store.access import Access, Caller, Interaction, Outcome
-from store.versions import instant, microseconds
 
 _CALLER = frozenset(field.name for field in fields(Caller)) - {"scopes"}
 _ACCESS = frozenset(field.name for field in fields(Access)) - {"patients"}
@@ -66,7 +66,7 @@ def parse(entry: str) -> tuple[Caller, Access, datetime]:
     what["outcome"] = Outcome(what.get("outcome", Outcome.SUCCESS))
     what["detail"] = tuple((name, value) for name, value in what.get("detail", ()))
     patient = content.get("patient")
-    return caller, Access(**what, patients=() if patient is None else (patient,)), instant(content["at"])
+    return caller, Access(**what, patients=() if patient is None else (patient,)), of_microseconds(content["at"])
 
 
 def _known(given: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import lru_cache
 from urllib.parse import unquote_plus, urlsplit
 
@@ -41,7 +41,8 @@ from audit.patterns import (
     Pattern,
     Shape,
 )
-from resources.outcomes import Json
+from resources.json import Json
+from resources.times import instant_text
 from store.access import Access, Caller, Interaction, Outcome
 
 TOKEN_URN = "urn:ietf:params:oauth:jti:"  # noqa: S105 - a prefix
@@ -94,7 +95,7 @@ def build(
     subtype = pattern.subtype
     if access.interaction is Interaction.NOTIFY and access.type in (None, "Subscription"):
         subtype = NOTIFIED  # a handshake or a heartbeat discloses nothing
-    start, written = _instant(at), _instant(recorded or at)
+    start, written = instant_text(at), instant_text(recorded or at)
     entities = _ENTITIES[pattern.shape](caller, access, pattern)
     tail: list[Json] = []
     if caller.request_id and not (good and pattern.profile is TOKEN_ISSUED):
@@ -355,9 +356,3 @@ def _purpose(code: str) -> list[Json]:
 def _source(observer: str, platform: str) -> Json:
     return {"site": platform, "observer": {"reference": observer}, "type": [APPLICATION_SERVER]}
 
-
-def _instant(at: datetime) -> str:
-    """A FHIR instant in milliseconds, UTC."""
-    if at.tzinfo is not UTC:
-        at = at.astimezone(UTC)
-    return at.isoformat(timespec="milliseconds")[:23] + "Z"

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from resources.outcomes import Json
+from resources.json import Json
 from store.access import Interaction
 
 PROFILES = "https://profiles.ihe.net/ITI/BALP/StructureDefinition/"

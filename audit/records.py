@@ -34,8 +34,9 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from audit.merkle import Frontier
 from resources.hashing import hash64
 from resources.registry import type_id, type_name
-from store.statements import Prepared
-from store.tables import MAX, BinaryText, Key, metadata, resource_version, tx
+from store.engine.schema import BinaryText, Key, metadata
+from store.engine.statements import Prepared
+from store.versions.tables import MAX, resource_version, tx
 
 audit_inbox = Table(
     "audit_inbox",

@@ -24,13 +24,15 @@ from audit import entry, events, merkle, records, spool
 from audit.checkpoint import BadCheckpoint, Checkpoint, Signer
 from audit.offline import split_notes
 from resources.index_rows import IndexRows
-from resources.outcomes import Json
+from resources.json import Json
 from resources.registry import patients_of
-from store import snapshots, versions
-from store.audiences import Audiences
-from store.engine import Database
-from store.faults import DRIVER_ERRORS, is_race
-from store.loops import Loop
+from resources.times import instant_text, microseconds, of_microseconds
+from store.access import Loop
+from store.engine.database import Database
+from store.engine.faults import DRIVER_ERRORS, is_race
+from store.versions import queries as versions
+from store.versions import snapshots
+from store.versions.audiences import Audiences
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -173,7 +175,7 @@ class Sequencer:
     def _event(self, row: records.Pending) -> Json:
         """The AuditEvent of a record."""
         site = {"observer": self._observer, "base_url": self._base_url, "platform": self._platform}
-        recorded = versions.instant(row.recorded)
+        recorded = of_microseconds(row.recorded)
         try:
             caller, access, at = entry.parse(row.entry)
             (event,) = events.build(caller, access, at, recorded=recorded, new_id=lambda: row.event_id, **site)
@@ -217,10 +219,10 @@ class Sequencer:
                     raise _Lost
             frontier = self._frontier(connection)
             before = frontier.size
-            now_us = versions.microseconds(self._now()) // 1000 * 1000
+            now_us = microseconds(self._now()) // 1000 * 1000
             tx, at_us = snapshots.begin_tx(connection, now_us, self.epoch(connection))
             audience = self._audiences.register(connection, frozenset({self._platform}), fresh)
-            stamp = versions.instant_text(versions.instant(at_us)).encode()
+            stamp = instant_text(of_microseconds(at_us)).encode()
             news, log = [], []
             for row, ready in zip(batch, prepared, strict=True):
                 content = ready.head + stamp + ready.tail

@@ -17,11 +17,10 @@ from audit.checkpoint import Signer
 from audit.committer import Drain, GroupCommitter
 from audit.sequencer import CHECKPOINT_INTERVAL_S, Sequencer
 from audit.spool import SpoolWriter
-from store.access import Access, Caller
-from store.engine import Database
-from store.ids import random_id
-from store.loops import Loop
-from store.versions import microseconds
+from resources.times import microseconds
+from store.access import Access, Caller, Loop
+from store.engine.database import Database
+from store.engine.ids import random_id
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

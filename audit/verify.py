@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 from audit import merkle, records
 from audit.checkpoint import Verifier
 from audit.offline import FORMAT, Judge, Key, Report
-from store.audiences import audience_id
-from store.engine import Database
-from store.versions import microseconds
+from resources.times import microseconds
+from store.engine.database import Database
+from store.versions.audiences import audience_id
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

@@ -28,8 +28,9 @@ from auth import records
 from auth.clients import AUTH_METHOD, CLIENT_ID, Client, Clock
 from auth.keys import KEY_TYPES, import_public
 from resources import jsontext
-from resources.outcomes import FhirError, Json
-from store.engine import Database
+from resources.json import Json
+from resources.outcomes import FhirError
+from store.engine.database import Database
 
 MAX_LIFETIME_S = 300
 """SMART: exp SHALL be no more than five minutes in the future."""

@@ -23,13 +23,14 @@ from typing import TYPE_CHECKING
 from auth import records
 from resources import references
 from resources.codes import TELERADIOLOGY_TASK, TaskKind, has_coding
+from resources.json import Json
 from resources.lifecycle import SIGNED
-from resources.outcomes import FhirError, Json
+from resources.outcomes import FhirError
 from resources.registry import type_id
 from store.access import EVERYONE, Audience, Caller, Change, Draft, Interaction, Version
 
 if TYPE_CHECKING:
-    from store.unit_of_work import UnitOfWork
+    from store.access import Work
 
 DIRECTORY = frozenset({
     "Organization", "OrganizationAffiliation", "Practitioner", "PractitionerRole", "Location", "HealthcareService",
@@ -65,7 +66,7 @@ class Audiences:
     def __init__(self, platform: str) -> None:
         self.platform = platform
 
-    def of(self, uow: UnitOfWork, caller: Caller, draft: Draft) -> Audience:
+    def of(self, uow: Work, caller: Caller, draft: Draft) -> Audience:
         """Ownership never changes; what is new belongs to its writer (the platform, when the server itself writes)."""
         owner = self.owner(uow, caller, draft)
         resource = draft.resource if draft.resource is not None else {}
@@ -73,7 +74,7 @@ class Audiences:
             return Audience(owner, self._of_images(uow, draft, resource))
         return Audience(owner, self.organizations(uow, draft.type, owner, resource))
 
-    def owner(self, uow: UnitOfWork, caller: Caller, draft: Draft) -> str:
+    def owner(self, uow: Work, caller: Caller, draft: Draft) -> str:
         if draft.before is not None:
             return draft.before.owner
         if draft.interaction is Interaction.CREATE:
@@ -82,7 +83,7 @@ class Audiences:
         return records.owner_of(uow.connection, type_id(draft.type), draft.id) or caller.organization
 
     def organizations(
-        self, uow: UnitOfWork, type_name: str, owner: str, resource: Json, steps: int = MAX_STEPS
+        self, uow: Work, type_name: str, owner: str, resource: Json, steps: int = MAX_STEPS
     ) -> frozenset[str]:
         """The audience of this content."""
         if type_name == "AuditEvent":
@@ -103,7 +104,7 @@ class Audiences:
             return frozenset({owner})
         return frozenset({owner, hospital})
 
-    def _of_images(self, uow: UnitOfWork, draft: Draft, study: Json) -> frozenset[str]:
+    def _of_images(self, uow: Work, draft: Draft, study: Json) -> frozenset[str]:
         """Images that match no order yet are visible to the hospital that sent them; a match must be of the same."""
         if draft.before is None:
             sender = {uow.caller.organization}
@@ -113,13 +114,13 @@ class Audiences:
         return frozenset({self.platform, *hospitals}) if len(hospitals) == 1 else frozenset({self.platform})
 
     def hospital_of(
-        self, uow: UnitOfWork, type_name: str, resource: Json, steps: int = MAX_STEPS
+        self, uow: Work, type_name: str, resource: Json, steps: int = MAX_STEPS
     ) -> str | None:
         """The one hospital that a resource of the platform concerns; None: none, or more than one."""
         found = set(self._hospitals(uow, type_name, resource, steps))
         return found.pop() if len(found) == 1 else None
 
-    def _hospitals(self, uow: UnitOfWork, type_name: str, resource: Json, steps: int) -> Iterator[str]:
+    def _hospitals(self, uow: Work, type_name: str, resource: Json, steps: int) -> Iterator[str]:
         for version in self._targets(uow, resource, CONCERNED.get(type_name, ())):
             if version.owner != self.platform:
                 yield version.owner
@@ -127,7 +128,7 @@ class Audiences:
                 yield from self._hospitals(uow, version.type, version.json(), steps - 1)
 
     def _as_targets(
-        self, uow: UnitOfWork, type_name: str, owner: str, resource: Json, steps: int
+        self, uow: Work, type_name: str, owner: str, resource: Json, steps: int
     ) -> frozenset[str]:
         """Seen by whoever sees all that it points to, and by its owner; pointing at nothing, as any other resource."""
         audience: frozenset[str] | None = None
@@ -142,15 +143,15 @@ class Audiences:
             return frozenset({owner, self.platform})
         return audience if EVERYONE in audience else audience | {owner}
 
-    def _addressed(self, uow: UnitOfWork, communication: Json, hospital: str) -> bool:
+    def _addressed(self, uow: Work, communication: Json, hospital: str) -> bool:
         """Whether a recipient is the hospital, or somebody whom the hospital has registered."""
         for holder in _holders(communication, "recipient"):
-            reference = references.parse(str(holder.get("reference", "")), uow.store.base_urls)
+            reference = references.parse(str(holder.get("reference", "")), uow.base_urls)
             if (reference.type, reference.id) == ("Organization", hospital):
                 return True
         return any(version.owner == hospital for version in self._targets(uow, communication, ("recipient",)))
 
-    def _targets(self, uow: UnitOfWork, resource: Json, elements: tuple[str, ...]) -> Iterator[Version]:
+    def _targets(self, uow: Work, resource: Json, elements: tuple[str, ...]) -> Iterator[Version]:
         for element in elements:
             for holder in _holders(resource, element):
                 version = _resolve(uow, holder)
@@ -167,10 +168,10 @@ class Widening:
     def __init__(self, audiences: Audiences) -> None:
         self._audiences = audiences
 
-    def prepare(self, uow: UnitOfWork, draft: Draft) -> None:
+    def prepare(self, uow: Work, draft: Draft) -> None:
         """Nothing is altered beforehand."""
 
-    def changed(self, uow: UnitOfWork, change: Change) -> None:
+    def changed(self, uow: Work, change: Change) -> None:
         report, before = change.after, change.before
         if report.type != "DiagnosticReport" or report.deleted or report.owner != self._audiences.platform:
             return
@@ -182,7 +183,7 @@ class Widening:
             if belongs != records.audience_of(uow.connection, version.pk):
                 uow.system.update(version.type, version.id, version.json())
 
-    def _dependents(self, uow: UnitOfWork, report: Version) -> Iterator[Version]:
+    def _dependents(self, uow: Work, report: Version) -> Iterator[Version]:
         for form in report.json().get("presentedForm", ()):
             version = _resolve(uow, {"reference": form.get("url", "")})
             if version is not None and version.type == "Binary":
@@ -223,11 +224,11 @@ def _holders(resource: Json, element: str) -> list[Json]:
     return [holder for holder in values if isinstance(holder, dict)]
 
 
-def _resolve(uow: UnitOfWork, holder: Json) -> Version | None:
+def _resolve(uow: Work, holder: Json) -> Version | None:
     text = holder.get("reference")
     if not isinstance(text, str):
         return None
-    reference = references.parse(text, uow.store.base_urls)
+    reference = references.parse(text, uow.base_urls)
     if reference.type is None or reference.id is None:
         return None
     try:

@@ -18,9 +18,10 @@ from urllib.parse import urlsplit
 
 from auth import keys, records, scopes
 from auth.records import ClientRecord
-from resources.outcomes import BadRequest, Conflict, Json
+from resources.json import Json
+from resources.outcomes import BadRequest, Conflict
 from store.access import Access, Caller, Interaction, Trail
-from store.engine import Database
+from store.engine.database import Database
 
 Clock = Callable[[], datetime]
 

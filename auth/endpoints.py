@@ -23,9 +23,10 @@ from auth.forms import MethodNotAllowed, for_the_record, read_form
 from auth.guard import CHALLENGE, Guard
 from auth.server import FormRequest, Reply, Server
 from auth.throttle import Throttle
-from resources.outcomes import Json, Unavailable
+from resources.json import Json
+from resources.outcomes import Unavailable
 from store.access import Access, Interaction, Outcome, Trail
-from store.faults import DRIVER_ERRORS, is_away
+from store.engine.faults import DRIVER_ERRORS, is_away
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _NO_STORE = (("Cache-Control", "no-store"), ("Pragma", "no-cache"))

@@ -20,7 +20,7 @@ from auth.throttle import Throttle
 from auth.tokens import Token, Tokens
 from resources.outcomes import TooManyRequests, Unauthenticated
 from store.access import Access, Caller, Interaction, Outcome, Trail
-from store.ids import random_digits
+from store.engine.ids import random_digits
 
 REALM = "Vigie"
 CHALLENGE = f'Bearer realm="{REALM}"'

@@ -15,7 +15,8 @@ from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, RSAKey
 from joserfc.util import base64_to_int
 
-from resources.outcomes import BadRequest, Json
+from resources.json import Json
+from resources.outcomes import BadRequest
 
 KEY_TYPES = {"RS384": "RSA", "ES384": "EC"}
 """Signature algorithms of SMART backend services, and the key type that each needs (RFC 7518 §3.1)."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from auth.clients import AUTH_METHOD, GRANT_TYPE
 from auth.keys import KEY_TYPES
-from resources.outcomes import Json
+from resources.json import Json
 
 TOKEN, INTROSPECT, REVOKE, JWKS = "/oauth/token", "/oauth/introspect", "/oauth/revoke", "/oauth/jwks"
 METADATA = "/.well-known/oauth-authorization-server"

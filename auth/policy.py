@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING
 from auth import records, scopes
 from auth.audience import Audiences
 from resources import indexing, matching
-from resources.outcomes import Forbidden, Json
+from resources.json import Json
+from resources.outcomes import Forbidden
 from store.access import EVERYONE, Audience, Caller, Draft, Interaction, Visibility
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from store.unit_of_work import UnitOfWork
+    from store.access import Work
 
 LETTERS: Mapping[Interaction, str] = {
     Interaction.READ: "r",
@@ -70,7 +71,7 @@ class Policy:
             raise _not_covered(caller, interaction, type_name)
         return visible
 
-    def authorise_write(self, uow: UnitOfWork, caller: Caller, draft: Draft) -> None:
+    def authorise_write(self, uow: Work, caller: Caller, draft: Draft) -> None:
         """Raise Forbidden unless the caller may write this draft."""
         if draft.type in SERVER_ONLY:
             raise Forbidden(f"{draft.type} is written by the server alone")
@@ -82,11 +83,11 @@ class Policy:
         self._check_constraints(uow, granting, draft)
         self._check_ownership(uow, caller, draft)
 
-    def audience(self, uow: UnitOfWork, caller: Caller, draft: Draft) -> Audience:
+    def audience(self, uow: Work, caller: Caller, draft: Draft) -> Audience:
         """Owner and audience of the version that `draft` becomes."""
         return self.audiences.of(uow, caller, draft)
 
-    def _check_constraints(self, uow: UnitOfWork, granting: tuple[scopes.Scope, ...], draft: Draft) -> None:
+    def _check_constraints(self, uow: Work, granting: tuple[scopes.Scope, ...], draft: Draft) -> None:
         """Neither out of a constrained scope nor into it: what is there satisfies it, and what will be there too."""
         if not all(scope.constraint for scope in granting):
             return
@@ -98,16 +99,16 @@ class Policy:
             raise Forbidden("The resource would be outside the search constraint of the granted scope")
 
     def _satisfies(
-        self, uow: UnitOfWork, granting: tuple[scopes.Scope, ...], draft: Draft, resource: Json, at: datetime
+        self, uow: Work, granting: tuple[scopes.Scope, ...], draft: Draft, resource: Json, at: datetime
     ) -> bool:
-        rows = indexing.extract(draft.type, resource, base_urls=uow.store.base_urls)
+        rows = indexing.extract(draft.type, resource, base_urls=uow.base_urls)
         for scope in granting:
             query = scope.query(draft.type)
             if query is None or matching.matches(query.criteria, draft.type, draft.id, at, rows):
                 return True
         return False
 
-    def _check_ownership(self, uow: UnitOfWork, caller: Caller, draft: Draft) -> None:
+    def _check_ownership(self, uow: Work, caller: Caller, draft: Draft) -> None:
         owner = self.audiences.owner(uow, caller, draft)
         if owner == caller.organization:
             return

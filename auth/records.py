@@ -14,8 +14,9 @@ from typing import Any
 from sqlalchemy import BigInteger, Boolean, Column, Connection, Index, LargeBinary, Row, Table, Text, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from resources.outcomes import Json
-from store.tables import MAX, audience_member, metadata, resource_version
+from resources.json import Json
+from store.engine.schema import metadata
+from store.versions.tables import MAX, audience_member, resource_version
 
 oauth_client = Table(
     "oauth_client",

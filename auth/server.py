@@ -27,9 +27,9 @@ from auth.clients import AUTH_METHOD, GRANT_TYPE, Client, Clients, Clock
 from auth.guard import Peer
 from auth.scopes import MalformedScope
 from auth.tokens import Token, Tokens, random_token
-from resources.outcomes import Json
+from resources.json import Json
 from store.access import Access, Caller, Interaction, Trail
-from store.engine import Database
+from store.engine.database import Database
 
 # Authlib logs what it issues at DEBUG. Its grant is overridden below, and no configuration of a root logger reaches it.
 logging.getLogger("authlib").setLevel(logging.INFO)
@@ -47,7 +47,7 @@ class FormRequest(OAuth2Request):  # type: ignore[misc]
     """A request whose form was read and judged by `forms`, so that Authlib sees each parameter once, from the body.
 
     Authlib's constructor asks whether the URL is https. Whether the transport is good enough is settled once, at start
-    (`fhir_server.settings`); behind a TLS terminator every URL that arrives here says http.
+    (`fhir_server.server.settings`); behind a TLS terminator every URL that arrives here says http.
     """
 
     def __init__(self, uri: str, form: Mapping[str, str], headers: Headers, peer: Peer, asked: str) -> None:

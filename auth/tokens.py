@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from auth import records
 from auth.clients import Client, Clock, client_of
 from auth.records import TokenRecord, digest_of
-from store.engine import Database
+from store.engine.database import Database
 
 MAX_LIFETIME_S = 300
 REMEMBERED_FOR_S = 5.0

@@ -9,14 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from functools import lru_cache
-from typing import Any
 
 from pydicom.datadict import keyword_for_tag, tag_for_keyword
 
 from dicomweb.reader import dictionary_vr
+from resources.json import Json
 from resources.strings import normalise
-
-Json = dict[str, Any]
 
 
 class Level(IntEnum):

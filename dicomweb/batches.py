@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import orjson
 
 from dicomweb.status import StoredOutcome
+from resources.json import Json
 from store.access import Caller
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from dicomweb.reader import Unreadable
 from dicomweb.status import Result, StoredOutcome
 from resources.outcomes import FhirError, Forbidden
 from store.access import Access, Caller, Interaction
-from store.faults import DRIVER_ERRORS
+from store.engine.faults import DRIVER_ERRORS
 from store.unit_of_work import Store
 
 log = logging.getLogger(__name__)

@@ -9,11 +9,10 @@ import base64
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from dicomweb.reader import DataSet, Pixels
+from resources.json import Json
 
-Json = dict[str, Any]
 Spans = tuple[tuple[int, int], ...]
 """(offset, length) in the stored file; a frame is their concatenation."""
 

@@ -22,11 +22,10 @@ from dicomweb.part10 import DEFLATED_LE, EXPLICIT_BE, Part10
 from dicomweb.publishing import Publisher
 from dicomweb.reader import Buffer, Unreadable
 from dicomweb.status import Result, StoredOutcome, refused
+from resources.json import Json
 from resources.outcomes import Forbidden, Unavailable
-from store.access import Access, Caller, Interaction, Permit
-from store.unit_of_work import Store, UnitOfWork
-
-Json = dict[str, Any]
+from store.access import Access, Caller, Interaction, Permit, Work
+from store.unit_of_work import Store
 
 
 class Objects(Protocol):
@@ -132,7 +131,7 @@ class Ingest:
         return outcomes
 
     def _write(
-        self, uow: UnitOfWork, prepared: Sequence[Prepared], batch: Batch
+        self, uow: Work, prepared: Sequence[Prepared], batch: Batch
     ) -> tuple[list[StoredOutcome], set[str]]:
         self._permit.visibility(uow.caller, Interaction.DICOM_STORE, "ImagingStudy")
         return rows.write(uow, uow.caller, prepared, batch)

@@ -34,9 +34,9 @@ from sqlalchemy import (
 from sqlalchemy import Row as SqlRow
 from sqlalchemy.dialects import postgresql, sqlite
 
-from store.tables import BinaryText, Key, metadata
+from resources.json import Json
+from store.engine.schema import BinaryText, Key, metadata
 
-Json = dict[str, Any]
 Row = SqlRow[Any]
 """A row of these tables, by column name."""
 

@@ -17,8 +17,7 @@ from typing import Any
 
 from dicomweb import attributes
 from resources.codes import CANONICAL, V2_0203
-
-Json = dict[str, Any]
+from resources.json import Json
 
 MATCHING = f"{CANONICAL}/CodeSystem/study-matching"
 """Local code system of meta.tag: whether the study was joined to its order (docs/decisions/0006-images.md)."""

@@ -11,9 +11,9 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from resources.json import Json
 from resources.outcomes import BadRequest, NotFound
 
-Json = dict[str, Any]
 PICTURES = ("image/jpeg", "image/png", "image/gif")
 FUNCTIONS = frozenset({"linear", "linear-exact", "sigmoid"})
 MAX_SIDE = 8192

@@ -14,7 +14,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-Json = dict[str, Any]
+from resources.json import Json
 
 
 def main() -> None:

@@ -14,18 +14,15 @@ from collections.abc import Iterable
 from dataclasses import replace
 from datetime import tzinfo
 from itertools import groupby
-from typing import Any
 
 from dicomweb import instances, mapping
 from dicomweb.instances import Row, unpack
 from dicomweb.mapping import Instance, Join, Matching, Series, Study
 from resources.outcomes import Gone, NotFound
-from store.access import Access, Caller, Change, Draft, Interaction, Version
-from store.repository import Repository
-from store.unit_of_work import Store, UnitOfWork
-from store.versions import microseconds
+from resources.times import microseconds
+from store.access import Access, Caller, Change, Draft, Interaction, Resources, Version, Work
+from store.unit_of_work import Store
 
-Json = dict[str, Any]
 NOT_AN_ORDER = frozenset({"entered-in-error", "revoked", "draft"})
 """Statuses of a ServiceRequest that images are not joined to."""
 
@@ -46,7 +43,7 @@ class Publisher:
         intent = Access(Interaction.DICOM_STORE, "ImagingStudy", owner=owner,
                         detail=(("StudyInstanceUID", uid), *detail))
 
-        def write(uow: UnitOfWork) -> None:
+        def write(uow: Work) -> None:
             row = instances.lock_study(uow.connection, _owner_id(uow, owner), uid)
             if row is None:
                 return
@@ -55,14 +52,14 @@ class Publisher:
 
         store.transact(caller, write, intent=intent)
 
-    def publish_row(self, uow: UnitOfWork, row: Row) -> str:
+    def publish_row(self, uow: Work, row: Row) -> str:
         """Bring the ImagingStudy of this (locked) study up to its rows; no new version where it would say the same.
 
         Returns ``Patient/id`` where the study is joined, else an empty text.
         """
-        resources = Repository(uow, Caller.system(row.owner, uow.caller), derived=True)
+        resources = uow.acting_for(row.owner)
         uow.flush()
-        join = self._join(resources, row)
+        join = self._join(uow, resources, row)
         id_ = row.imaging_study_id
         new = mapping.imaging_study(*_rows(uow, row), join, zone=self._zone, endpoint=self._endpoint)
         current = _current(resources, id_)
@@ -93,10 +90,10 @@ class Publisher:
 
     # As an Observer
 
-    def prepare(self, uow: UnitOfWork, draft: Draft) -> None:
+    def prepare(self, uow: Work, draft: Draft) -> None:
         """Nothing to complete or refuse."""
 
-    def changed(self, uow: UnitOfWork, change: Change) -> None:
+    def changed(self, uow: Work, change: Change) -> None:
         """Publish again the studies that an order or a patient concerns: it came late, or was corrected."""
         version = change.after
         if version.type not in {"ServiceRequest", "Patient"}:
@@ -107,7 +104,7 @@ class Publisher:
         elif change.before is None:
             return  # no order can refer to it yet
         else:
-            resources = Repository(uow, Caller.system(version.owner, uow.caller), derived=True)
+            resources = uow.acting_for(version.owner)
             orders = resources.find("ServiceRequest", [("subject", version.reference)])
         for order in orders:
             owner_id = _owner_id(uow, order.owner)
@@ -119,7 +116,7 @@ class Publisher:
 
     # Matching
 
-    def _join(self, resources: Repository, row: Row) -> Join:
+    def _join(self, uow: Work, resources: Resources, row: Row) -> Join:
         """The orders of the same hospital that carry the accession number, and whether the patient is theirs."""
         if not row.accession_number:
             return Join(Matching.UNMATCHED)
@@ -137,12 +134,12 @@ class Publisher:
         references = tuple(order.reference for order in found)
         system = _system_of(found[0], row.accession_number)
         subjects = {str(order.json().get("subject", {}).get("reference", "")) for order in found}
-        patients = {row.patient_id for row in _patient_ids(resources.uow, row.pk)} - {""}
+        patients = {row.patient_id for row in _patient_ids(uow, row.pk)} - {""}
         if len(subjects) > 1 or len(patients) > 1 or not self._is_patient(resources, subjects, row):
             return Join(Matching.MISMATCH, references, None, system)
         return Join(Matching.MATCHED, references, {"reference": next(iter(subjects))}, system)
 
-    def _is_patient(self, resources: Repository, subjects: Iterable[str], row: Row) -> bool:
+    def _is_patient(self, resources: Resources, subjects: Iterable[str], row: Row) -> bool:
         """PatientID is one of the patient's identifiers and the birth dates agree, where both are known."""
         type_name, _, id_ = next(iter(subjects)).partition("/")
         if type_name != "Patient" or not id_:
@@ -185,22 +182,22 @@ def _bare(value: str) -> str:
     return value.replace(" ", "").upper()
 
 
-def _owner_id(uow: UnitOfWork, owner: str) -> int:
-    return uow.store.audiences.register(uow.connection, frozenset({owner}), uow.fresh_audiences)
+def _owner_id(uow: Work, owner: str) -> int:
+    return uow.register_audience(frozenset({owner}))
 
 
-def _current(resources: Repository, id_: str) -> Version | None:
+def _current(resources: Resources, id_: str) -> Version | None:
     try:
         return resources.read("ImagingStudy", id_)
     except (NotFound, Gone):
         return None
 
 
-def _patient_ids(uow: UnitOfWork, study_pk: int) -> list[Row]:
+def _patient_ids(uow: Work, study_pk: int) -> list[Row]:
     return list(instances.patient_ids(uow.connection, study_pk))
 
 
-def _rows(uow: UnitOfWork, row: Row) -> tuple[Study, list[Series]]:
+def _rows(uow: Work, row: Row) -> tuple[Study, list[Series]]:
     study = Study(
         row.owner,
         row.study_instance_uid,

@@ -15,8 +15,7 @@ from dicomweb.attributes import RETURNED, Level
 from dicomweb.instances import Row, unpack
 from dicomweb.queries import Path
 from dicomweb.query_keys import QidoQuery
-
-Json = dict[str, Any]
+from resources.json import Json
 
 
 def results(rows: Iterable[Row], query: QidoQuery, path: Path, base: str, organization: str) -> list[Json]:

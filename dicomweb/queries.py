@@ -19,13 +19,11 @@ from dicomweb import attributes
 from dicomweb.attributes import Level, Match
 from dicomweb.instances import Row, dicom_header, dicom_instance, dicom_series, dicom_study
 from dicomweb.query_keys import Key, QidoQuery, Range
+from resources.json import Json
 from resources.outcomes import NotFound
-from store.access import Visibility
-from store.audiences import admits, admits_prepared
-from store.statements import Prepared
-from store.unit_of_work import UnitOfWork
-
-Json = dict[str, Any]
+from store.access import Visibility, Work
+from store.engine.statements import Prepared
+from store.versions.audiences import admits, admits_prepared
 
 _TABLES = {Level.STUDY: dicom_study, Level.SERIES: dicom_series, Level.INSTANCE: dicom_instance}
 
@@ -43,7 +41,7 @@ class Path:
 # Search
 
 
-def search(uow: UnitOfWork, visible: Visibility, query: QidoQuery, path: Path, limit: int) -> tuple[list[Row], int]:
+def search(uow: Work, visible: Visibility, query: QidoQuery, path: Path, limit: int) -> tuple[list[Row], int]:
     """The rows of a page, and how many more there are."""
     dialect = uow.connection.dialect.name
     statement = _base(query.level, visible)
@@ -103,7 +101,7 @@ def _last_if_null(column: ColumnElement[Any]) -> ColumnElement[Any]:
     return func.coalesce(column, 2**31 - 1).asc()
 
 
-def _constrained_page(uow: UnitOfWork, ordered: Select[Any], offset: int, limit: int) -> tuple[list[Row], int]:
+def _constrained_page(uow: Work, ordered: Select[Any], offset: int, limit: int) -> tuple[list[Row], int]:
     """For scopes with search constraints: walk the rows and keep those whose ImagingStudy the caller may read."""
     kept: list[Row] = []
     verdict: dict[int, bool] = {}
@@ -119,7 +117,7 @@ def _constrained_page(uow: UnitOfWork, ordered: Select[Any], offset: int, limit:
     return kept, max(0, passed - offset - len(kept))
 
 
-def _is_readable(uow: UnitOfWork, imaging_study_id: str) -> bool:
+def _is_readable(uow: Work, imaging_study_id: str) -> bool:
     return bool(imaging_study_id) and uow.resources.exists("ImagingStudy", imaging_study_id)
 
 
@@ -193,7 +191,7 @@ def _escaped(value: str) -> str:
 # Retrieve
 
 
-def studies(uow: UnitOfWork, visible: Visibility, path: Path) -> list[Row]:
+def studies(uow: Work, visible: Visibility, path: Path) -> list[Row]:
     """The rows that a StudyInstanceUID means to this caller. Raises NotFound: foreign and absent answer the same.
 
     Two hospitals may use one UID. The platform, which sees both, gets one of them under the plain address (the one
@@ -220,7 +218,7 @@ def studies(uow: UnitOfWork, visible: Visibility, path: Path) -> list[Row]:
     return chosen
 
 
-def retrieve(uow: UnitOfWork, visible: Visibility, path: Path, *, headers: bool = False, layouts: bool = False,
+def retrieve(uow: Work, visible: Visibility, path: Path, *, headers: bool = False, layouts: bool = False,
              ) -> tuple[list[Row], list[Row]]:
     """The studies and the instances that a path names, in reading order. Raises NotFound where it names none."""
     found = studies(uow, visible, path)
@@ -276,7 +274,7 @@ class InstanceRow(NamedTuple):
     layout: bytes
 
 
-def instance(uow: UnitOfWork, visible: Visibility, path: Path) -> InstanceRow:
+def instance(uow: Work, visible: Visibility, path: Path) -> InstanceRow:
     """The one instance that a path names, in one prepared statement. Raises NotFound.
 
     What is not plain (constrained scopes, one UID of several owners, nothing found) takes the general way.

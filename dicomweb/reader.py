@@ -20,8 +20,9 @@ from typing import Any
 from pydicom._dicom_dict import DicomDictionary
 from pydicom.charset import convert_encodings, decode_bytes
 
+from resources.json import Json
+
 Buffer = bytes | mmap.mmap | memoryview
-Json = dict[str, Any]
 
 MAX_DEPTH = 32
 """Sequences within sequences; the standard's own objects stay under ten."""

@@ -14,7 +14,8 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi_lut
 from pydicom.pixels.utils import pixel_array
 
-Json = dict[str, Any]
+from resources.json import Json
+
 Array = np.ndarray[Any, Any]
 MAX_SIDE = 8192
 """Pixels of a rendered picture, each way."""

@@ -7,18 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from dicomweb import attributes, instances
 from dicomweb.attributes import OF_SERIES, OF_STUDY, names, number, text
 from dicomweb.batches import Batch, Prepared
 from dicomweb.instances import Row, dicom_series, dicom_study, pack
 from dicomweb.status import Result, StoredOutcome, refused
-from store.access import Access, Caller, Interaction, Outcome
-from store.unit_of_work import UnitOfWork
-from store.versions import microseconds
-
-Json = dict[str, Any]
+from resources.json import Json
+from resources.times import microseconds
+from store.access import Access, Caller, Interaction, Outcome, Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +29,12 @@ class Place:
 
 
 def write(
-    uow: UnitOfWork, caller: Caller, prepared: Sequence[Prepared], batch: Batch
+    uow: Work, caller: Caller, prepared: Sequence[Prepared], batch: Batch
 ) -> tuple[list[StoredOutcome], set[str]]:
     """Write the rows of what is new; the outcome of each, and the studies whose storing is now on record."""
-    store, connection, owner = uow.store, uow.connection, caller.organization
-    owner_id = store.audiences.register(connection, frozenset({owner}), uow.fresh_audiences)
-    audience = store.audiences.register(connection, frozenset({owner, store.platform}), uow.fresh_audiences)
+    connection, owner = uow.connection, caller.organization
+    owner_id = uow.register_audience(frozenset({owner}))
+    audience = uow.register_audience(frozenset({owner, uow.platform}))
     place = Place(owner, owner_id, audience, microseconds(uow.now))
     # Studies are locked in one order, so that two batches over the same studies do not wait for each other.
     study_uids = sorted({one.outcome.study_instance_uid for one in prepared})
@@ -73,7 +70,7 @@ def write(
     return outcomes, announced
 
 
-def _study(uow: UnitOfWork, place: Place, uid: str) -> Row:
+def _study(uow: Work, place: Place, uid: str) -> Row:
     row = instances.lock_study(uow.connection, place.owner_id, uid)
     if row is not None:
         return row
@@ -82,14 +79,14 @@ def _study(uow: UnitOfWork, place: Place, uid: str) -> Row:
         "study_instance_uid": uid, "attributes": pack({}), "stored": place.now_us, "updated": place.now_us,
         # Random, as every id that the server gives: one that follows from the UID could be taken by somebody else
         # before the images come, and asked for to learn whether they have.
-        "imaging_study_id": uow.store.new_id(),
+        "imaging_study_id": uow.new_id(),
     }])
     row = instances.lock_study(uow.connection, place.owner_id, uid)
     assert row is not None  # noqa: S101 - it was inserted, or was there
     return row
 
 
-def _add(uow: UnitOfWork, place: Place, study: Row, fresh: Sequence[Prepared]) -> None:
+def _add(uow: Work, place: Place, study: Row, fresh: Sequence[Prepared]) -> None:
     """Rows of new instances of one study, and what study and series say because of them."""
     connection = uow.connection
     series = {row.series_instance_uid: row for row in instances.series_of(connection, study.pk)}

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
-from typing import Any
 
 from dicomweb import multipart
 from dicomweb.batches import Batch, Origin, Prepared
@@ -18,10 +17,10 @@ from dicomweb.ingest import WRITERS, Ingest
 from dicomweb.media_types import DICOM, MULTIPART, parse_media_type
 from dicomweb.multipart import Body, Source, closing
 from dicomweb.status import Result, StoredOutcome
+from resources.json import Json
 from resources.outcomes import FhirError, Malformed, UnsupportedMediaType
 from store.access import Caller
 
-Json = dict[str, Any]
 GROUP = 32
 """Instances committed together."""
 

@@ -27,10 +27,10 @@ from dicomweb.pictures import PICTURES, blank, pick_frame, rendering_task
 from dicomweb.queries import Path
 from dicomweb.status import http_status
 from dicomweb.wado import Payload, Retrieval
+from resources.json import Json
 from resources.outcomes import BadRequest, NotAcceptable, NotFound, UnsupportedMediaType
 from store.access import Caller
 
-Json = dict[str, Any]
 Guard = Callable[[Request], Caller]
 _OWNER = re.compile(r"[A-Za-z0-9\-.]{1,64}")
 _BULK = re.compile(r"[0-9A-F]{8}(?:/\d{1,6}/[0-9A-F]{8}){0,32}")

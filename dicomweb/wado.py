@@ -21,9 +21,9 @@ from dicomweb.multipart import Part
 from dicomweb.queries import InstanceRow
 from dicomweb.reader import BULK_PREFIX
 from dicomweb.workers import Workers
+from resources.json import Json
 from resources.outcomes import BadRequest, NotFound
 
-Json = dict[str, Any]
 _MARK = f'"BulkDataURI":"{BULK_PREFIX}'.encode()
 
 

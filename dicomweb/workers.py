@@ -17,11 +17,10 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from resources.json import Json
 from resources.outcomes import FhirError, NotAcceptable, Unavailable
 
-Json = dict[str, Any]
 _ROOT = Path(__file__).resolve().parent.parent
 CHUNK = 1024 * 1024
 

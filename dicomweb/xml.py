@@ -5,12 +5,12 @@ PS3.19 §A.1, PS3.18 §8.7.3.2
 
 from __future__ import annotations
 
-from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
 from pydicom.datadict import keyword_for_tag
 
-Json = dict[str, Any]
+from resources.json import Json
+
 _HEAD = '<?xml version="1.0" encoding="UTF-8"?>'
 _NAMESPACE = "http://dicom.nema.org/PS3.19/models/NativeDICOM"
 _NAME_PARTS = ("FamilyName", "GivenName", "MiddleName", "NamePrefix", "NameSuffix")

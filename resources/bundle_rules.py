@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from resources.elements import has, inner, items, number, text
 from resources.invariants import Rule, Scope, one_of
-from resources.outcomes import Json
+from resources.json import Json
 from resources.primitives import base64_size
 
 # Invariants

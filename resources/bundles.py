@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-Json = dict[str, Any]
+from resources.json import Json
+
 Link = tuple[str, str]
 """A Bundle.link: relation, URL."""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 
-from resources.outcomes import Json
+from resources.json import Json
 
 CANONICAL = "https://vigie.example"
 """Root of the canonical addresses of this project's own definitions; a name, not a place to connect to."""

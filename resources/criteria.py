@@ -10,27 +10,10 @@ FHIR R4 §3.1.1 http://hl7.org/fhir/R4/search.html
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-if TYPE_CHECKING:
-    from resources.search_parameters import SearchParameter
-
-
-class Table(StrEnum):
-    """Where the rows of a leaf are: an sp_* table, or a column of resource_version itself."""
-
-    TOKEN = "token"  # noqa: S105 - a table's name
-    STRING = "string"
-    DATE = "date"
-    NUMBER = "number"
-    QUANTITY = "quantity"
-    REFERENCE = "reference"
-    URI = "uri"
-    ID = "id"
-    """`_id`: resource_version.resource_id; values are IdValue."""
-    LAST_UPDATED = "last_updated"
-    """`_lastUpdated`: one tick wide, [t, t + 1), t in ticks of `datetimes`; values are RangeValue."""
+from resources.index_rows import Table
+from resources.search_parameters import SearchParameter
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 
 from resources.codes import CRITICAL_RESULT, code_of
 from resources.identifiers import STUDY_UID
+from resources.json import Json
 from resources.lifecycle import REVISED, SIGNED, check_transition, content
-from resources.outcomes import ForbiddenTransition, Issue, Json
+from resources.outcomes import ForbiddenTransition, Issue
 
 PDF_TITLE = "Compte rendu d'imagerie"
 """Title of the attachment that the server makes; the client's own attachments are kept beside it."""

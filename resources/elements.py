@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from resources.outcomes import Json
+from resources.json import Json
 
 
 def has(node: Json, name: str) -> bool:

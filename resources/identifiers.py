@@ -17,7 +17,8 @@ from enum import StrEnum
 from hashlib import blake2b
 
 from resources.codes import CANONICAL, V2_0203
-from resources.outcomes import Issue, Json
+from resources.json import Json
+from resources.outcomes import Issue
 
 FR_V2_0203 = "https://hl7.fr/ig/fhir/core/CodeSystem/fr-core-cs-v2-0203"
 

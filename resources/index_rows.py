@@ -14,12 +14,29 @@ with only a display) has a row with empty values, so that `:missing` is answered
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import NamedTuple
 
 MIN_TICKS = -(2**63)
 """`low` of a period without start."""
 MAX_TICKS = 2**63 - 1
 """`high` of a period without end."""
+
+
+class Table(StrEnum):
+    """Where the rows of a leaf are: an sp_* table, or a column of resource_version itself."""
+
+    TOKEN = "token"  # noqa: S105 - a table's name
+    STRING = "string"
+    DATE = "date"
+    NUMBER = "number"
+    QUANTITY = "quantity"
+    REFERENCE = "reference"
+    URI = "uri"
+    ID = "id"
+    """`_id`: resource_version.resource_id; values are IdValue."""
+    LAST_UPDATED = "last_updated"
+    """`_lastUpdated`: one tick wide, [t, t + 1), t in ticks of `times`; values are RangeValue."""
 
 
 class TokenRow(NamedTuple):

@@ -13,8 +13,7 @@ from datetime import tzinfo
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from resources import datetimes, registry
-from resources.datetimes import Interval
+from resources import registry, times
 from resources.hashing import bounded, hash64
 from resources.index_rows import (
     DateRow,
@@ -26,13 +25,13 @@ from resources.index_rows import (
     TokenRow,
     UriRow,
 )
+from resources.json import Json
 from resources.paths import target_type
 from resources.ranges import double
 from resources.references import parse
 from resources.search_parameters import IDENTIFIER, OF_TYPE, TEXT
 from resources.strings import composed, folded, normalise
-
-Json = dict[str, Any]
+from resources.times import Interval
 
 URI_LIMIT = 1024
 """Longest uri kept as it is, in characters."""
@@ -154,7 +153,7 @@ def _interval(of: Callable[[Any, tzinfo], Interval | None]) -> Writer:
     return write
 
 
-_date = _interval(datetimes.interval)
+_date = _interval(times.interval)
 
 
 # number and quantity: http://hl7.org/fhir/R4/search.html#number, http://hl7.org/fhir/R4/search.html#quantity
@@ -305,8 +304,8 @@ WRITERS: Mapping[str, Mapping[str, Writer]] = {
         "string": _nothing,
         "Age": _nothing,
         "Range": _nothing,
-        "Period": _interval(datetimes.period),
-        "Timing": _interval(datetimes.timing),
+        "Period": _interval(times.period),
+        "Timing": _interval(times.timing),
     },
     "number": {"decimal": _number, "integer": _number, "Range": _number_range},
     "quantity": {

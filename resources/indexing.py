@@ -16,7 +16,7 @@ from typing import Any
 
 from resources.index_rows import IndexRows
 from resources.indexed_values import WRITERS, Context, Writer
-from resources.outcomes import Json
+from resources.json import Json
 from resources.paths import Path, compiled, value_types
 from resources.search_parameters import SearchParameter, alternatives, component_id, parameters
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from resources.elements import distinct, has, has_choice, in_order, items, number, objects, text, texts
-from resources.outcomes import Json
+from resources.json import Json
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from resources.elements import coded, count, has, has_choice, in_order, items, number, objects, reference_type, text
 from resources.invariants import UCUM, Rule, Scope, either, needs, not_both, one_of
-from resources.outcomes import Json
+from resources.json import Json
 
 _TERMINOLOGY = "http://terminology.hl7.org/CodeSystem/"
 

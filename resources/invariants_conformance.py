@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from resources.elements import count, distinct, has, has_choice, inner, objects, text, texts
 from resources.invariants import Rule, Scope, either, needs, not_both, one_of, only_when, unique
-from resources.outcomes import Json
+from resources.json import Json
 
 
 def _required_when(name: str, key: str, value: str) -> Rule:

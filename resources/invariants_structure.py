@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from resources.elements import count, distinct, has, has_choice, inner, items, number, objects, text
 from resources.invariants import Rule, Scope, needs, not_both, one_of, only_when, unique
-from resources.outcomes import Json
+from resources.json import Json
 
 _SLICE = re.compile(r"[a-zA-Z0-9/\-_\[\]@]+")
 _NAME = r"[^\s.,:;'\"/|?!@#$%&*()\[\]{}]{1,64}"

@@ -19,7 +19,8 @@ from typing import Any, NoReturn, Self
 
 import orjson
 
-from resources.outcomes import Json, Malformed, TooLarge
+from resources.json import Json
+from resources.outcomes import Malformed, TooLarge
 
 MAX_BYTES = 16 * 1024 * 1024
 """Of one body, unless the caller says otherwise."""

@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from resources.codes import TaskKind
-from resources.outcomes import ForbiddenTransition, Json
+from resources.json import Json
+from resources.outcomes import ForbiddenTransition
 
 Table = Mapping[str, frozenset[str]]
 

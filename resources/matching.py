@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from resources import datetimes, ranges
+from resources import ranges, times
 from resources.criteria import (
     Chain,
     Composite,
@@ -26,12 +26,11 @@ from resources.criteria import (
     RangeValue,
     ReferenceValue,
     StringValue,
-    Table,
     TokenValue,
     UriValue,
     Value,
 )
-from resources.index_rows import DateRow, IndexRows
+from resources.index_rows import DateRow, IndexRows, Table
 from resources.outcomes import BadRequest
 
 _COMPARE: Mapping[str, Callable[[Any, Any], bool]] = {
@@ -73,7 +72,7 @@ def _own(leaf: Leaf, id: str | None, last_updated: datetime | None, rows: IndexR
     if leaf.table is Table.LAST_UPDATED:
         if last_updated is None:
             return ()
-        at = datetimes.ticks(last_updated)
+        at = times.ticks(last_updated)
         return (DateRow(leaf.param_id, at, at + 1),)
     return _rows(rows, leaf.table, leaf.param_id)
 

@@ -15,7 +15,8 @@ from functools import cache
 from typing import Any
 
 from resources import registry
-from resources.outcomes import Issue, Json
+from resources.json import Json
+from resources.outcomes import Issue
 
 _REQUIRED = frozenset({"missing", "model_field_validation.missing"})
 

@@ -1,7 +1,7 @@
 """The error tree, and its rendering as OperationOutcome.
 
 Raise the domain's name for a fault where it is known; catch nothing in between. One place per protocol
-(`fhir_server.errors`, `dicomweb.status`) turns it into an answer. `diagnostics` names the element and the rule,
+(`fhir_server.edge.errors`, `dicomweb.status`) turns it into an answer. `diagnostics` names the element and the rule,
 never a value that could belong to a patient.
 
     FhirError                        status  issue.code
@@ -30,7 +30,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-Json = dict[str, Any]
+from resources.json import Json
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,8 @@ from functools import cache
 from typing import Any
 
 from resources import definitions, registry
+from resources.json import Json
 
-Json = dict[str, Any]
 Typed = tuple[str, Any]
 """A value with the name of its data type (a backbone element: its path)."""
 Path = Callable[[Json, Json], list[Typed]]

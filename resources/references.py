@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from resources import registry
+from resources.json import Json
 from resources.paths import choice_labels, json_keys
-
-Json = dict[str, Any]
 
 _LOCAL = re.compile(r"([A-Z][A-Za-z]+)/([A-Za-z0-9\-.]{1,64})(?:/_history/([A-Za-z0-9\-.]{1,64}))?")
 _CONDITIONAL = re.compile(r"([A-Z][A-Za-z]+)\?(.+)", re.DOTALL)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from resources import definitions
-from resources.outcomes import Json
+from resources.json import Json
 
 READ = frozenset({"read", "vread", "history-instance", "search-type"})
 WRITE = frozenset({"create", "update", "delete"})

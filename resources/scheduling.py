@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from resources.codes import DUTY_FUNCTION, DutyFunction, code_of
-from resources.outcomes import Issue, Json
+from resources.json import Json
+from resources.outcomes import Issue
+from resources.times import parse_instant
 
 MAX_DUTY = timedelta(hours=36)
 """No garde is longer: so the gardes that can touch an instant are those that start in the 36 hours before it."""
@@ -22,17 +24,6 @@ ON_DUTY = frozenset({"booked", "arrived", "checked-in"})
 """Appointment.status of a garde whose person can be asked to work."""
 OCCUPIES = ON_DUTY | {"fulfilled"}
 """Appointment.status of a garde that takes its person's time."""
-
-
-def instant(text: object) -> datetime | None:
-    """An instant as an aware UTC datetime; None where it is absent, partial or without an offset."""
-    if not isinstance(text, str) or "T" not in text:
-        return None
-    try:
-        value = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return value.astimezone(UTC) if value.tzinfo else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +42,7 @@ class Interval:
 
 def interval_of(resource: Json) -> Interval | None:
     """When an Appointment or a Slot is; None where start or end is missing."""
-    start, end = instant(resource.get("start")), instant(resource.get("end"))
+    start, end = parse_instant(resource.get("start")), parse_instant(resource.get("end"))
     return Interval(start, end) if start and end else None
 
 
@@ -117,7 +108,7 @@ def _partial(text: object) -> Interval | None:
     """A partial dateTime as the interval that it names; a date without a zone is read in UTC."""
     if not isinstance(text, str):
         return None
-    exact = instant(text)
+    exact = parse_instant(text)
     if exact:
         return Interval(exact, exact + timedelta(seconds=1))
     try:

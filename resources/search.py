@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 
-from resources import datetimes, definitions, registry
+from resources import definitions, registry, times
 from resources.criteria import Criterion, Include, Query, SortKey
 from resources.search_criteria import UnknownParameter, criterion, may_point_to
 from resources.search_parameters import parameter
@@ -53,7 +53,7 @@ def parse(
     named = _types(parameters, known) if type_name is None else ()
     if len(named) == 1:
         type_name, named = named[0], ()
-    reading = Reading(tuple(base_urls), zone, datetimes.ticks(now or datetime.now(UTC)))
+    reading = Reading(tuple(base_urls), zone, times.ticks(now or datetime.now(UTC)))
     draft = _Draft(type_name, named, reading)
     for name, value in parameters:
         try:

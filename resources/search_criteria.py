@@ -16,9 +16,9 @@ from resources.criteria import (
     Has,
     Leaf,
     Missing,
-    Table,
     Value,
 )
+from resources.index_rows import Table
 from resources.outcomes import BadRequest
 from resources.search_parameters import (
     IDENTIFIER,

@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import Any
 
 from resources import definitions
-from resources.criteria import Table
+from resources.index_rows import Table
 from resources.paths import reference_targets, value_types
 
 TEXT = 100_000

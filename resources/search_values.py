@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import tzinfo
 from functools import cache
 
-from resources import datetimes, definitions, paths, ranges, references, registry
+from resources import definitions, paths, ranges, references, registry, times
 from resources.criteria import (
     IdValue,
     QuantityValue,
@@ -137,7 +137,7 @@ def _date(text: str, parameter: SearchParameter, modifier: str, reading: Reading
     if len(fraction) > 9:
         raise ValueError("has more than nine digits of a second")
     try:
-        low, high = datetimes.interval(written, reading.zone)
+        low, high = times.interval(written, reading.zone)
     except ValueError:
         raise ValueError("must be a date: YYYY, YYYY-MM, YYYY-MM-DD or YYYY-MM-DDThh:mm[:ss[.sss]][zone]") from None
     return (RangeValue(prefix, ranges.dates(prefix, low, high, reading.now_ticks)),)

@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 
 from resources.codes import IMAGING_CATEGORIES, IMAGING_EXAMS, LOINC, codings, has_coding
 from resources.identifiers import accession_identifier, accession_number, is_accession
-from resources.outcomes import Issue, Json
+from resources.json import Json
+from resources.outcomes import Issue
 
 PRIORITIES = ("stat", "asap", "urgent", "routine")
 """request-priority, the gravest first."""

@@ -21,7 +21,8 @@ from resources.invariants import DATA_TYPES, EVERY_RESOURCE, Rule, Scope
 from resources.invariants_clinical import CLINICAL
 from resources.invariants_conformance import CONFORMANCE
 from resources.invariants_structure import STRUCTURE
-from resources.outcomes import Issue, Json
+from resources.json import Json
+from resources.outcomes import Issue
 
 Where = tuple[Any, str | int]
 """(the place of the parent, a name or position); the root is a str."""

@@ -20,8 +20,9 @@ from resources.codes import (
     coding,
     concept,
 )
+from resources.json import Json
 from resources.lifecycle import changed_elements
-from resources.outcomes import ForbiddenTransition, Issue, Json
+from resources.outcomes import ForbiddenTransition, Issue
 
 SERVER_MADE = frozenset({TaskKind.ORDER, TaskKind.REGULATE, TaskKind.ACQUIRE, TaskKind.READ})
 """Kinds that only the server creates: there is exactly one of each per order."""

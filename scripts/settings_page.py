@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 from pathlib import Path
 
-from fhir_server import settings
+from fhir_server.server import settings
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "settings.md"
 

@@ -6,19 +6,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
+from sqlalchemy import Connection
 
-    from resources.search import Query
-    from store.unit_of_work import UnitOfWork
-
-Json = dict[str, Any]
+from resources import jsontext
+from resources.json import Json
+from resources.search import Query
 
 EVERYONE = "*"
 """The audience member that stands for every authenticated organisation (directory resources)."""
@@ -168,8 +166,6 @@ class Version:
     def json(self) -> Json:
         """The resource as parsed JSON (decimals keep their digits). Do not alter it: copy first."""
         if not self.parsed:
-            from resources import jsontext
-
             self.parsed.append(jsontext.parse(self.content))
         return self.parsed[0]
 
@@ -185,6 +181,159 @@ class Change:
     derived: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class SearchPage:
+    """Matches in order, and what they include."""
+
+    matches: list[Version]
+    includes: list[Version]
+    total: int | None
+    """Number of matches on all pages, where it was asked for or is known anyway."""
+    next: str | None
+    """Token of the next page; None on the last."""
+    incomplete: bool = False
+    """More was to be included than is ever sent at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """A background loop: `step` is called again at once while it finds work, else after `interval_s` seconds.
+
+    `step` does one bounded piece of work and returns whether it did any. It may raise: it is called again later.
+    """
+
+    name: str
+    step: Callable[[], bool]
+    interval_s: float
+
+
+class Resources(Protocol):
+    """Resources as one caller sees them. Implemented by `store.repository`."""
+
+    def visibility(self, interaction: Interaction, type_name: str) -> Visibility:
+        """What the caller may see of a type. Raises Forbidden where no scope covers it."""
+        ...
+
+    def read(self, type_name: str, id: str) -> Version:
+        """The current version. Raises NotFound, Gone."""
+        ...
+
+    def vread(self, type_name: str, id: str, version: int) -> Version:
+        """One version. Raises NotFound, Gone."""
+        ...
+
+    def exists(self, type_name: str, id: str) -> bool:
+        """Whether the caller may see such a resource; not recorded as an access."""
+        ...
+
+    def search(self, query: Query, *, token: str | None = None) -> SearchPage:
+        """A page of matches and what they include. Raises BadRequest, Gone, Forbidden."""
+        ...
+
+    def find(self, type_name: str, parameters: Sequence[tuple[str, str]]) -> list[Version]:
+        """All matches of a search written as (name, value) pairs, for rules of the server."""
+        ...
+
+    def each(self, type_name: str, parameters: Sequence[tuple[str, str]]) -> Iterator[Version]:
+        """As `find`, read in portions, however many there are."""
+        ...
+
+    def create(self, type_name: str, resource: Json, *, id: str | None = None) -> Version:
+        """Store a new resource; the server chooses the id unless given."""
+        ...
+
+    def update(
+        self,
+        type_name: str,
+        id: str,
+        resource: Json,
+        *,
+        if_match: int | None = None,
+        create: bool = True,
+        interaction: Interaction = Interaction.UPDATE,
+    ) -> Version:
+        """Store the next version. Raises PreconditionFailed, NotFound, Gone."""
+        ...
+
+    def delete(self, type_name: str, id: str, *, if_match: int | None = None) -> Version:
+        """Store a deletion. Raises NotFound, PreconditionFailed."""
+        ...
+
+
+class Work(Protocol):
+    """A unit of work as permits, observers and rules see it. Implemented by `store.unit_of_work`."""
+
+    @property
+    def caller(self) -> Caller:
+        """Whose unit of work it is."""
+        ...
+
+    @property
+    def connection(self) -> Connection:
+        """The transaction, for a package's own tables."""
+        ...
+
+    @property
+    def now(self) -> datetime:
+        """The time of this transaction, aware, UTC."""
+        ...
+
+    @property
+    def tx(self) -> int | None:
+        """The number of this transaction in the order of all; None in a read."""
+        ...
+
+    @property
+    def resources(self) -> Resources:
+        """What the caller does: permitted, recorded."""
+        ...
+
+    @property
+    def system(self) -> Resources:
+        """What the server does on the caller's behalf: not permitted by anyone, each write recorded as derived."""
+        ...
+
+    def acting_for(self, organization: str) -> Resources:
+        """As `system`, and what is created belongs to `organization`."""
+        ...
+
+    @property
+    def oldest_unsettled_tx(self) -> int:
+        """The lowest number of a transaction that had not ended when this one looked; its own where it is alone."""
+        ...
+
+    @property
+    def new_id(self) -> Callable[[], str]:
+        """Draws a logical id."""
+        ...
+
+    @property
+    def platform(self) -> str:
+        """Logical id of the Organization that is the teleradiology platform."""
+        ...
+
+    @property
+    def base_urls(self) -> tuple[str, ...]:
+        """FHIR bases of this server: an absolute reference below one of them is a reference to this server."""
+        ...
+
+    def note(self, access: Access) -> None:
+        """Record an access beside the repository's own."""
+        ...
+
+    def flush(self) -> None:
+        """Write buffered index rows, so that a statement on them sees this transaction's own versions."""
+        ...
+
+    def lock(self, key: str) -> None:
+        """Hold `key` until the end of the transaction: others that ask for it wait."""
+        ...
+
+    def register_audience(self, organizations: frozenset[str]) -> int:
+        """The number by which tables name this set of organisations."""
+        ...
+
+
 class Permit(Protocol):
     """Who may. Implemented by `auth.policy`."""
 
@@ -192,11 +341,11 @@ class Permit(Protocol):
         """What `caller` may see of `type_name` by this interaction. Raises Forbidden where no scope covers it."""
         ...
 
-    def authorise_write(self, uow: UnitOfWork, caller: Caller, draft: Draft) -> None:
+    def authorise_write(self, uow: Work, caller: Caller, draft: Draft) -> None:
         """Raise Forbidden unless the caller may write this draft (scope, scope constraints, ownership)."""
         ...
 
-    def audience(self, uow: UnitOfWork, caller: Caller, draft: Draft) -> Audience:
+    def audience(self, uow: Work, caller: Caller, draft: Draft) -> Audience:
         """Owner and audience of the version that `draft` becomes."""
         ...
 
@@ -216,10 +365,10 @@ class Trail(Protocol):
 class Observer(Protocol):
     """Reacts to changes inside the transaction that makes them."""
 
-    def prepare(self, uow: UnitOfWork, draft: Draft) -> None:
+    def prepare(self, uow: Work, draft: Draft) -> None:
         """Before a version is written: complete `draft.resource`, or raise to refuse it."""
         ...
 
-    def changed(self, uow: UnitOfWork, change: Change) -> None:
+    def changed(self, uow: Work, change: Change) -> None:
         """After all writes of the caller, before the commit. May write through `uow.system`; may raise to refuse."""
         ...

@@ -1,15 +1,115 @@
-"""A background loop: a named step that is called again at once while it finds work, else after an interval."""
+"""The store's maintenance loops.
+
+*Sweep*: the index rows of versions that no page token can still reach are removed. The versions themselves stay for
+ever (history, vread); only what searches them goes. A token lives an hour, so rows of a version that ended longer ago
+serve nobody.
+
+*Statistics* (PostgreSQL): the planner's statistics are kept up with growth. Autovacuum looks once a minute; until it
+has, a table that was just filled looks empty to the planner, and a search that takes 20 ms took 6 s in a bench right
+after its load. SQLite's plans are written down by `store.search.compile` and need none.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from datetime import timedelta
+
+from sqlalchemy import Connection, delete, func, select, text, tuple_
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from resources.times import microseconds
+from store.access import Loop
+from store.engine.database import Database
+from store.search.pages import LIFETIME
+from store.unit_of_work import Store
+from store.versions.tables import CURRENT, INDEX_TABLES, audience_member, resource_version, store_setting, tx
+
+BATCH = 200
+"""Versions of one transaction: on SQLite every writer waits for it."""
+MARGIN = timedelta(minutes=5)
+SWEEP_INTERVAL_S = 60.0
+STATISTICS_INTERVAL_S = 3.0
+_GROWTH = 1.3
+_AT_LEAST = 200
+"""Versions more than at the last analysis, beside the factor."""
+
+_SETTING = "swept_to"
 
 
-@dataclass(frozen=True, slots=True)
-class Loop:
-    """`step` does one bounded piece of work and returns whether it did any. It may raise: it is called again later."""
+def sweeper(store: Store) -> Loop:
+    """The loop that sweeps."""
+    return Loop("sweep", lambda: sweep(store), SWEEP_INTERVAL_S)
 
-    name: str
-    step: Callable[[], bool]
-    interval_s: float
+
+def sweep(store: Store) -> bool:
+    """Sweep one batch; True when there may be more."""
+    cutoff_us = microseconds(store.now() - LIFETIME - MARGIN)
+    with store.database.read() as connection:
+        boundary = connection.execute(select(func.max(tx.c.tx_id)).where(tx.c.at <= cutoff_us)).scalar()
+        if boundary is None:
+            return False
+        ended = _ended(connection, int(boundary))
+    if not ended:
+        return False
+    with store.database.write() as connection:
+        keys = [pk for _, pk in ended]
+        for table in INDEX_TABLES:
+            connection.execute(delete(table).where(table.c.version_pk.in_(keys)))
+        _remember(connection, ended[-1])
+    return len(ended) == BATCH
+
+
+def _ended(connection: Connection, boundary: int) -> list[tuple[int, int]]:
+    """(valid_to, pk) of versions that ended by `boundary` and are not swept, oldest first."""
+    version = resource_version
+    kept = connection.execute(select(store_setting.c.value).where(store_setting.c.name == _SETTING)).scalar()
+    swept_to = tuple(int(part) for part in (kept or "0 0").split())
+    rows = connection.execute(
+        select(version.c.valid_to, version.c.pk)
+        .where(
+            tuple_(version.c.valid_to, version.c.pk) > tuple_(*swept_to),
+            version.c.valid_to >= swept_to[0],
+            version.c.valid_to <= boundary,
+            version.c.valid_to < CURRENT,
+        )
+        .order_by(version.c.valid_to, version.c.pk)
+        .limit(BATCH)
+    )
+    return [(int(row[0]), int(row[1])) for row in rows]
+
+
+def _remember(connection: Connection, last: tuple[int, int]) -> None:
+    insert = sqlite_insert if connection.dialect.name == "sqlite" else postgresql_insert
+    value = f"{last[0]} {last[1]}"
+    connection.execute(
+        insert(store_setting)
+        .values(name=_SETTING, value=value)
+        .on_conflict_do_update(index_elements=["name"], set_={"value": value})
+    )
+
+
+def statistician(database: Database) -> Loop:
+    """The loop that analyses."""
+    return Loop("statistics", Statistics(database).step, STATISTICS_INTERVAL_S)
+
+
+class Statistics:
+    """Remembers how large the store was when it was last analysed; a new process looks once."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._analysed_at = 0
+
+    def step(self) -> bool:
+        """Analyse if the store has grown by much; never asks to be called again at once."""
+        if self._database.is_sqlite:
+            return False
+        with self._database.read() as connection:
+            newest = int(connection.execute(select(func.coalesce(func.max(resource_version.c.pk), 0))).scalar_one())
+        if newest < self._analysed_at * _GROWTH + _AT_LEAST:
+            return False
+        names = ", ".join(f'"{table.name}"' for table in (resource_version, audience_member, *INDEX_TABLES))
+        with self._database.write() as connection:
+            connection.execute(text(f"ANALYZE {names}"))
+        self._analysed_at = newest
+        return False

@@ -8,36 +8,49 @@ FHIR R4 §3.1.0 http://hl7.org/fhir/R4/http.html
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from sqlalchemy import Select, bindparam, select
 
 from resources import jsontext
 from resources.criteria import Query
-from resources.outcomes import Gone, Json, NotFound, PreconditionFailed
+from resources.json import Json, copy_json
+from resources.outcomes import Gone, NotFound, PreconditionFailed
 from resources.registry import patients_of, type_id
-from store import history, integrity, search
-from store.access import Access, Audience, Caller, Change, Draft, Interaction, Version, Visibility
-from store.audiences import admits_prepared
-from store.copies import copy_json
-from store.faults import LostRace
-from store.statements import Prepared, Row
-from store.tables import CURRENT, resource_version
-from store.versions import (
+from resources.times import microseconds
+from store.access import (
+    Access,
+    Audience,
+    Caller,
+    Change,
+    Draft,
+    Interaction,
+    Permit,
+    SearchPage,
+    Version,
+    Visibility,
+    Work,
+)
+from store.engine.faults import LostRace
+from store.engine.statements import Prepared, Row
+from store.search import execute as search
+from store.search import history, reader
+from store.search.reader import Searchable
+from store.versions import integrity
+from store.versions.audiences import Audiences, admits_prepared
+from store.versions.queries import (
     COLUMNS,
+    IndexBuffer,
     NewVersion,
     close_version,
     extract,
     insert_version,
-    microseconds,
     stamp,
     version_of,
 )
-
-if TYPE_CHECKING:
-    from store.unit_of_work import UnitOfWork
+from store.versions.tables import CURRENT, resource_version
 
 EVERYTHING = Visibility(None)
 """What the server itself sees."""
@@ -50,10 +63,42 @@ METHODS = {
 }
 
 
+class Keeper(Searchable, Protocol):
+    """The store, as far as a repository needs it."""
+
+    @property
+    def permit(self) -> Permit: ...
+    @property
+    def audiences(self) -> Audiences: ...
+    @property
+    def new_id(self) -> Callable[[], str]: ...
+
+
+class Transaction(Work, reader.Transaction, Protocol):
+    """The unit of work, as far as a repository needs it."""
+
+    attempted: Access | None
+
+    @property
+    def store(self) -> Keeper: ...
+    @property
+    def buffer(self) -> IndexBuffer: ...
+    @property
+    def integrity(self) -> integrity.Integrity: ...
+
+    def prepare(self, draft: Draft) -> None:
+        """Have the observers complete or refuse a draft."""
+        ...
+
+    def changed(self, change: Change) -> None:
+        """Have the observers told before the commit."""
+        ...
+
+
 class Repository:
     """Resources as one caller sees them."""
 
-    def __init__(self, uow: UnitOfWork, caller: Caller, *, derived: bool = False) -> None:
+    def __init__(self, uow: Transaction, caller: Caller, *, derived: bool = False) -> None:
         """`derived`: the server acts on the caller's behalf, within the same unit of work."""
         self.uow = uow
         self.caller = caller
@@ -103,7 +148,7 @@ class Repository:
         """Versions, newest first (§3.1.0.11). `token` continues an earlier page."""
         return history.page(self, type_name, id, since=since, at=at, count=count, token=token)
 
-    def search(self, query: Query, *, token: str | None = None) -> search.SearchPage:
+    def search(self, query: Query, *, token: str | None = None) -> SearchPage:
         """A page of matches and what they include (§3.1.1). `token` continues an earlier page of the same query."""
         return search.page(self, query, token=token)
 
@@ -285,7 +330,6 @@ class Repository:
                 type_id(draft.type), draft.id, version, True, method, owner_id, audience, before.patients, b""
             )
         belongs: Audience = uow.store.permit.audience(uow, self.caller, draft)
-        audiences = uow.store.audiences
         draft.resource = stamp(draft.resource, id=draft.id, version=version, at=uow.now)
         return NewVersion(
             type_id(draft.type),
@@ -293,8 +337,8 @@ class Repository:
             version,
             False,
             method,
-            audiences.register(uow.connection, frozenset({belongs.owner}), uow.fresh_audiences),
-            audiences.register(uow.connection, belongs.organizations, uow.fresh_audiences),
+            uow.register_audience(frozenset({belongs.owner})),
+            uow.register_audience(belongs.organizations),
             patients_of(draft.type, draft.resource, uow.store.base_urls),
             jsontext.dump(draft.resource),
         )
@@ -360,7 +404,7 @@ _BELONGS = Prepared(
 )
 
 
-def _ownership(uow: UnitOfWork, pk: int) -> tuple[int, int]:
+def _ownership(uow: Transaction, pk: int) -> tuple[int, int]:
     row = _BELONGS.first(uow.connection, {"version_pk": pk})
     assert row is not None  # noqa: S101 - it was just read
     return int(row[0]), int(row[1])

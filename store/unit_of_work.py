@@ -22,19 +22,20 @@ from typing import Literal, TypeVar
 from sqlalchemy import Connection
 
 from resources.outcomes import Conflict, FhirError, Forbidden, NotFound, Unauthenticated
-from store import snapshots
+from resources.times import microseconds, of_microseconds
 from store.access import Access, Caller, Change, Draft, Interaction, Observer, Outcome, Permit, Trail
-from store.audiences import Audiences
-from store.engine import Database
-from store.faults import is_race, translated
-from store.ids import random_id
-from store.integrity import Integrity
-from store.locks import lock
-from store.pages import PageSeal
-from store.planning import Estimates
+from store.engine.database import Database
+from store.engine.faults import is_race, translated
+from store.engine.ids import random_id
+from store.engine.locks import lock
 from store.repository import Repository
-from store.snapshots import Snapshot
-from store.versions import IndexBuffer, instant, microseconds
+from store.search.pages import PageSeal
+from store.search.planning import Estimates
+from store.versions import snapshots
+from store.versions.audiences import Audiences
+from store.versions.integrity import Integrity
+from store.versions.queries import IndexBuffer
+from store.versions.snapshots import Snapshot
 
 T = TypeVar("T")
 
@@ -63,7 +64,7 @@ class UnitOfWork:
         self.buffer = IndexBuffer()
         self.changes: deque[Change] = deque()
         self.fresh_audiences: set[int] = set()
-        self.integrity = Integrity(self, lenient=store.lenient)
+        self.integrity = Integrity(connection, caller, lenient=store.lenient)
         self._changed = 0
         self._snapshot: Snapshot | None = None
         self.tx: int | None = None
@@ -71,7 +72,7 @@ class UnitOfWork:
         if write:
             now_us = microseconds(store.now()) // 1000 * 1000
             self.tx, at_us = snapshots.begin_tx(connection, now_us, store.epoch(connection))
-            self.now = instant(at_us)
+            self.now = of_microseconds(at_us)
         else:
             self.now = store.now()
         self.resources = Repository(self, caller)
@@ -80,7 +81,27 @@ class UnitOfWork:
     @cached_property
     def system(self) -> Repository:
         """What the server does on the caller's behalf: no permit is asked, each write is recorded as derived."""
-        return Repository(self, Caller.system(self.store.platform, self.caller), derived=True)
+        return self.acting_for(self.store.platform)
+
+    def acting_for(self, organization: str) -> Repository:
+        """As `system`, and what is created belongs to `organization`."""
+        return Repository(self, Caller.system(organization, self.caller), derived=True)
+
+    @property
+    def new_id(self) -> Callable[[], str]:
+        return self.store.new_id
+
+    @property
+    def platform(self) -> str:
+        return self.store.platform
+
+    @property
+    def base_urls(self) -> tuple[str, ...]:
+        return self.store.base_urls
+
+    def register_audience(self, organizations: frozenset[str]) -> int:
+        """The number by which tables name this set of organisations; written in this transaction if it is new."""
+        return self.store.audiences.register(self.connection, organizations, self.fresh_audiences)
 
     def note(self, access: Access) -> None:
         """Record what was done beside the repository, e.g. an operation or a DICOMweb access."""
@@ -98,6 +119,13 @@ class UnitOfWork:
         if self._snapshot is None:
             self._snapshot = snapshots.current(self.connection, self.store.epoch(self.connection))
         return self._snapshot
+
+    @property
+    def oldest_unsettled_tx(self) -> int:
+        """The lowest number of a transaction that had not ended when this one looked; its own where it is alone."""
+        snapshot = self.snapshot
+        own = snapshot.xmax if self.tx is None else self.tx
+        return min((own, *snapshot.in_progress))
 
     def flush(self) -> None:
         """Write buffered index rows, so that a search sees this transaction's own versions."""
@@ -131,7 +159,7 @@ def _utc_now() -> datetime:
 
 
 class Store:
-    """The one door to the data. Assembled once per process by `fhir_server.services`."""
+    """The one door to the data. Assembled once per process by `fhir_server.server.services`."""
 
     def __init__(
         self,

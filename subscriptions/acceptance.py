@@ -13,16 +13,14 @@ Backport IG 1.1.0 §errors, §safety-security
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
+from resources.json import Json
 from resources.outcomes import InvalidContent
-from store.access import Caller, Draft, Version
-from store.unit_of_work import UnitOfWork
+from resources.times import parse_instant
+from store.access import Caller, Draft, Version, Work
 from subscriptions import terms
 from subscriptions.endpoints import EndpointPolicy
 from subscriptions.signature import SEALED_PREFIX, Keyring
-
-Json = dict[str, Any]
 
 EXTENSION_BASE = "https://vigie.example/StructureDefinition"
 SUBSCRIBER = f"{EXTENSION_BASE}/subscription-client"
@@ -40,7 +38,7 @@ class Acceptance:
         self._keyring = keyring
         self._policy = policy
 
-    def prepare(self, uow: UnitOfWork, draft: Draft) -> None:
+    def prepare(self, uow: Work, draft: Draft) -> None:
         """Complete or refuse a Subscription that a client writes (Observer.prepare)."""
         resource = draft.resource
         if draft.type != "Subscription" or resource is None or uow.caller.is_system:
@@ -114,12 +112,12 @@ def subscriber_of(resource: Json) -> str | None:
 def is_over(resource: Json) -> bool:
     """Whether a stored Subscription was over when it was written: nothing is ever delivered for it, so it has neither
     subscriber nor secret to show."""
-    written = terms.instant(str((resource.get("meta") or {}).get("lastUpdated")))
+    written = parse_instant(str((resource.get("meta") or {}).get("lastUpdated")))
     return resource.get("status") in ENDED and written is not None and _ends_before(resource, written)
 
 
 def _ends_before(resource: Json, moment: datetime) -> bool:
-    end = terms.instant(str(resource.get("end")))
+    end = parse_instant(str(resource.get("end")))
     return end is not None and end <= moment
 
 

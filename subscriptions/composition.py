@@ -17,6 +17,7 @@ from datetime import datetime
 from sqlalchemy import Connection
 
 from resources import jsontext
+from resources.times import microseconds, of_microseconds
 from store.access import Access, Caller, Interaction, Outcome, Version
 from store.unit_of_work import Store
 from subscriptions import notifications, outbox, signature, terms, topics
@@ -26,7 +27,6 @@ from subscriptions.notifications import Event, Kind, Notified, Status
 from subscriptions.outbox import EventRow, State
 from subscriptions.sequencer import CallerOf
 from subscriptions.signature import Keyring
-from subscriptions.tables import micros, moment
 from subscriptions.terms import Terms
 from subscriptions.versions import Versions
 
@@ -142,7 +142,7 @@ class Composer:
                 for found in self._versions.current(connection, published.references(version.json()))
                 if self._versions.visible(connection, caller, found)
             )
-        return Event(row.number, moment(row.occurred_at), _notified(version, full=full), context)
+        return Event(row.number, of_microseconds(row.occurred_at), _notified(version, full=full), context)
 
     def _message(
         self,
@@ -170,7 +170,7 @@ class Composer:
         identifier = (
             signature.message_id(state.subscription_id, *numbers)
             if kind is Kind.EVENT
-            else f"sub/{state.subscription_id}/{kind}/{micros(now)}"
+            else f"sub/{state.subscription_id}/{kind}/{microseconds(now)}"
         )
         secret = self._keyring.secret(state.subscription_id, state.client_id)
         headers = [("Content-Type", accepted.mime_type)] if accepted.mime_type else []
@@ -212,7 +212,7 @@ def _is_signed(version: Version) -> bool:
 
 def due_kind(state: State, now: datetime) -> Kind | None:
     """What a leased subscription is due for. Events go before a heartbeat: they say more."""
-    at = micros(now)
+    at = microseconds(now)
     if state.status == "requested":
         return Kind.HANDSHAKE
     if state.status != "active":

@@ -22,9 +22,10 @@ import structlog
 from sqlalchemy import Connection
 
 from resources.outcomes import Unavailable
-from store.access import Access, Caller, Interaction, Outcome, Trail
-from store.faults import LostRace, is_race
-from store.unit_of_work import Store, UnitOfWork
+from resources.times import microseconds, of_microseconds
+from store.access import Access, Caller, Interaction, Outcome, Trail, Work
+from store.engine.faults import LostRace, is_race
+from store.unit_of_work import Store
 from subscriptions import leases, outbox, schedule
 from subscriptions.composition import ENDPOINT_REFUSED, Composer, Message
 from subscriptions.delivery import Answer, Sender
@@ -33,7 +34,6 @@ from subscriptions.notifications import Kind
 from subscriptions.outbox import State
 from subscriptions.senders import Threads
 from subscriptions.statuses import server_for, write_status
-from subscriptions.tables import micros, moment
 
 PER_ORIGIN = 4
 """Requests in flight per origin and process."""
@@ -49,7 +49,7 @@ RECORD_PAUSE = timedelta(seconds=1)
 log = structlog.get_logger()
 
 
-OnDelivered = Callable[[UnitOfWork, str], None]
+OnDelivered = Callable[[Work, str], None]
 """(unit of work of the server, ``DiagnosticReport/id``): the endpoint of another organisation than the platform has
 accepted a notification of this signed report. May be told again."""
 
@@ -178,7 +178,7 @@ class Dispatcher:
         tell = self._on_delivered
         for reference in message.signed:
 
-            def note(uow: UnitOfWork, reference: str = reference) -> None:
+            def note(uow: Work, reference: str = reference) -> None:
                 tell(uow, reference)
 
             try:
@@ -270,7 +270,7 @@ class Dispatcher:
         log.error(
             "notification not recorded, hence not sent", subscription=message.subscription, kind=str(message.kind)
         )
-        soon = micros(self._clock() + RECORD_PAUSE)
+        soon = microseconds(self._clock() + RECORD_PAUSE)
 
         def settle(connection: Connection, current: State) -> None:
             heartbeat_at = None if current.heartbeat_at is None else max(current.heartbeat_at, soon)
@@ -314,7 +314,7 @@ class Dispatcher:
 
     @staticmethod
     def _with_status(
-        uow: UnitOfWork, held: Lease, function: Callable[[Connection, State], None], status: str, error: str | None
+        uow: Work, held: Lease, function: Callable[[Connection, State], None], status: str, error: str | None
     ) -> None:
         # The Subscription first, then its delivery row: the order in which a client's write takes them.
         if not leases.is_held(uow.connection, held):
@@ -334,7 +334,7 @@ def _retry_at(state: State, kind: Kind, answer: Answer, now: datetime) -> dateti
     return schedule.next_attempt(
         state.attempts + 1,
         now,
-        first_attempt_at=now if state.first_attempt_at is None else moment(state.first_attempt_at),
+        first_attempt_at=now if state.first_attempt_at is None else of_microseconds(state.first_attempt_at),
         share=random.random(),  # noqa: S311 - jitter
         retry_after_s=answer.retry_after_s,
     )
@@ -344,11 +344,11 @@ def _next_heartbeat(current: State, now: datetime) -> int | None:
     if not current.heartbeat_s:
         return None
     share = random.random()  # noqa: S311 - jitter
-    return micros(schedule.next_heartbeat(current.heartbeat_s, now, share=share))
+    return microseconds(schedule.next_heartbeat(current.heartbeat_s, now, share=share))
 
 
 def _micros(at: datetime | None) -> int | None:
-    return None if at is None else micros(at)
+    return None if at is None else microseconds(at)
 
 
 def _failure(message: Message, reason: str) -> Access:

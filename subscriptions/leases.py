@@ -15,7 +15,8 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, insert, or_, select, update
 
-from store.ids import random_digits
+from resources.times import microseconds, of_microseconds
+from store.engine.ids import random_digits
 from subscriptions import holders, outbox
 from subscriptions.outbox import State
 from subscriptions.tables import (
@@ -23,8 +24,6 @@ from subscriptions.tables import (
     attempt_table,
     endpoint_table,
     event_table,
-    micros,
-    moment,
     state_table,
 )
 
@@ -81,7 +80,7 @@ def new_token() -> str:
 def of_the_dead(connection: Connection, now: datetime) -> list[str]:
     """Tokens of running leases whose process is known to have ended."""
     tokens = connection.execute(
-        select(state_table.c.lease_token).where(state_table.c.lease_until > micros(now)).distinct()
+        select(state_table.c.lease_token).where(state_table.c.lease_until > microseconds(now)).distinct()
     ).scalars()
     return [token for token in tokens if token and holders.is_gone(token.partition("/")[0])]
 
@@ -95,12 +94,12 @@ def end(connection: Connection, tokens: Sequence[str]) -> None:
 
 def is_due(connection: Connection, now: datetime, lane: Lane) -> bool:
     """Whether there is something to send, so that an idle dispatcher takes no write lock."""
-    return connection.execute(_due_now(micros(now), lane).limit(1)).first() is not None
+    return connection.execute(_due_now(microseconds(now), lane).limit(1)).first() is not None
 
 
 def take(connection: Connection, now: datetime, *, token: str, limit: int, lane: Lane) -> list[Lease]:
     """Lease up to `limit` due subscriptions of a lane, the longest due first."""
-    at = micros(now)
+    at = microseconds(now)
     statement = _due_now(at, lane).order_by(state_table.c.due_at).limit(4 * limit)
     statement = statement.with_for_update(of=state_table, skip_locked=True)
     taken = dict(lane.busy)
@@ -131,7 +130,7 @@ def fix_batch(connection: Connection, held: Lease, *, last: int, now: datetime) 
     touched = connection.execute(
         update(state_table)
         .where(state_table.c.subscription_id == held.state.subscription_id, state_table.c.lease_token == held.token)
-        .values(batch_last=last, first_attempt_at=held.state.first_attempt_at or micros(now))
+        .values(batch_last=last, first_attempt_at=held.state.first_attempt_at or microseconds(now))
     )
     return bool(touched.rowcount)
 
@@ -155,7 +154,7 @@ def release(connection: Connection, after: State, now: datetime) -> None:
 
 def keep(connection: Connection, held: Lease, after: State, now: datetime) -> Lease:
     """Hold on to the lease for the next notification."""
-    _write(connection, after, lease_until=_until(micros(now), after), now=now)
+    _write(connection, after, lease_until=_until(microseconds(now), after), now=now)
     return Lease(after, held.token, 0)
 
 
@@ -173,7 +172,7 @@ def _write(connection: Connection, after: State, *, lease_until: int | None, now
             heartbeat_at=after.heartbeat_at,
             lease_token=after.lease_token,
             lease_until=lease_until,
-            due_at=outbox.due_at(after, micros(now)),
+            due_at=outbox.due_at(after, microseconds(now)),
         )
     )
 
@@ -190,7 +189,7 @@ def endpoint_answered(connection: Connection, origin: str, now: datetime) -> Non
     )
     if not recovered.rowcount:
         return
-    at = micros(now)
+    at = microseconds(now)
     connection.execute(
         update(state_table)
         .where(state_table.c.origin == origin, state_table.c.status == "active", state_table.c.retry_at > at)
@@ -217,7 +216,7 @@ def set_breaker(connection: Connection, origin: str, until: datetime | None) -> 
     connection.execute(
         update(endpoint_table)
         .where(endpoint_table.c.origin == origin)
-        .values(open_until=None if until is None else micros(until))
+        .values(open_until=None if until is None else microseconds(until))
     )
 
 
@@ -232,7 +231,7 @@ def note_attempt(connection: Connection, attempt: Attempt) -> None:
             kind=attempt.kind,
             first_number=attempt.first_number,
             last_number=attempt.last_number,
-            at=micros(attempt.at),
+            at=microseconds(attempt.at),
             duration_ms=attempt.duration_ms,
             http_status=attempt.http_status,
             result=attempt.result,
@@ -251,7 +250,7 @@ def attempts_of(connection: Connection, subscription_id: str, *, limit: int = 10
     )
     return [
         Attempt(
-            row.subscription_id, row.kind, row.first_number, row.last_number, moment(row.at), row.duration_ms,
+            row.subscription_id, row.kind, row.first_number, row.last_number, of_microseconds(row.at), row.duration_ms,
             row.http_status, row.result, row.fault,
         )
         for row in connection.execute(statement)
@@ -260,13 +259,13 @@ def attempts_of(connection: Connection, subscription_id: str, *, limit: int = 10
 
 def ended(connection: Connection, now: datetime) -> list[State]:
     """Subscriptions whose `end` has passed and that are not off."""
-    statement = select(state_table).where(state_table.c.end_at <= micros(now), state_table.c.status != "off")
+    statement = select(state_table).where(state_table.c.end_at <= microseconds(now), state_table.c.status != "off")
     return [outbox.state_of(row) for row in connection.execute(statement)]
 
 
 def sweep(connection: Connection, now: datetime) -> int:
     """Remove events and attempts older than the retention; returns how many."""
-    before = micros(now - RETENTION)
+    before = microseconds(now - RETENTION)
     events = connection.execute(delete(event_table).where(event_table.c.occurred_at < before)).rowcount
     attempts = connection.execute(delete(attempt_table).where(attempt_table.c.at < before)).rowcount
     return events + attempts

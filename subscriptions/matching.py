@@ -10,8 +10,7 @@ from __future__ import annotations
 from weakref import WeakKeyDictionary
 
 from resources.outcomes import InvalidContent
-from store.access import Change, Draft
-from store.unit_of_work import UnitOfWork
+from store.access import Change, Draft, Work
 from subscriptions import outbox, terms, topics
 from subscriptions.acceptance import Acceptance, is_over
 from subscriptions.endpoints import EndpointPolicy
@@ -26,12 +25,12 @@ class Watch:
     def __init__(self, acceptance: Acceptance, policy: EndpointPolicy) -> None:
         self._acceptance = acceptance
         self._policy = policy
-        self._heard: WeakKeyDictionary[UnitOfWork, set[str]] = WeakKeyDictionary()
+        self._heard: WeakKeyDictionary[Work, set[str]] = WeakKeyDictionary()
 
-    def prepare(self, uow: UnitOfWork, draft: Draft) -> None:
+    def prepare(self, uow: Work, draft: Draft) -> None:
         self._acceptance.prepare(uow, draft)
 
-    def changed(self, uow: UnitOfWork, change: Change) -> None:
+    def changed(self, uow: Work, change: Change) -> None:
         after = change.after
         if after.type == "Subscription":
             self._subscription(uow, change)
@@ -47,7 +46,7 @@ class Watch:
                 at=uow.now,
             )
 
-    def _may_be_heard(self, uow: UnitOfWork, type_name: str) -> bool:
+    def _may_be_heard(self, uow: Work, type_name: str) -> bool:
         """Published topics hear all that their types do. What only R4 criteria ask about is noted while they do: for
         most types nobody does, and a write should cost no more for it than one look."""
         if type_name in topics.TYPES:
@@ -59,7 +58,7 @@ class Watch:
             heard = self._heard[uow] = outbox.listened_topics(uow.connection)
         return type_name in heard
 
-    def _subscription(self, uow: UnitOfWork, change: Change) -> None:
+    def _subscription(self, uow: Work, change: Change) -> None:
         after = change.after
         if after.deleted:
             outbox.forget(uow.connection, after.id)
@@ -94,18 +93,9 @@ class Watch:
             max_count=accepted.max_count,
             heartbeat_s=accepted.heartbeat_s,
             end=accepted.end,
-            since_tx=_since(uow),
+            # Whatever had not ended when the subscription was made is told: on PostgreSQL a transaction that began
+            # earlier may commit later. Telling one change too many is harmless, one too few is not.
+            since_tx=uow.oldest_unsettled_tx,
             now=uow.now,
         )
         self._heard.pop(uow, None)
-
-
-def _since(uow: UnitOfWork) -> int:
-    """The oldest transaction whose changes this subscription is told: whatever had not ended when it was made.
-
-    On PostgreSQL a transaction that began earlier may commit later; a number is not a time. Telling one change too many
-    is harmless, one too few is not.
-    """
-    snapshot = uow.snapshot
-    own = snapshot.xmax if uow.tx is None else uow.tx
-    return min((own, *snapshot.in_progress))

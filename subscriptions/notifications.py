@@ -12,13 +12,12 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
-from typing import Any
 
+from resources.json import Json
+from resources.times import instant_text
 from subscriptions.terms import BACKPORT
-
-Json = dict[str, Any]
 
 STATUS_PROFILE = f"{BACKPORT}/backport-subscription-status-r4"
 NOTIFICATION_PROFILE = f"{BACKPORT}/backport-subscription-notification-r4"
@@ -86,7 +85,7 @@ def bundle(kind: Kind, status: Status, events: Sequence[Event], *, content: str,
         "id": str(uuid.uuid4()),
         "meta": {"profile": [NOTIFICATION_PROFILE]},
         "type": "history",
-        "timestamp": instant(at),
+        "timestamp": instant_text(at),
         "entry": entries,
     }
 
@@ -96,7 +95,7 @@ def status_bundle(statuses: Sequence[Status], *, base_url: str, at: datetime) ->
     return {
         "resourceType": "Bundle",
         "type": "searchset",
-        "timestamp": instant(at),
+        "timestamp": instant_text(at),
         "total": len(statuses),
         "entry": [
             {
@@ -133,15 +132,10 @@ def parameters(kind: Kind, status: Status, events: Sequence[Event], content: str
     }
 
 
-def instant(at: datetime) -> str:
-    """A FHIR instant in UTC with milliseconds."""
-    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{at.microsecond // 1000:03d}Z"
-
-
 def _event_parts(event: Event, content: str, base_url: str) -> list[Json]:
     parts: list[Json] = [
         {"name": "event-number", "valueString": str(event.number)},
-        {"name": "timestamp", "valueInstant": instant(event.at)},
+        {"name": "timestamp", "valueInstant": instant_text(event.at)},
     ]
     if content == "empty":
         return parts
@@ -175,6 +169,6 @@ def _entry(notified: Notified, base_url: str) -> Json:
     entry["response"] = {
         "status": "201" if created else "200",
         "etag": f'W/"{notified.version}"',
-        "lastModified": instant(notified.last_updated),
+        "lastModified": instant_text(notified.last_updated),
     }
     return entry

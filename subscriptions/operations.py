@@ -10,19 +10,17 @@ http://hl7.org/fhir/uv/subscriptions-backport/STU1.1/OperationDefinition-backpor
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
+from resources.json import Json
 from resources.outcomes import BadRequest, Gone, NotFound
-from store.access import Access, Interaction, Version
-from store.unit_of_work import UnitOfWork
+from store.access import Access, Interaction, Version, Work
 from subscriptions import notifications, outbox, terms, topics
 from subscriptions.composition import Composer
 from subscriptions.notifications import Kind, Status
 from subscriptions.outbox import State
 
-Json = dict[str, Any]
 Parameters = Sequence[tuple[str, str]]
-Operation = Callable[[UnitOfWork, str | None, Parameters, str], Json]
+Operation = Callable[[Work, str | None, Parameters, str], Json]
 """(read-only unit of work of the request, id or None at type level, parameters, FHIR base that the client used) →
 resource."""
 
@@ -42,7 +40,7 @@ class Operations:
         """Operation name, without the dollar → function."""
         return {"status": self.status, "events": self.events}
 
-    def status(self, uow: UnitOfWork, id: str | None, parameters: Parameters, base_url: str) -> Json:
+    def status(self, uow: Work, id: str | None, parameters: Parameters, base_url: str) -> Json:
         """A searchset with the SubscriptionStatus of one subscription, or of those of the caller's organisation."""
         asked = _read(parameters, {"id", "status"} if id is None else set())
         if id is not None:
@@ -53,7 +51,7 @@ class Operations:
             found = [status for status in found if not wanted or status.status in wanted]
         return notifications.status_bundle(found, base_url=base_url, at=uow.now)
 
-    def events(self, uow: UnitOfWork, id: str | None, parameters: Parameters, base_url: str) -> Json:
+    def events(self, uow: Work, id: str | None, parameters: Parameters, base_url: str) -> Json:
         """A notification with events from `eventsSinceNumber` to `eventsUntilNumber`, both included; at most 100."""
         if id is None:
             raise BadRequest("$events is asked of one Subscription", code="not-supported")
@@ -89,11 +87,11 @@ class Operations:
             Kind.QUERY_EVENT, _status(version, state), events, content=content[0], base_url=base_url, at=uow.now
         )
 
-    def _one(self, uow: UnitOfWork, id: str) -> Status:
+    def _one(self, uow: Work, id: str) -> Status:
         version, state = self._subscription(uow, id)
         return _status(version, state)
 
-    def _all(self, uow: UnitOfWork, ids: Sequence[str]) -> list[Status]:
+    def _all(self, uow: Work, ids: Sequence[str]) -> list[Status]:
         uow.resources.visibility(Interaction.READ, "Subscription")  # Forbidden, also where there is none
         states = outbox.of_organization(uow.connection, uow.caller.organization)
         wanted = {text.rpartition("/")[2] for text in ids}
@@ -107,7 +105,7 @@ class Operations:
                 continue
         return found
 
-    def _subscription(self, uow: UnitOfWork, id: str) -> tuple[Version, State | None]:
+    def _subscription(self, uow: Work, id: str) -> tuple[Version, State | None]:
         """A subscription and how far it has got; None: it has been off since it was written."""
         return uow.resources.read("Subscription", id), outbox.state(uow.connection, id)
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, text, update
 
-from store.statements import Prepared
-from subscriptions.tables import attempt_table, change_table, event_table, micros, state_table
+from resources.times import microseconds
+from store.engine.statements import Prepared
+from subscriptions.tables import attempt_table, change_table, event_table, state_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ def append_change(
     _APPEND.run(
         connection,
         {"tx_id": tx_id, "resource_type": resource_type, "resource_id": resource_id, "version": version,
-         "version_pk": version_pk, "before_pk": before_pk, "occurred_at": micros(at)},
+         "version_pk": version_pk, "before_pk": before_pk, "occurred_at": microseconds(at)},
     )  # fmt: skip
 
 
@@ -146,9 +147,9 @@ def accept(
     values: dict[str, Any] = {
         "version_pk": version_pk, "organization": organization, "client_id": client_id, "topic": topic,
         "filters": json.dumps(list(filters)), "content": content, "origin": origin, "timeout_s": timeout_s,
-        "max_count": max_count, "heartbeat_s": heartbeat_s, "end_at": None if end is None else micros(end),
+        "max_count": max_count, "heartbeat_s": heartbeat_s, "end_at": None if end is None else microseconds(end),
         "status": "requested", "batch_last": None, "attempts": 0, "first_attempt_at": None, "retry_at": None,
-        "heartbeat_at": None, "due_at": micros(now), "lease_until": None, "lease_token": None,
+        "heartbeat_at": None, "due_at": microseconds(now), "lease_until": None, "lease_token": None,
     }  # fmt: skip
     if earlier is None:
         fresh = {"subscription_id": subscription_id, "since_tx": since_tx, "events": 0, "delivered": 0}
@@ -239,7 +240,7 @@ def append_events(connection: Connection, subscription: State, changes: Sequence
     connection.execute(
         update(state_table)
         .where(state_table.c.subscription_id == subscription.subscription_id)
-        .values(events=events, due_at=due_at(replace(subscription, events=events), micros(now)))
+        .values(events=events, due_at=due_at(replace(subscription, events=events), microseconds(now)))
     )
 
 

@@ -19,9 +19,9 @@ from functools import lru_cache
 from sqlalchemy import Connection
 
 from resources.outcomes import InvalidContent
-from store import snapshots
-from store.access import EVERYONE, Caller, Version
-from store.unit_of_work import Store, UnitOfWork
+from store.access import EVERYONE, Caller, Version, Work
+from store.unit_of_work import Store
+from store.versions import snapshots
 from subscriptions import outbox, topics
 from subscriptions.filters import Filter, read_criteria, read_filter
 from subscriptions.outbox import ChangeRow, State
@@ -67,7 +67,7 @@ class Sequencer:
         while self._broken:
             subscription_id, (organization, reason) = self._broken.popitem()
 
-            def fail(uow: UnitOfWork, id: str = subscription_id, reason: str = reason) -> None:
+            def fail(uow: Work, id: str = subscription_id, reason: str = reason) -> None:
                 if write_status(uow, id, "error", error=reason):
                     outbox.halt(uow.connection, id, status="error")
 

@@ -13,12 +13,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
 
 from resources import jsontext
-from store.access import Caller, Observer, Version
-from store.loops import Loop
-from store.unit_of_work import Store, UnitOfWork
+from resources.json import Json
+from store.access import Caller, Loop, Observer, Version, Work
+from store.unit_of_work import Store
 from subscriptions import leases, outbox, topics
 from subscriptions.acceptance import Acceptance
 from subscriptions.composition import Composer
@@ -31,8 +30,6 @@ from subscriptions.sequencer import CallerOf, Sequencer
 from subscriptions.signature import Keyring
 from subscriptions.statuses import server_for, write_status
 from subscriptions.versions import Versions
-
-Json = dict[str, Any]
 
 SEQUENCER_INTERVAL_S = 0.1
 DISPATCHER_INTERVAL_S = 0.1
@@ -124,7 +121,7 @@ class Subscriptions:
         self.dispatcher.close()
 
 
-def _turn_off(uow: UnitOfWork, subscription_id: str) -> None:
+def _turn_off(uow: Work, subscription_id: str) -> None:
     if write_status(uow, subscription_id, "off"):
         outbox.halt(uow.connection, subscription_id, status="off")
 

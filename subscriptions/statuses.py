@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from resources.json import Json
 from resources.outcomes import Gone, NotFound
-from store.access import Caller
-from store.unit_of_work import UnitOfWork
-
-Json = dict[str, Any]
+from store.access import Caller, Work
 
 
-def write_status(uow: UnitOfWork, subscription_id: str, status: str, *, error: str | None = None) -> bool:
+def write_status(uow: Work, subscription_id: str, status: str, *, error: str | None = None) -> bool:
     """A new version of the Subscription with this status. False where it was deleted meanwhile.
 
     `error` is the last error (Subscription.error), a text of ours without anything of the partner's answer.

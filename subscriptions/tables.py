@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import BigInteger, Column, Index, Integer, SmallInteger, Table, Text
 
-from store.tables import BinaryText, Key, metadata
+from store.engine.schema import BinaryText, Key, metadata
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 RETENTION = timedelta(days=30)
@@ -107,12 +107,3 @@ attempt_table = Table(
     Index("ix_subscription_attempt_age", "at"),
 )
 
-
-def micros(at: datetime) -> int:
-    """µs since 1970-01-01T00:00Z."""
-    return (at - EPOCH) // timedelta(microseconds=1)
-
-
-def moment(value: int) -> datetime:
-    """The instant of `micros`."""
-    return EPOCH + timedelta(microseconds=value)

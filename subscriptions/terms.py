@@ -15,14 +15,13 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
+from resources.json import Json
 from resources.outcomes import InvalidContent, Issue
+from resources.times import parse_instant
 from subscriptions import filters, schedule, topics
 from subscriptions.endpoints import Endpoint, EndpointPolicy, RefusedEndpoint
 from subscriptions.topics import TOPICS, Topic
-
-Json = dict[str, Any]
 
 BACKPORT = "http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition"
 PROFILE = f"{BACKPORT}/backport-subscription"
@@ -293,7 +292,7 @@ class _Reader:
         text = self._resource.get("end")
         if not isinstance(text, str):
             return None
-        end = instant(text)
+        end = parse_instant(text)
         if end is None:
             self._refuse("end is not an instant", "Subscription.end", "value")
         elif end <= self._now:
@@ -342,11 +341,3 @@ def _extensions(holder: Json, element: str | None = None) -> Iterator[Json]:
             if isinstance(extension, dict):
                 yield extension
 
-
-def instant(text: str) -> datetime | None:
-    """A FHIR instant as an aware UTC datetime, or None."""
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return found.astimezone(UTC) if found.tzinfo else None

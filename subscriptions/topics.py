@@ -15,8 +15,8 @@ from functools import cache
 from typing import Any
 
 from resources import registry
+from resources.json import Json
 
-Json = dict[str, Any]
 Trigger = Callable[[Json | None, Json], bool]
 """(the version before, or None where the resource is created; the version after) -> does the topic fire?"""
 

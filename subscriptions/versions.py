@@ -14,13 +14,11 @@ from sqlalchemy import Connection, select
 from resources import matching
 from resources.outcomes import Forbidden
 from resources.registry import type_id
-from store import versions as store_versions
 from store.access import Caller, Interaction, Permit, Version
-from store.audiences import Audiences, admits
-from store.tables import MAX, audience_member, resource_version
+from store.versions import queries as store_versions
+from store.versions.audiences import Audiences, admits
+from store.versions.tables import MAX, audience_member, resource_version
 from subscriptions.filters import Filter
-
-Json = dict[str, Any]
 
 
 class Versions:

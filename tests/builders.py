@@ -6,8 +6,7 @@ import itertools
 from typing import Any
 
 from resources.codes import DUTY_FUNCTION, SNOMED, TELERADIOLOGY_TASK, V2_0203, DutyFunction, concept
-
-Json = dict[str, Any]
+from resources.json import Json
 
 _number = itertools.count(1)
 

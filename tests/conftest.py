@@ -18,8 +18,8 @@ import psycopg
 import pytest
 
 from store.access import Caller
-from store.engine import Database, open_engine
-from store.tables import metadata
+from store.engine.database import Database, open_engine
+from store.engine.schema import metadata
 from store.unit_of_work import Store
 from tests.support import BASE_URL, PLATFORM, Clock, Ids, MemoryTrail, OpenPermit, caller
 

@@ -17,7 +17,8 @@ from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from typing import Any
 
-Json = dict[str, Any]
+from resources.json import Json
+
 Pairs = Sequence[tuple[str, str]]
 Range = tuple[Fraction, Fraction, bool]
 """Low, high, and whether high belongs to it."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-Json = dict[str, Any]
+from resources.json import Json
 
 TYPES = ("Patient", "Observation", "ServiceRequest", "ValueSet")
 SYSTEMS = ("http://loinc.org", "http://snomed.info/sct", "urn:oid:1.2.3")

@@ -12,11 +12,10 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from resources.json import Json
 from resources.outcomes import Forbidden
 from store.access import EVERYONE, Access, Audience, Caller, Draft, Interaction, Visibility
 from store.unit_of_work import UnitOfWork
-
-Json = dict[str, Any]
 
 PLATFORM = "platform"
 BASE_URL = "http://localhost:8080/fhir"

@@ -13,26 +13,27 @@ from resources import task as tasks
 from resources.codes import DISPLAYS, STATUS_REASON, TaskKind, concept
 from resources.diagnostic_report import based_on
 from resources.identifiers import is_accession
+from resources.json import Json
 from resources.lifecycle import FINISHED_TASK
-from resources.outcomes import Forbidden, Json
-from store.access import Version
-from store.unit_of_work import UnitOfWork
+from resources.outcomes import Forbidden
+from resources.times import instant_text
+from store.access import Version, Work
 from workflow import context
 from workflow.context import Context, look_up
-from workflow.deadlines import deadline, instant_text
+from workflow.deadlines import deadline
 
 
 @dataclass(slots=True)
 class Case:
     """One order and its Tasks, inside one unit of work."""
 
-    uow: UnitOfWork
+    uow: Work
     context: Context
     order: Version
     tasks: dict[TaskKind, Version]
 
     @classmethod
-    def load(cls, uow: UnitOfWork, context: Context, order_ref: str | None) -> Case | None:
+    def load(cls, uow: Work, context: Context, order_ref: str | None) -> Case | None:
         """The case of an order; None where that order is not in the workflow (it has no root Task)."""
         if not order_ref or not order_ref.startswith("ServiceRequest/"):
             return None
@@ -47,7 +48,7 @@ class Case:
         return cls(uow, context, order, found) if order is not None else None
 
     @classmethod
-    def of(cls, uow: UnitOfWork, context: Context, resource: Json) -> Case | None:
+    def of(cls, uow: Work, context: Context, resource: Json) -> Case | None:
         """The case that a caller's report, protocol or study is based on: the first of its orders that is in the
         workflow and that the caller may see. Another organisation's order is as if it were not there."""
         for reference in based_on(resource):
@@ -118,7 +119,7 @@ class Case:
             self.move(kind, "cancelled", statusReason=reason)
 
 
-def _is_visible(uow: UnitOfWork, reference: str) -> bool:
+def _is_visible(uow: Work, reference: str) -> bool:
     try:
         return uow.resources.exists(*reference.split("/", 1))
     except Forbidden:

@@ -13,11 +13,11 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from resources.outcomes import FhirError, Json, PreconditionFailed
-from store.access import Draft, Version
-from store.faults import LostRace
-from store.ids import random_id
-from store.unit_of_work import UnitOfWork
+from resources.json import Json
+from resources.outcomes import FhirError, PreconditionFailed
+from store.access import Draft, Version, Work
+from store.engine.faults import LostRace
+from store.engine.ids import random_id
 
 _acting: ContextVar[bool] = ContextVar("workflow_acting", default=False)
 
@@ -62,13 +62,13 @@ def is_acting() -> bool:
     return _acting.get()
 
 
-def create(uow: UnitOfWork, type_name: str, resource: Json, *, resource_id: str | None = None) -> Version:
+def create(uow: Work, type_name: str, resource: Json, *, resource_id: str | None = None) -> Version:
     """Create on the server's behalf."""
     with acting():
         return uow.system.create(type_name, resource, id=resource_id)
 
 
-def update(uow: UnitOfWork, version: Version, **elements: object) -> Version:
+def update(uow: Work, version: Version, **elements: object) -> Version:
     """Write a new version of `version` on the server's behalf: given elements replaced, those given as None removed."""
     resource = deepcopy(version.json())
     for name, value in elements.items():
@@ -83,7 +83,7 @@ def update(uow: UnitOfWork, version: Version, **elements: object) -> Version:
         raise LostRace from error
 
 
-def look_up(uow: UnitOfWork, reference: str | None) -> Version | None:
+def look_up(uow: Work, reference: str | None) -> Version | None:
     """The current version behind a relative reference; None where there is none (integrity tells the caller)."""
     type_name, _, resource_id = (reference or "").partition("/")
     if not type_name or not resource_id or "/" in resource_id:

@@ -9,12 +9,12 @@ FHIR R4 §12.4.9.6 Task.restriction http://hl7.org/fhir/R4/task-definitions.html
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from resources.codes import TaskKind
+from resources.json import Json
 from resources.lifecycle import FINISHED_TASK
-from resources.outcomes import Json
-from resources.scheduling import instant
+from resources.times import parse_instant
 
 _PARTS: Mapping[TaskKind, Mapping[str, int]] = {
     TaskKind.REGULATE: {"stat": 5, "asap": 10, "urgent": 15, "routine": 240},
@@ -38,14 +38,9 @@ def deadline(kind: TaskKind, priority: str, since: datetime) -> datetime:
     return since + timedelta(minutes=targets.get(priority, targets["routine"]))
 
 
-def instant_text(at: datetime) -> str:
-    """An instant as FHIR writes it: UTC, milliseconds."""
-    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
 def deadline_of(task: Json) -> datetime | None:
     """The deadline that a Task carries."""
-    return instant(task.get("restriction", {}).get("period", {}).get("end"))
+    return parse_instant(task.get("restriction", {}).get("period", {}).get("end"))
 
 
 def is_late(task: Json, now: datetime) -> bool:

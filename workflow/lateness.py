@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 from resources import task as tasks
 from resources.codes import TELERADIOLOGY_TASK, TaskKind
-from store.access import Caller
-from store.unit_of_work import Store, UnitOfWork
+from store.access import Caller, Work
+from store.unit_of_work import Store
 from workflow.deadlines import is_late
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class LatenessWatch:
         self._told = set(late)
         return False
 
-    def late(self, uow: UnitOfWork) -> dict[str, TaskKind]:
+    def late(self, uow: Work) -> dict[str, TaskKind]:
         """Ids and kinds of the unfinished tasks that are past their deadline."""
         codes = ",".join(f"{TELERADIOLOGY_TASK}|{kind.value}" for kind in _WATCHED)
         found = {}

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from resources.codes import DutyFunction
+from resources.json import Json
 from resources.lifecycle import SIGNED
-from resources.outcomes import BadRequest, Forbidden, ForbiddenTransition, Json
-from resources.scheduling import instant
-from store.access import Version
-from store.unit_of_work import UnitOfWork
-from workflow.deadlines import instant_text
+from resources.outcomes import BadRequest, Forbidden, ForbiddenTransition
+from resources.times import instant_text, parse_instant
+from store.access import Version, Work
 from workflow.rota import Rota
 
 
@@ -28,7 +27,7 @@ class Operations:
     rota: Rota
 
     def sign(
-        self, uow: UnitOfWork, report_id: str, parameters: Json | None = None, *, if_match: int | None = None
+        self, uow: Work, report_id: str, parameters: Json | None = None, *, if_match: int | None = None
     ) -> Version:
         """Sign the report as it is stored: the version with status final. Raises as the update would."""
         if parameters and parameters.get("parameter"):
@@ -40,12 +39,12 @@ class Operations:
         report["status"] = "final"
         return uow.resources.update("DiagnosticReport", report_id, report, if_match=if_match or current.version)
 
-    def on_duty(self, uow: UnitOfWork, *, at: str | None = None, function: str | None = None) -> Json:
+    def on_duty(self, uow: Work, *, at: str | None = None, function: str | None = None) -> Json:
         """Parameters: one `duty` for each person on duty at `at` (default now) for `function` (default any).
 
         The rota is the platform's: it is not shown to hospitals (auth/audience.py), so nor is what follows from it.
         """
-        if not uow.caller.is_system and uow.caller.organization != uow.store.platform:
+        if not uow.caller.is_system and uow.caller.organization != uow.platform:
             raise Forbidden("The rota is the platform's")
         moment = _moment(at) or uow.now
         wanted = next((one for one in DutyFunction if one == function), None)
@@ -78,7 +77,7 @@ class Operations:
 def _moment(text: str | None) -> datetime | None:
     if not text:
         return None
-    moment = instant(text.replace(" ", "+"))
+    moment = parse_instant(text.replace(" ", "+"))
     if moment is None:
         raise BadRequest("at is an instant with an explicit offset, e.g. 2026-10-25T02:30:00+01:00")
     return moment

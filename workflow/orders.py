@@ -16,15 +16,15 @@ from resources import service_request
 from resources import task as tasks
 from resources.codes import STATUS_REASON_EXTENSION, DutyFunction, TaskKind
 from resources.diagnostic_report import based_on
+from resources.json import Json
 from resources.lifecycle import FINISHED_TASK, SIGNED, changed_elements, check_transition
-from resources.outcomes import Conflict, ForbiddenTransition, InvalidContent, Json
-from resources.scheduling import instant
-from store.access import Change, Draft, Version
-from store.unit_of_work import UnitOfWork
+from resources.outcomes import Conflict, ForbiddenTransition, InvalidContent
+from resources.times import instant_text, parse_instant
+from store.access import Change, Draft, Version, Work
 from workflow import cases, context
 from workflow.cases import Case
 from workflow.context import Context, before_of, look_up
-from workflow.deadlines import deadline, instant_text
+from workflow.deadlines import deadline
 from workflow.people import People
 from workflow.reading import Reading
 
@@ -42,7 +42,7 @@ class Orders:
     people: People
     reading: Reading
 
-    def prepare(self, uow: UnitOfWork, draft: Draft) -> None:
+    def prepare(self, uow: Work, draft: Draft) -> None:
         """A caller's write of a ServiceRequest."""
         before, after = before_of(draft), draft.resource
         if after is None:
@@ -55,7 +55,7 @@ class Orders:
         elif service_request.is_imaging_order(after) or (before and service_request.is_imaging_order(before)):
             self._prepare_order(uow, draft, before, after)
 
-    def _prepare_protocol(self, uow: UnitOfWork, before: Json | None, after: Json) -> None:
+    def _prepare_protocol(self, uow: Work, before: Json | None, after: Json) -> None:
         case = Case.of(uow, self.context, after)
         if case is None:
             return
@@ -69,7 +69,7 @@ class Orders:
                     "The protocol's subject must be the order's subject", expression="ServiceRequest.subject"
                 )
 
-    def _prepare_order(self, uow: UnitOfWork, draft: Draft, before: Json | None, after: Json) -> None:
+    def _prepare_order(self, uow: Work, draft: Draft, before: Json | None, after: Json) -> None:
         old = (before or {}).get("status")
         if old in (None, "draft", "unknown"):
             if after.get("status") in _OPEN:
@@ -84,7 +84,7 @@ class Orders:
         service_request.complete_order(after, draft.id, self.context.platform, before)
         self._check_order_update(uow, case, before, after)
 
-    def _check_order_update(self, uow: UnitOfWork, case: Case, before: Json, after: Json) -> None:
+    def _check_order_update(self, uow: Work, case: Case, before: Json, after: Json) -> None:
         if uow.caller.is_system:
             return
         fixed = changed_elements(before, after, ("subject", "intent"))
@@ -108,7 +108,7 @@ class Orders:
                     expression="ServiceRequest.status",
                 )
 
-    def changed(self, uow: UnitOfWork, change: Change) -> None:
+    def changed(self, uow: Work, change: Change) -> None:
         after = change.after
         if after.deleted:
             return
@@ -119,7 +119,7 @@ class Orders:
         elif after.type == "ImagingStudy":
             self._study_changed(uow, change)
 
-    def _order_changed(self, uow: UnitOfWork, change: Change) -> None:
+    def _order_changed(self, uow: Work, change: Change) -> None:
         after = change.after.json()
         if not service_request.is_imaging_order(after):
             return
@@ -135,7 +135,7 @@ class Orders:
         elif before is not None and before.get("priority") != after.get("priority"):
             _reprioritise(case)
 
-    def _open(self, uow: UnitOfWork, order: Version) -> None:
+    def _open(self, uow: Work, order: Version) -> None:
         """S0: the root task, for the hospital to follow, and the regulator's."""
         body = cases.new_task(self.context, TaskKind.ORDER, order.reference, order.json(), uow.now, platform=False)
         requester = order.json().get("requester", {}).get("reference", "")
@@ -146,7 +146,7 @@ class Orders:
         case = Case(uow, self.context, order, {TaskKind.ORDER: root})
         case.open(TaskKind.REGULATE)
 
-    def _task_changed(self, uow: UnitOfWork, change: Change) -> None:
+    def _task_changed(self, uow: Work, change: Change) -> None:
         task = change.after.json()
         kind = tasks.kind_of(task)
         before = change.before.json() if change.before is not None and not change.before.deleted else {}
@@ -166,7 +166,7 @@ class Orders:
         elif kind is TaskKind.READ:
             self._read(uow, case, new)
 
-    def _regulated(self, uow: UnitOfWork, case: Case, task: Json) -> None:
+    def _regulated(self, uow: Work, case: Case, task: Json) -> None:
         status = task.get("status")
         if not case.is_open:
             raise ForbiddenTransition(f"{case.order.reference} is no longer open", expression="Task.status")
@@ -186,7 +186,7 @@ class Orders:
             case.open(TaskKind.ACQUIRE, input=outputs)
             self._acquire(uow, case)
 
-    def _acquired(self, uow: UnitOfWork, case: Case, task: Json) -> None:
+    def _acquired(self, uow: Work, case: Case, task: Json) -> None:
         """The technologist, or whoever resolves an incident, moved the acquisition."""
         status = task.get("status")
         if status == "in-progress":
@@ -202,7 +202,7 @@ class Orders:
                 )
             self._images_complete(uow, case, studies)
 
-    def _read(self, uow: UnitOfWork, case: Case, status: str | None) -> None:
+    def _read(self, uow: Work, case: Case, status: str | None) -> None:
         if status == "in-progress":
             case.move(TaskKind.ORDER, business="reading")
         elif status == "ready":
@@ -215,14 +215,14 @@ class Orders:
                     expression="Task.status",
                 )
 
-    def _study_changed(self, uow: UnitOfWork, change: Change) -> None:
+    def _study_changed(self, uow: Work, change: Change) -> None:
         study = change.after
         for reference in based_on(study.json()):
             case = Case.load(uow, self.context, reference)
             if case is not None and study.owner in (case.order.owner, self.context.platform):
                 self._acquire(uow, case)
 
-    def _acquire(self, uow: UnitOfWork, case: Case) -> None:
+    def _acquire(self, uow: Work, case: Case) -> None:
         """S3 and S4: move the acquisition to where the case's studies are."""
         status = case.status(TaskKind.ACQUIRE)
         if not case.is_open or status is None:
@@ -247,13 +247,13 @@ class Orders:
             case.move(TaskKind.ACQUIRE, "in-progress", statusReason=None)
             case.move(TaskKind.ORDER, "in-progress", business="")
 
-    def _images_complete(self, uow: UnitOfWork, case: Case, studies: list[Version]) -> None:
+    def _images_complete(self, uow: Work, case: Case, studies: list[Version]) -> None:
         outputs = [tasks.part("imaging-study", study.reference) for study in studies]
         case.move(TaskKind.ACQUIRE, "completed", statusReason=None, output=outputs)
         case.move(TaskKind.ORDER, "in-progress", business="")
         self.reading.open(uow, case, studies)
 
-    def _studies(self, uow: UnitOfWork, case: Case) -> list[Version]:
+    def _studies(self, uow: Work, case: Case) -> list[Version]:
         found = uow.system.find("ImagingStudy", [("basedon", case.order.reference)])
         owners = (case.order.owner, self.context.platform)  # a third party's study is none of this order's
         return [
@@ -262,7 +262,7 @@ class Orders:
             if study.owner in owners and study.json().get("status") not in ("cancelled", "entered-in-error")
         ]
 
-    def _case(self, uow: UnitOfWork, draft: Draft) -> Case | None:
+    def _case(self, uow: Work, draft: Draft) -> Case | None:
         return Case.load(uow, self.context, f"ServiceRequest/{draft.id}") if draft.before is not None else None
 
 
@@ -277,7 +277,7 @@ def _held_for_identity(case: Case) -> bool:
     return bool(held.get("statusReason") == cases.reason("identity-mismatch"))
 
 
-def _protocols(uow: UnitOfWork, case: Case, task: Json) -> list[str]:
+def _protocols(uow: Work, case: Case, task: Json) -> list[str]:
     """The protocols that an accepted order's task names; refuses one that is none, or is another order's."""
     references = tasks.references(task.get("output", []), "ServiceRequest")
     for reference in references:
@@ -311,12 +311,12 @@ def _reprioritise(case: Case) -> None:
     for kind, version in list(case.tasks.items()):
         if version.json().get("status") in FINISHED_TASK:
             continue
-        since = instant(version.json().get("authoredOn")) or case.uow.now
+        since = parse_instant(version.json().get("authoredOn")) or case.uow.now
         end = instant_text(deadline(kind, case.priority, since))
         case.move(kind, priority=case.priority, restriction={"period": {"end": end}})
 
 
-def _check_communicated(uow: UnitOfWork, task: Json) -> None:
+def _check_communicated(uow: Work, task: Json) -> None:
     """A critical result is communicated once a completed Communication says to whom and when (ACR; French §5.4)."""
     if task.get("status") != "completed":
         return

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from resources.codes import DutyFunction
 from resources.outcomes import ForbiddenTransition
-from store.unit_of_work import UnitOfWork
+from store.access import Work
 from workflow.context import Context
 from workflow.rota import Rota
 
@@ -31,7 +31,7 @@ class People:
     context: Context
     rota: Rota
 
-    def is_radiologist(self, uow: UnitOfWork) -> bool:
+    def is_radiologist(self, uow: Work) -> bool:
         """Whether the caller is a named radiologist of the platform."""
         caller = uow.caller
         return (
@@ -40,7 +40,7 @@ class People:
             and caller.practitioner is not None
         )
 
-    def has_duty(self, uow: UnitOfWork, function: DutyFunction) -> bool:
+    def has_duty(self, uow: Work, function: DutyFunction) -> bool:
         """Whether the caller is a radiologist on duty for that function now (the server itself always is)."""
         if uow.caller.is_system:
             return True
@@ -51,7 +51,7 @@ class People:
             and self.rota.is_on_duty(uow, practitioner, function, uow.now)
         )
 
-    def require_duty(self, uow: UnitOfWork, function: DutyFunction, what: str) -> None:
+    def require_duty(self, uow: Work, function: DutyFunction, what: str) -> None:
         """Raise unless the caller is on duty for that function; `what` begins the text, e.g. "Claiming a reading"."""
         if uow.caller.is_system:
             return
@@ -64,6 +64,6 @@ class People:
                 code="forbidden",
             )
 
-    def is_caller(self, uow: UnitOfWork, practitioner: str | None) -> bool:
+    def is_caller(self, uow: Work, practitioner: str | None) -> bool:
         """Whether the caller is that Practitioner (the server itself always is)."""
         return uow.caller.is_system or (practitioner is not None and practitioner == uow.caller.practitioner)

@@ -14,8 +14,7 @@ from typing import Any
 from resources import task as tasks
 from resources.codes import TELERADIOLOGY_TASK, DutyFunction, TaskKind, codings
 from resources.lifecycle import FINISHED_TASK
-from store.access import Version
-from store.unit_of_work import UnitOfWork
+from store.access import Version, Work
 from workflow.assignment import Candidate, Choice, Order, choose
 from workflow.cases import Case
 from workflow.rota import Rota
@@ -31,7 +30,7 @@ class Reading:
 
     rota: Rota
 
-    def open(self, uow: UnitOfWork, case: Case, studies: list[Version]) -> None:
+    def open(self, uow: Work, case: Case, studies: list[Version]) -> None:
         """Make the case's reading task, once, with its studies as inputs."""
         if TaskKind.READ in case.tasks:
             self.add_studies(case, studies)
@@ -60,7 +59,7 @@ class Reading:
         if new:
             case.move(TaskKind.READ, input=[*inputs, *new])
 
-    def _propose(self, uow: UnitOfWork, case: Case) -> Choice | None:
+    def _propose(self, uow: Work, case: Case) -> Choice | None:
         duties = self.rota.on_duty(uow, uow.now, DutyFunction.READING)
         if not duties:
             return None

@@ -15,8 +15,8 @@ from resources.identifiers import (
     is_accession,
     is_ins,
 )
-from resources.outcomes import Json
-from resources.scheduling import instant
+from resources.json import Json
+from resources.times import parse_instant
 from workflow.report_pdf import Layout, Section, local_time, plain_text
 
 _GENDER = {"male": "masculin", "female": "féminin", "other": "autre", "unknown": "inconnu"}
@@ -123,7 +123,7 @@ def _exam_lines(sources: Sources, zone: tzinfo) -> list[tuple[str, str]]:
     report = sources.report
     lines = [("Examen", concept_text(report.get("code")) or "non renseigné")]
     when = report.get("effectiveDateTime") or report.get("effectivePeriod", {}).get("start")
-    exact = instant(when)
+    exact = parse_instant(when)
     lines.append(("Date de l'examen", local_time(exact, zone) if exact else _french_date(when)))
     accession = next((one.get("value") for one in sources.order.get("identifier", []) if is_accession(one)), None)
     if accession:

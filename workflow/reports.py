@@ -19,14 +19,14 @@ from resources import diagnostic_report as rules
 from resources import task as tasks
 from resources.codes import DOCUMENT_COMPLETION, PROVENANCE_PARTICIPANT, TaskKind, concept
 from resources.diagnostic_report import based_on
+from resources.json import Json
 from resources.lifecycle import FINISHED_TASK, IN_ERROR, SIGNED
-from resources.outcomes import Forbidden, ForbiddenTransition, Issue, Json
-from store.access import Change, Draft, Version
-from store.unit_of_work import UnitOfWork
+from resources.outcomes import Forbidden, ForbiddenTransition, Issue
+from resources.times import instant_text
+from store.access import Change, Draft, Version, Work
 from workflow import context, report_pdf, report_text
 from workflow.cases import Case
 from workflow.context import Context, before_of, look_up
-from workflow.deadlines import instant_text
 from workflow.people import AI_ROLES, People
 
 _Printed = dict[str, tuple[str, bytes]]
@@ -38,10 +38,10 @@ class Reports:
 
     context: Context
     people: People
-    _printed: WeakKeyDictionary[UnitOfWork, _Printed] = field(default_factory=WeakKeyDictionary)
+    _printed: WeakKeyDictionary[Work, _Printed] = field(default_factory=WeakKeyDictionary)
     """PDFs made in `prepare` and stored in `changed`, when the report's own version is there to point to."""
 
-    def prepare(self, uow: UnitOfWork, draft: Draft) -> None:
+    def prepare(self, uow: Work, draft: Draft) -> None:
         before, after = before_of(draft), draft.resource
         if uow.caller.role in AI_ROLES and not uow.caller.is_system:
             raise Forbidden("A device writes Observations, never a report")
@@ -69,7 +69,7 @@ class Reports:
             if issues:
                 raise ForbiddenTransition(issues[0].diagnostics, issues=issues)
 
-    def changed(self, uow: UnitOfWork, change: Change) -> None:
+    def changed(self, uow: Work, change: Change) -> None:
         report = change.after
         if report.type != "DiagnosticReport" or report.deleted or change.derived:
             return
@@ -91,7 +91,7 @@ class Reports:
         if rules.critical_category(after) and after.get("status") != IN_ERROR:
             self._announce(case, report)
 
-    def delivered(self, uow: UnitOfWork, report_reference: str) -> None:
+    def delivered(self, uow: Work, report_reference: str) -> None:
         """S10: mark that the hospital has the signed report. Raises ForbiddenTransition for one that is not signed."""
         report = look_up(uow, report_reference)
         if report is None or report.type != "DiagnosticReport":
@@ -102,7 +102,7 @@ class Reports:
         if case is not None:
             case.move(TaskKind.ORDER, business="delivered")
 
-    def _refuse_unordered(self, uow: UnitOfWork, before: Json | None, after: Json) -> None:
+    def _refuse_unordered(self, uow: Work, before: Json | None, after: Json) -> None:
         """A duty radiologist's report is always on an order; reports of others are stored by the general rules."""
         if uow.caller.is_system or not self.people.is_radiologist(uow) or after.get("status") == IN_ERROR:
             return
@@ -113,11 +113,11 @@ class Reports:
             expression="DiagnosticReport.basedOn",
         )
 
-    def _require_radiologist(self, uow: UnitOfWork, what: str) -> None:
+    def _require_radiologist(self, uow: Work, what: str) -> None:
         if not uow.caller.is_system and not self.people.is_radiologist(uow):
             raise ForbiddenTransition(f"{what} is for a radiologist of the platform", code="forbidden")
 
-    def _reader_issues(self, uow: UnitOfWork, case: Case, verb: str) -> list[Issue]:
+    def _reader_issues(self, uow: Work, case: Case, verb: str) -> list[Issue]:
         """Why the caller is not the one whose report this is: the reading must be claimed, by the caller."""
         reading = case.task(TaskKind.READ)
         if reading is None:
@@ -129,7 +129,7 @@ class Reports:
             return [_issue(f"A report is {verb} by the reader who claimed it; that is {owner}")]
         return []
 
-    def _sign(self, uow: UnitOfWork, draft: Draft, case: Case, report: Json) -> None:
+    def _sign(self, uow: Work, draft: Draft, case: Case, report: Json) -> None:
         """The signing guard: every reason at once; then what the server completes."""
         studies = self._studies(uow, report)
         order_ref = case.order.reference
@@ -148,7 +148,7 @@ class Reports:
             raise ForbiddenTransition(issues[0].diagnostics, issues=issues)
         self._complete(uow, draft, case, report, signer, [v for _, v in studies if v is not None])
 
-    def _revise(self, uow: UnitOfWork, draft: Draft, case: Case, before: Json, report: Json) -> None:
+    def _revise(self, uow: Work, draft: Draft, case: Case, before: Json, report: Json) -> None:
         """A signed report's next version: by a radiologist, of the same patient, with a conclusion."""
         self._require_radiologist(uow, "Revising a signed report")
         issues = []
@@ -165,7 +165,7 @@ class Reports:
         self._complete(uow, draft, case, report, uow.caller.practitioner, studies)
 
     def _complete(
-        self, uow: UnitOfWork, draft: Draft, case: Case, report: Json, signer: str | None, studies: list[Version]
+        self, uow: Work, draft: Draft, case: Case, report: Json, signer: str | None, studies: list[Version]
     ) -> None:
         """issued, who interpreted and who performed, and the PDF of what is now stored."""
         report["issued"] = instant_text(uow.now)
@@ -185,7 +185,7 @@ class Reports:
         report["presentedForm"] = [attachment(pdf, f"Binary/{binary_id}", report["issued"]), *own]
 
     def _print(
-        self, uow: UnitOfWork, draft: Draft, case: Case, report: Json, signer: str | None, studies: list[Version]
+        self, uow: Work, draft: Draft, case: Case, report: Json, signer: str | None, studies: list[Version]
     ) -> bytes:
         regulated = case.task(TaskKind.REGULATE) or {}
         protocols = [look_up(uow, one) for one in tasks.references(regulated.get("output", []), "ServiceRequest")]
@@ -205,12 +205,12 @@ class Reports:
         )
         return report_pdf.render(report_text.layout(sources, uow.now, self.context.zone_info()))
 
-    def _studies(self, uow: UnitOfWork, report: Json) -> list[tuple[str, Version | None]]:
+    def _studies(self, uow: Work, report: Json) -> list[tuple[str, Version | None]]:
         references = [one.get("reference", "") for one in report.get("imagingStudy", [])]
         found = [(reference, look_up(uow, reference)) for reference in references]
         return [(ref, v if v is not None and v.type == "ImagingStudy" else None) for ref, v in found]
 
-    def _speaks_for(self, uow: UnitOfWork, interpreters: list[Json], signer: str | None) -> bool:
+    def _speaks_for(self, uow: Work, interpreters: list[Json], signer: str | None) -> bool:
         """Whether the signer is among these, as Practitioner or through a PractitionerRole."""
         for one in interpreters:
             reference = one.get("reference", "")
@@ -221,7 +221,7 @@ class Reports:
                 return True
         return False
 
-    def _store_pdf(self, uow: UnitOfWork, report: Version) -> None:
+    def _store_pdf(self, uow: Work, report: Version) -> None:
         """The PDF as a Binary under the report's own access rules (R4 Binary.securityContext)."""
         binary_id, pdf = self._printed.get(uow, {}).pop(report.id)
         body: Json = {
@@ -232,7 +232,7 @@ class Reports:
         }
         context.create(uow, "Binary", body, resource_id=binary_id)
 
-    def _attest(self, uow: UnitOfWork, report: Version, activity: str, previous: Version | None) -> None:
+    def _attest(self, uow: Work, report: Version, activity: str, previous: Version | None) -> None:
         """Who made this version of a signed report, and from which one it was made (R4 Provenance)."""
         who = uow.caller.practitioner or self.context.platform_reference
         agent: Json = {"type": concept(PROVENANCE_PARTICIPANT, "author"), "who": {"reference": who}}

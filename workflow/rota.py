@@ -16,13 +16,13 @@ from datetime import datetime
 
 from resources import scheduling
 from resources.codes import DutyFunction, codings
+from resources.json import Json
 from resources.lifecycle import check_transition, content
-from resources.outcomes import Conflict, Forbidden, ForbiddenTransition, InvalidContent, Json
+from resources.outcomes import Conflict, Forbidden, ForbiddenTransition, InvalidContent
 from resources.scheduling import MAX_DUTY, OCCUPIES, ON_DUTY, Interval
-from store.access import Change, Draft, Version
-from store.unit_of_work import UnitOfWork
+from resources.times import instant_text
+from store.access import Change, Draft, Version, Work
 from workflow.context import Context, before_of, look_up, update
-from workflow.deadlines import instant_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,20 +43,20 @@ class Rota:
 
     context: Context
 
-    def on_duty(self, uow: UnitOfWork, at: datetime, function: DutyFunction | None = None) -> list[Duty]:
+    def on_duty(self, uow: Work, at: datetime, function: DutyFunction | None = None) -> list[Duty]:
         """Everyone on duty at `at`, for one function or for all."""
         started = [("date", f"le{instant_text(at)}"), ("date", f"gt{instant_text(at - MAX_DUTY)}")]
         status = [("status", ",".join(sorted(ON_DUTY)))]
         return self._duties(uow, uow.system.find("Appointment", [*started, *status]), at, function)
 
-    def is_on_duty(self, uow: UnitOfWork, practitioner: str, function: DutyFunction, at: datetime) -> bool:
+    def is_on_duty(self, uow: Work, practitioner: str, function: DutyFunction, at: datetime) -> bool:
         """Whether that person is on duty for that function."""
         if not self.context.require_duty:
             return True
         found = self._appointments(uow, practitioner, Interval(at, at), ON_DUTY)
         return any(duty.practitioner == practitioner for duty in self._duties(uow, found, at, function))
 
-    def prepare(self, uow: UnitOfWork, draft: Draft) -> None:
+    def prepare(self, uow: Work, draft: Draft) -> None:
         if draft.type == "Appointment":
             self._prepare_appointment(uow, draft)
         elif draft.type == "Slot" and draft.resource is not None:
@@ -66,7 +66,7 @@ class Rota:
             if issues:
                 raise InvalidContent(issues[0].diagnostics, issues=issues)
 
-    def changed(self, uow: UnitOfWork, change: Change) -> None:
+    def changed(self, uow: Work, change: Change) -> None:
         if change.after.type != "Appointment" or change.after.deleted:
             return
         appointment = change.after.json()
@@ -76,7 +76,7 @@ class Rota:
             self._refuse_overlap(uow, change.after)
         self._move_slots(uow, change)
 
-    def _prepare_appointment(self, uow: UnitOfWork, draft: Draft) -> None:
+    def _prepare_appointment(self, uow: Work, draft: Draft) -> None:
         before, after = before_of(draft), draft.resource
         if after is None:
             if scheduling.duty_function(before) and before and before.get("status") == "fulfilled":
@@ -100,7 +100,7 @@ class Rota:
             if issues:
                 raise InvalidContent(issues[0].diagnostics, issues=issues)
 
-    def _refuse_overlap(self, uow: UnitOfWork, version: Version) -> None:
+    def _refuse_overlap(self, uow: Work, version: Version) -> None:
         appointment = version.json()
         interval = scheduling.interval_of(appointment)
         practitioner = next(iter(self._practitioners(uow, scheduling.people(appointment))), None)
@@ -119,7 +119,7 @@ class Rota:
                 expression=("Appointment.start", "Appointment.participant"),
             )
 
-    def _move_slots(self, uow: UnitOfWork, change: Change) -> None:
+    def _move_slots(self, uow: Work, change: Change) -> None:
         """A booked garde makes its slots busy; a cancelled one frees them."""
         after = change.after.json()
         before = change.before.json() if change.before is not None and not change.before.deleted else {}
@@ -138,7 +138,7 @@ class Rota:
                 update(uow, version, status="busy" if holds else "free")
 
     def _appointments(
-        self, uow: UnitOfWork, practitioner: str, interval: Interval, status: Iterable[str]
+        self, uow: Work, practitioner: str, interval: Interval, status: Iterable[str]
     ) -> list[Version]:
         """Appointments of that person, through whatever role, that start early enough to touch the interval."""
         roles = [version.reference for version in uow.system.find("PractitionerRole", [("practitioner", practitioner)])]
@@ -153,7 +153,7 @@ class Rota:
         )
 
     def _duties(
-        self, uow: UnitOfWork, versions: Iterable[Version], at: datetime, function: DutyFunction | None
+        self, uow: Work, versions: Iterable[Version], at: datetime, function: DutyFunction | None
     ) -> list[Duty]:
         duties = []
         for version in versions:
@@ -171,7 +171,7 @@ class Rota:
         return duties
 
     def _duty(
-        self, uow: UnitOfWork, version: Version, person: str, function: DutyFunction, interval: Interval, at: datetime
+        self, uow: Work, version: Version, person: str, function: DutyFunction, interval: Interval, at: datetime
     ) -> Duty | None:
         found = look_up(uow, person)
         role: Json = {}
@@ -185,7 +185,7 @@ class Rota:
         specialties = frozenset(codings(role.get("specialty", [])))
         return Duty(found.reference, person if role else None, version.reference, function, interval, specialties)
 
-    def _practitioners(self, uow: UnitOfWork, people: Iterable[str]) -> list[str]:
+    def _practitioners(self, uow: Work, people: Iterable[str]) -> list[str]:
         found = []
         for person in people:
             if person.startswith("Practitioner/"):

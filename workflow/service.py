@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 from resources import identifiers
 from resources.outcomes import ForbiddenTransition, InvalidContent
-from store.access import Change, Draft, Observer
-from store.loops import Loop
-from store.unit_of_work import Store, UnitOfWork
+from store.access import Change, Draft, Loop, Observer, Work
+from store.unit_of_work import Store
 from workflow import report_pdf
 from workflow.context import Context, is_acting
 from workflow.lateness import LatenessWatch
@@ -55,7 +54,7 @@ class Workflow:
         watch = LatenessWatch(store, self.context.platform)
         return (Loop("workflow-lateness", watch.step, LATENESS_INTERVAL_S),)
 
-    def delivered(self, uow: UnitOfWork, report_reference: str) -> None:
+    def delivered(self, uow: Work, report_reference: str) -> None:
         """Tell that the requesting hospital has received a signed report (S10)."""
         self.reports.delivered(uow, report_reference)
 
@@ -64,7 +63,7 @@ class Workflow:
 class _DeviceRule:
     """What a device says, it says as itself."""
 
-    def prepare(self, uow: UnitOfWork, draft: Draft) -> None:
+    def prepare(self, uow: Work, draft: Draft) -> None:
         if draft.resource is not None and uow.caller.role in AI_ROLES and not draft.resource.get("device"):
             raise ForbiddenTransition(
                 "An Observation of an AI vendor names its Device", expression="Observation.device"
@@ -75,7 +74,7 @@ class _DeviceRule:
 class _IdentityRule:
     """An INS comes with a right key and a qualified identity, or not at all (référentiel INS)."""
 
-    def prepare(self, uow: UnitOfWork, draft: Draft) -> None:
+    def prepare(self, uow: Work, draft: Draft) -> None:
         if draft.resource is None:
             return
         errors = [issue for issue in identifiers.check_patient(draft.resource) if issue.severity == "error"]
@@ -105,12 +104,12 @@ class _WorkflowObserver:
             "Appointment": workflow.rota,
         }
 
-    def prepare(self, uow: UnitOfWork, draft: Draft) -> None:
+    def prepare(self, uow: Work, draft: Draft) -> None:
         part = self._prepare.get(draft.type)
         if part is not None and not is_acting():
             part.prepare(uow, draft)
 
-    def changed(self, uow: UnitOfWork, change: Change) -> None:
+    def changed(self, uow: Work, change: Change) -> None:
         part = self._changed.get(change.after.type)
         if part is not None:
             part.changed(uow, change)

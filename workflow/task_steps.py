@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 from resources import task as tasks
 from resources.codes import DutyFunction, TaskKind
+from resources.json import Json
 from resources.lifecycle import changed_elements, check_transition
-from resources.outcomes import ForbiddenTransition, InvalidContent, Issue, Json
-from store.access import Draft
-from store.unit_of_work import UnitOfWork
+from resources.outcomes import ForbiddenTransition, InvalidContent, Issue
+from resources.times import instant_text
+from store.access import Draft, Work
 from workflow.context import before_of
-from workflow.deadlines import instant_text
 from workflow.people import People
 
 
@@ -28,7 +28,7 @@ class TaskSteps:
 
     people: People
 
-    def prepare(self, uow: UnitOfWork, draft: Draft) -> None:
+    def prepare(self, uow: Work, draft: Draft) -> None:
         before, after = before_of(draft), draft.resource
         kind = tasks.kind_of(before)
         if after is None:
@@ -41,7 +41,7 @@ class TaskSteps:
         assert before is not None  # noqa: S101 - a kind was found in it
         self._prepare_known(uow, kind, before, after)
 
-    def _prepare_new(self, uow: UnitOfWork, before: Json | None, after: Json) -> None:
+    def _prepare_new(self, uow: Work, before: Json | None, after: Json) -> None:
         """A Task that is not of the workflow yet."""
         kind = tasks.kind_of(after)
         if kind in tasks.SERVER_MADE and not uow.caller.is_system:
@@ -52,7 +52,7 @@ class TaskSteps:
             raise ForbiddenTransition("A critical result is announced by a radiologist", expression="Task.code")
         check_transition("Task", before.get("status") if before else None, after.get("status"))
 
-    def _prepare_known(self, uow: UnitOfWork, kind: TaskKind, before: Json, after: Json) -> None:
+    def _prepare_known(self, uow: Work, kind: TaskKind, before: Json, after: Json) -> None:
         check_transition("Task", before.get("status"), after.get("status"), kind=kind)
         reschedules = bool(changed_elements(before, after, tasks.REGULATED))
         regulator = reschedules and self.people.has_duty(uow, DutyFunction.REGULATION)
@@ -67,7 +67,7 @@ class TaskSteps:
             step(self, uow, before, after)
         after["lastModified"] = instant_text(uow.now)
 
-    def _order(self, uow: UnitOfWork, before: Json, after: Json) -> None:
+    def _order(self, uow: Work, before: Json, after: Json) -> None:
         told = changed_elements(before, after, tasks.TOLD_BY_SERVER)
         if told:
             raise ForbiddenTransition(
@@ -78,7 +78,7 @@ class TaskSteps:
             )
         _keep_owner(before, after)
 
-    def _regulate(self, uow: UnitOfWork, before: Json, after: Json) -> None:
+    def _regulate(self, uow: Work, before: Json, after: Json) -> None:
         old, new = before.get("status"), after.get("status")
         self.people.require_duty(uow, DutyFunction.REGULATION, "Regulating an order")
         owner = tasks.owner(before)
@@ -102,14 +102,14 @@ class TaskSteps:
                 expression="Task.output",
             )
 
-    def _acquire(self, uow: UnitOfWork, before: Json, after: Json) -> None:
+    def _acquire(self, uow: Work, before: Json, after: Json) -> None:
         new = after.get("status")
         if new in ("on-hold", "failed") and new != before.get("status") and not after.get("statusReason"):
             raise ForbiddenTransition(
                 "An acquisition that stops gives its reason", expression="Task.statusReason"
             )
 
-    def _read(self, uow: UnitOfWork, before: Json, after: Json) -> None:
+    def _read(self, uow: Work, before: Json, after: Json) -> None:
         old, new = before.get("status"), after.get("status")
         owner = tasks.owner(before)
         if new == "in-progress" and old in ("ready", "on-hold"):
@@ -130,13 +130,13 @@ class TaskSteps:
             return
         _keep_owner(before, after)
 
-    def _critical(self, uow: UnitOfWork, before: Json, after: Json) -> None:
+    def _critical(self, uow: Work, before: Json, after: Json) -> None:
         if not self.people.is_radiologist(uow):
             raise ForbiddenTransition("A critical result is communicated by a radiologist", code="forbidden")
         if after.get("status") in ("in-progress", "completed") and tasks.owner(after) is None:
             self._take(uow, after)
 
-    def _take(self, uow: UnitOfWork, after: Json) -> None:
+    def _take(self, uow: Work, after: Json) -> None:
         """The caller becomes the owner, whatever was sent: nobody takes work in another's name."""
         after["owner"] = {"reference": uow.caller.practitioner}
 

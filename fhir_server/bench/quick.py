@@ -12,23 +12,22 @@ import time
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import click
 
 from dicomweb import phantom
 from dicomweb.phantom import Phantom
-from fhir_server import clients, serving, upkeep
 from fhir_server.bench import load
 from fhir_server.bench.load import Connection, Measured, request
 from fhir_server.demo import seed
 from fhir_server.demo.hospital import Endpoint
-from fhir_server.processes import Supervisor
-from fhir_server.services import Services
-from fhir_server.settings import Settings
+from fhir_server.duties import clients, upkeep
+from fhir_server.server import processes
+from fhir_server.server.processes import Supervisor
+from fhir_server.server.services import Services
+from fhir_server.server.settings import Settings
 from resources.codes import LOINC, SNOMED
-
-Json = dict[str, Any]
+from resources.json import Json
 
 _ROUNDS = 5
 """Of the bare route and of reads, by turns: the kernel spreads connections over the workers as it likes (12 to 4 as
@@ -54,10 +53,10 @@ def quick(*, seconds: float, resources: int, out: Path | None, database: str | N
         ).checked()
         upkeep.upgrade(settings)
         seed.seed(settings)
-        supervisor = Supervisor(serving.children(settings, "fhir_server.bench.site:app"))
+        supervisor = Supervisor(processes.children(settings, "fhir_server.bench.site:app"))
         supervisor.start()
         try:
-            serving.until_ready(settings, supervisor)
+            processes.until_ready(settings, supervisor)
             figures = _Bench(settings, seconds, resources).run()
         finally:
             supervisor.stop()

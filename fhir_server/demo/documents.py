@@ -6,15 +6,13 @@ The orders' identifiers are fictive roots (urn:oid:1.2.250.1.999), each play has
 from __future__ import annotations
 
 import uuid
-from typing import Any
 
 from fhir_server.demo import world
 from resources import models
 from resources.codes import LOINC, SNOMED, V2_0203
+from resources.json import Json
 from subscriptions.terms import PAYLOAD_CONTENT
 from subscriptions.topics import REPORT_SIGNED
-
-Json = dict[str, Any]
 
 CHANNEL_HEADER = "Bearer demo-hospital"
 """What the hospital's endpoint asks of who notifies it."""

@@ -18,12 +18,13 @@ from fhirpy import SyncFHIRClient
 
 from dicomweb import phantom
 from dicomweb.phantom import Phantom
-from fhir_server import clients, upkeep
 from fhir_server.demo import documents, modality
 from fhir_server.demo.hospital import Endpoint, Received
-from fhir_server.demo.stage import WITHIN_S, Json, NotSo, Stage
-from fhir_server.settings import Settings
+from fhir_server.demo.stage import WITHIN_S, NotSo, Stage
+from fhir_server.duties import clients, upkeep
+from fhir_server.server.settings import Settings
 from resources.codes import TELERADIOLOGY_TASK
+from resources.json import Json
 
 
 def main(settings: Settings) -> int:

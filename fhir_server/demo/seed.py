@@ -11,11 +11,12 @@ from pydicom.data import get_testdata_file
 
 from dicomweb import phantom
 from dicomweb.phantom import Phantom
-from fhir_server import clients
 from fhir_server.demo import world
-from fhir_server.services import Services
-from fhir_server.settings import Settings
-from resources.outcomes import FhirError, Gone, Json, NotFound
+from fhir_server.duties import clients
+from fhir_server.server.services import Services
+from fhir_server.server.settings import Settings
+from resources.json import Json
+from resources.outcomes import FhirError, Gone, NotFound
 from store.access import Caller
 from store.unit_of_work import UnitOfWork
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import click
 import httpx2
 import requests
 
-from fhir_server import clients
-from fhir_server.settings import Settings
-
-Json = dict[str, Any]
+from fhir_server.duties import clients
+from fhir_server.server.settings import Settings
+from resources.json import Json
 
 WITHIN_S = 15.0
 """How long what happens by itself may take."""

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 
 from resources import registry
 from resources.codes import DUTY_FUNCTION, DutyFunction, concept
-from resources.outcomes import Json
+from resources.json import Json
 
 PLATFORM = "platform"
 HOSPITAL_A = "hopital-a"

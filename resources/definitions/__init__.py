@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-Json = dict[str, Any]
+from resources.json import Json
 
 _FOLDER = Path(__file__).parent
 

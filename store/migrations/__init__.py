@@ -14,8 +14,8 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from store.engine import Database, open_engine
-from store.locks import lock
+from store.engine.database import Database, open_engine
+from store.engine.locks import lock
 
 _FOLDER = Path(__file__).parent
 _LOCK = "schema migration"

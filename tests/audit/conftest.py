@@ -10,7 +10,7 @@ import pytest
 
 from audit.checkpoint import Signer, load_or_create
 from audit.trail import Ledger
-from store.engine import Database
+from store.engine.database import Database
 from tests.support import BASE_URL, PLATFORM
 
 ORIGIN = "vigie.example/audit"

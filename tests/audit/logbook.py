@@ -12,8 +12,8 @@ from audit.checkpoint import Signer
 from audit.trail import Ledger
 from audit.verify import verify
 from store.access import Access, Interaction
-from store.engine import Database
-from store.tables import resource_version
+from store.engine.database import Database
+from store.versions.tables import resource_version
 from tests.support import PLATFORM, caller
 
 AT = datetime(2026, 6, 1, 8, 0, tzinfo=UTC)

@@ -13,7 +13,7 @@ from sqlalchemy import insert, select
 from audit import entry, events, records
 from audit.trail import Ledger
 from store.access import Access, Caller, Interaction, Outcome
-from store.engine import Database
+from store.engine.database import Database
 
 AT = datetime(2026, 6, 1, 3, 0, 0, 123456, tzinfo=UTC)
 SITE = {"observer": "Device/vigie", "base_url": "http://x/fhir", "platform": "platform"}

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from base64 import b64decode
 from datetime import UTC, datetime, timedelta, timezone
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -16,9 +15,9 @@ from hypothesis import strategies as st
 
 from audit.events import build
 from audit.patterns import PATTERNS
+from resources.json import Json
 from store.access import Access, Caller, Interaction, Outcome
 
-Json = dict[str, Any]
 BALP = "https://profiles.ihe.net/ITI/BALP/StructureDefinition/"
 DCM = "http://dicom.nema.org/resources/ontology/DCM"
 AT = datetime(2026, 2, 14, 1, 41, 7, 120999, tzinfo=UTC)

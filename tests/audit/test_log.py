@@ -25,9 +25,9 @@ from audit.trail import Ledger
 from audit.verify import proof
 from resources.search import parse
 from store.access import Access, Caller, Interaction
-from store.engine import Database
-from store.tables import resource_version
+from store.engine.database import Database
 from store.unit_of_work import Store
+from store.versions.tables import resource_version
 from tests.audit.logbook import AT, SIZE, alter, cut, event_ids, fill, judged
 from tests.support import PLATFORM, caller, patient
 

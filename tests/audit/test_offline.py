@@ -19,7 +19,7 @@ from audit import offline
 from audit.checkpoint import Signer
 from audit.trail import Ledger
 from audit.verify import export
-from store.engine import Database
+from store.engine.database import Database
 from tests.audit.logbook import SIZE, fill
 
 

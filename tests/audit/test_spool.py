@@ -22,8 +22,8 @@ from audit.checkpoint import load_or_create
 from audit.trail import Ledger
 from resources.outcomes import Unavailable
 from store.access import Access, Caller, Interaction
-from store.engine import Database, open_engine
-from store.tables import metadata
+from store.engine.database import Database, open_engine
+from store.engine.schema import metadata
 
 AT = datetime(2026, 2, 14, 2, 14, tzinfo=UTC)
 ROOT = Path(__file__).parents[2]
@@ -182,7 +182,7 @@ from pathlib import Path
 from audit.checkpoint import load_or_create
 from audit.trail import Ledger
 from store.access import Access, Caller, Interaction
-from store.engine import open_engine
+from store.engine.database import open_engine
 folder = Path(sys.argv[1])
 ledger = Ledger(open_engine(f"sqlite:///{folder}/vigie.db"), load_or_create(folder / "key", "vigie/test"),
                 observer="Device/vigie", base_url="http://x/fhir", platform="platform", spooled=folder / "spool")

@@ -26,7 +26,7 @@ from audit.committer import Drain, GroupCommitter
 from audit.trail import Ledger
 from resources.outcomes import Unavailable
 from store.access import Access, Caller, Interaction, Outcome
-from store.engine import Database, open_engine
+from store.engine.database import Database, open_engine
 from store.unit_of_work import Store
 from tests.support import BASE_URL, PLATFORM, caller, patient
 
@@ -232,7 +232,7 @@ def test_a_forked_child_has_a_committer_of_its_own(database_url: str, tmp_path: 
         from audit.checkpoint import load_or_create
         from audit.trail import Ledger
         from store.access import Access, Caller, Interaction
-        from store.engine import open_engine
+        from store.engine.database import open_engine
         database = open_engine(sys.argv[1])
         ledger = Ledger(database, load_or_create(Path(sys.argv[2]), "o"), observer="Device/d", base_url="http://x",
                         platform="p")
@@ -258,7 +258,7 @@ from pathlib import Path
 from audit.checkpoint import load_or_create
 from audit.trail import Ledger
 from store.access import Access, Caller, Interaction
-from store.engine import open_engine
+from store.engine.database import open_engine
 database = open_engine(sys.argv[1])
 ledger = Ledger(database, load_or_create(Path(sys.argv[2]), "o"), observer="Device/d", base_url="http://x",
                 platform="p")

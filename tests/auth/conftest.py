@@ -9,12 +9,12 @@ import pytest
 from flask import Flask, Response, jsonify, request
 from flask.testing import FlaskClient
 
-from auth.authority import Authority
 from auth.keys import new_key
+from auth.service import Authority
 from auth.throttle import Throttle
 from resources.outcomes import FhirError
 from store.access import Caller
-from store.engine import Database
+from store.engine.database import Database
 from tests.auth.signing import ORIGIN, OTHER_ORIGIN, Machine
 from tests.support import PLATFORM, Clock, MemoryTrail
 

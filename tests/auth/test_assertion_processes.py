@@ -9,8 +9,8 @@ import json
 import multiprocessing
 from multiprocessing.synchronize import Barrier
 
-from auth.authority import Authority
-from store.engine import Database
+from auth.service import Authority
+from store.engine.database import Database
 from tests.auth.conftest import application
 from tests.auth.signing import ORIGIN, Machine
 from tests.support import PLATFORM, Clock, MemoryTrail

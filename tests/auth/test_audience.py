@@ -14,7 +14,8 @@ from auth import records
 from auth.audience import Audiences, Widening
 from auth.policy import Policy
 from resources.codes import TELERADIOLOGY_TASK
-from resources.outcomes import Json, NotFound
+from resources.json import Json
+from resources.outcomes import NotFound
 from store.access import EVERYONE, Caller, Version
 from store.unit_of_work import Store
 from tests.support import PLATFORM, caller, patient, service_request

@@ -12,8 +12,8 @@ import pytest
 from flask.testing import FlaskClient
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
-from auth.authority import Authority
 from auth.keys import checked_key_set, new_key
+from auth.service import Authority
 from resources.outcomes import BadRequest, Conflict
 from store.access import Interaction
 from tests.auth.engines import ON_ONE_ENGINE

@@ -11,11 +11,11 @@ import pytest
 from flask.testing import FlaskClient
 from sqlalchemy import event
 
-from auth.authority import Authority
+from auth.service import Authority
 from auth.throttle import Throttle
 from resources.outcomes import Unavailable
 from store.access import Interaction, Outcome
-from store.engine import Database
+from store.engine.database import Database
 from tests.auth.conftest import application
 from tests.auth.engines import ON_ONE_ENGINE
 from tests.auth.signing import ORIGIN, Machine

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from auth.policy import LETTERS, Policy
-from resources.outcomes import Forbidden, Json, NotFound
+from resources.json import Json
+from resources.outcomes import Forbidden, NotFound
 from store.access import EVERYONE, Caller, Interaction
 from store.unit_of_work import Store
 from tests.support import PLATFORM, caller, patient, service_request

@@ -17,10 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from auth.authority import Authority
+from auth.service import Authority
 from resources.outcomes import Unavailable
 from store.access import Interaction, Outcome
-from store.engine import Database
+from store.engine.database import Database
 from tests.auth.conftest import application
 from tests.auth.engines import ON_ONE_ENGINE
 from tests.auth.signing import ABSENT, ASSERTION_TYPE, ORIGIN, OTHER_ORIGIN, Machine

@@ -13,18 +13,18 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import psycopg
 import pytest
+
+from resources.json import Json
 
 ROOT = Path(__file__).resolve().parents[2]
 ENGINES = ("sqlite", "postgresql")
 _READY_WITHIN_S = 90.0
 _TOKEN_USED_FOR_S = 120.0
 
-Json = dict[str, Any]
 
 
 def free_port() -> int:
@@ -117,7 +117,7 @@ class Site:
 
     def token(self, role: str) -> str:
         """A token of the role's client, as `./vigie token` would fetch it."""
-        from fhir_server import clients
+        from fhir_server.duties import clients
 
         fetched, token = self._tokens.get(role, (0.0, ""))
         if not token or time.monotonic() - fetched > _TOKEN_USED_FOR_S:
@@ -147,7 +147,7 @@ class Site:
 
     def web_workers(self) -> list[int]:
         """The processes that answer requests."""
-        return [pid for pid, command in _below(self.child("web")) if "fhir_server.web" in command]
+        return [pid for pid, command in _below(self.child("web")) if "fhir_server.server.web" in command]
 
     def family(self) -> list[int]:
         """The supervisor and all that descend from it."""

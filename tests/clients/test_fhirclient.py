@@ -15,7 +15,7 @@ from fhirclient.models.patient import Patient
 from fhirclient.models.servicerequest import ServiceRequest
 from fhirclient.server import FHIRNotFoundException
 
-from fhir_server import clients
+from fhir_server.duties import clients
 from tests.clients.site import Site
 
 

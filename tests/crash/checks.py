@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import make_url, text
 
 from resources.registry import type_name
-from store.engine import open_engine
+from store.engine.database import open_engine
 from tests.crash.promises import Image, Json, Promises, dataset_digest
 from tests.crash.receiver import Notified
 from tests.crash.service import Service

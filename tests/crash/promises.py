@@ -6,9 +6,9 @@ import hashlib
 import threading
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
 
-Json = dict[str, Any]
+from resources.json import Json
+
 Key = tuple[str, str, int]
 """Type, id, version."""
 

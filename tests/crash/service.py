@@ -25,8 +25,8 @@ import psycopg
 from pynetdicom import AE
 from pynetdicom.sop_class import Verification
 
-from fhir_server import clients
-from fhir_server.settings import Settings
+from fhir_server.duties import clients
+from fhir_server.server.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKERS = 2

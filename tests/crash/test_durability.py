@@ -21,12 +21,12 @@ from audit.checkpoint import BadCheckpoint, Signer, load_or_create
 from audit.offline import split_notes
 from audit.trail import Ledger
 from audit.verify import verify
-from fhir_server import upkeep
-from fhir_server.app import create_app
-from fhir_server.services import CHECKPOINTS, Services
-from fhir_server.settings import Settings
+from fhir_server.duties import upkeep
+from fhir_server.server.app import create_app
+from fhir_server.server.services import CHECKPOINTS, Services
+from fhir_server.server.settings import Settings
 from store.access import Access, Interaction
-from store.engine import Database, open_engine
+from store.engine.database import Database, open_engine
 from store.objects import ObjectStore
 from tests.audit.logbook import AT
 from tests.crash.service import Cluster, free_port

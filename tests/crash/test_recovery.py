@@ -20,14 +20,16 @@ from pynetdicom.sop_class import Verification
 from sqlalchemy import select, text
 
 from audit import records
-from fhir_server import clients, logs, processes, serving, upkeep, worker
-from fhir_server.app import create_app
-from fhir_server.processes import Child, Supervisor
-from fhir_server.services import Services
-from fhir_server.settings import Settings
+from fhir_server.commands import serve as serving
+from fhir_server.duties import clients, upkeep
+from fhir_server.server import logs, processes, worker
+from fhir_server.server.app import create_app
+from fhir_server.server.processes import Child, Supervisor
+from fhir_server.server.services import Services
+from fhir_server.server.settings import Settings
 from store.access import Access, Caller, Interaction
-from store.engine import Database, open_engine
-from store.tables import store_setting
+from store.engine.database import Database, open_engine
+from store.versions.tables import store_setting
 from tests.crash.service import ROOT, Cluster, free_port
 
 
@@ -179,7 +181,7 @@ def test_a_file_of_clients_is_there_whole_or_not_at_all(tmp_path: Path, monkeypa
 def test_the_lock_of_a_killed_supervisor_does_not_bar_the_next(tmp_path: Path) -> None:
     """The kernel lets go of the lock, whatever the file says."""
     program = (
-        "import sys, time; from pathlib import Path; from fhir_server import serving\n"
+        "import sys, time; from pathlib import Path; from fhir_server.commands import serve as serving\n"
         "kept = serving._only_one(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
     )
     with _python(program, str(tmp_path / "serve.lock")) as holder:
@@ -252,7 +254,7 @@ def test_a_crashed_child_is_restarted_at_once_and_one_that_keeps_crashing_is_not
 def test_a_process_whose_parent_ended_before_it_looked_ends_too() -> None:
     """A web worker whose main is killed while it imports must not live on with the listening socket (prctl(2))."""
     program = (
-        "import os, sys, time; from fhir_server import processes\n"
+        "import os, sys, time; from fhir_server.server import processes\n"
         "processes.announce_parent()\n"
         "if os.fork() == 0:\n"
         "    os.read(0, 1)\n"

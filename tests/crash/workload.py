@@ -23,7 +23,7 @@ from pynetdicom.sop_class import CTImageStorage
 
 from dicomweb import phantom
 from dicomweb.phantom import Phantom
-from fhir_server import clients
+from fhir_server.duties import clients
 from resources.codes import LOINC, SNOMED
 from tests.crash.promises import Image, Json, Promises, dataset_digest
 from tests.crash.service import Service, listens

@@ -15,16 +15,16 @@ from flask import Flask, Request, Response
 from flask.testing import FlaskClient
 from werkzeug.serving import make_server
 
-from dicomweb.imaging import Imaging
 from dicomweb.phantom import Phantom, series
+from dicomweb.service import Imaging
 from dicomweb.workers import Workers
+from resources.json import Json
 from resources.outcomes import FhirError
 from store.access import Caller
 from store.objects import ObjectStore
 from store.unit_of_work import Store
 from tests.support import PLATFORM, MemoryTrail, OpenPermit, caller
 
-Json = dict[str, Any]
 PYDICOM_FILES = Path(pydicom.__file__).parent / "data" / "test_files"
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "dicom"
 

@@ -10,8 +10,8 @@ import pytest
 from flask import Request
 
 from auth.policy import Policy
-from dicomweb.imaging import Imaging
 from dicomweb.phantom import Phantom
+from dicomweb.service import Imaging
 from dicomweb.workers import Workers
 from store.access import Caller
 from store.objects import ObjectStore

@@ -15,10 +15,9 @@ from dicomweb.batches import Batch, Origin
 from dicomweb.mapping import MATCHING
 from dicomweb.phantom import Phantom, series
 from resources import validation
+from resources.json import Json
 from tests.dicomweb.conftest import Service, stow
 from tests.support import PLATFORM, caller, patient, service_request
-
-Json = dict[str, Any]
 
 
 def identified(**more: Any) -> Json:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import io
-from typing import Any
 
 import pydicom
 import pytest
 
 from dicomweb.phantom import Phantom, series
+from resources.json import Json
 from tests.dicomweb.conftest import Service, stow
 from tests.support import PLATFORM
 
-Json = dict[str, Any]
 PHANTOMS = {
     "a": Phantom(slices=2, side=8, patient_id="P-1", patient_name="Martín^Zoé", accession_number="A_1",
                  study_date="20260101", study_time="233000"),

@@ -19,16 +19,15 @@ from flask.testing import FlaskClient
 from werkzeug.serving import make_server
 from werkzeug.test import TestResponse
 
-from fhir_server import upkeep
-from fhir_server.app import create_app
-from fhir_server.clients import ASSERTION_TYPE, assertion
 from fhir_server.demo import seed, world
-from fhir_server.services import Services
-from fhir_server.settings import Settings
+from fhir_server.duties import upkeep
+from fhir_server.duties.clients import ASSERTION_TYPE, assertion
+from fhir_server.server.app import create_app
+from fhir_server.server.services import Services
+from fhir_server.server.settings import Settings
+from resources.json import Json
 from store.access import Caller
 from tests.conftest import ENGINES
-
-Json = dict[str, Any]
 
 HOST = "localhost"
 BASE = f"http://{HOST}/fhir"

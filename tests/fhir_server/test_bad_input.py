@@ -9,8 +9,6 @@ import pytest
 
 from tests.fhir_server.conftest import Api
 
-Json = dict[str, Any]
-
 _NESTED = b'{"resourceType":"Patient","extension":' + b'[{"extension":' * 200 + b"[]" + b"}]" * 200 + b"}"
 
 

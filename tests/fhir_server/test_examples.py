@@ -14,9 +14,8 @@ from typing import Any
 
 import pytest
 
+from resources.json import Json
 from tests.fhir_server.conftest import Api, shared
-
-Json = dict[str, Any]
 
 _NOT_FOR_CLIENTS = {"AuditEvent": 405}
 """AuditEvents are the server's alone (DESIGN §7): a client's is refused, however valid."""

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
+from resources.json import Json
 from tests.fhir_server.conftest import BASE, Api
-
-Json = dict[str, Any]
 
 PATIENT: Json = {"resourceType": "Patient", "name": [{"family": "Durand", "given": ["Anne"]}], "gender": "female"}
 

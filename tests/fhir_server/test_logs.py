@@ -8,7 +8,7 @@ import sys
 
 FORKED = """
 import multiprocessing, sys
-from fhir_server import logs
+from fhir_server.server import logs
 
 def worker():
     logs.configure("web")

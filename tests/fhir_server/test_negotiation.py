@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from fhir_server import negotiation
-from fhir_server.negotiation import Preference
+from fhir_server.edge import negotiation
+from fhir_server.edge.negotiation import Preference
 from resources.outcomes import BadRequest, NotAcceptable, UnsupportedMediaType
 
 NOW = datetime(2026, 2, 14, 2, 14, 20, 123000, tzinfo=UTC)

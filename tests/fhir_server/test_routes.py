@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fhir_server.routes import Kind, Route, resolve
+from fhir_server.edge.routes import Kind, Route, resolve
 from resources.outcomes import BadRequest, NotAllowed, NotFound
 
 

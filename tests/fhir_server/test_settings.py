@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fhir_server.services import endpoint_policy
-from fhir_server.settings import Settings, SettingsError
+from fhir_server.server.services import endpoint_policy
+from fhir_server.server.settings import Settings, SettingsError
 from scripts import settings_page
 from subscriptions.endpoints import RefusedEndpoint
 

@@ -15,6 +15,7 @@ from dicomweb import phantom
 from dicomweb.phantom import Phantom
 from fhir_server.demo import modality
 from resources.codes import TELERADIOLOGY_TASK
+from resources.json import Json
 from tests.clients.site import Site, environment, until
 
 RACERS = 25
@@ -22,7 +23,6 @@ RACERS = 25
 
 _RUNNER = Path(__file__).with_name("racer.py")
 
-Json = dict[str, Any]
 
 
 def race(site: Site, role: str, method: str, path: str, body: Json, **headers: str) -> list[tuple[int, Json]]:

@@ -16,6 +16,7 @@ from standardwebhooks.webhooks import Webhook
 from dicomweb import phantom
 from dicomweb.phantom import Phantom
 from resources.codes import TELERADIOLOGY_TASK
+from resources.json import Json
 from subscriptions.acceptance import WEBHOOK_SECRET
 from subscriptions.topics import ORDER_STATUS, REPORT_SIGNED
 from tests import builders
@@ -31,8 +32,6 @@ from tests.fhir_server.conftest import (  # noqa: F401 - fixtures of the assembl
 )
 from tests.subscriptions.hospital import Hospital, Received, Reply, open_hospital
 from tests.subscriptions.ward import criteria_subscription, subscription
-
-Json = dict[str, Any]
 
 
 @dataclass

@@ -29,6 +29,7 @@ from resources.index_rows import (
 )
 from resources.indexed_values import CURRENCY, WRITERS
 from resources.indexing import extract
+from resources.json import Json
 from resources.paths import value_types
 from resources.search_parameters import (
     IDENTIFIER,
@@ -40,8 +41,6 @@ from resources.search_parameters import (
     parameters,
 )
 from tests import strategies
-
-Json = dict[str, Any]
 
 EXAMPLES = Path(__file__).resolve().parents[2].parent / "shared" / "fhir" / "examples-valid"
 LOINC = "http://loinc.org"

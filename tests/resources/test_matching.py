@@ -6,19 +6,17 @@ FHIR R4 §3.1.1 http://hl7.org/fhir/R4/search.html
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from resources.indexing import extract
+from resources.json import Json
 from resources.matching import matches
 from resources.outcomes import BadRequest
 from resources.search import parse
 from tests import oracle, strategies
-
-Json = dict[str, Any]
 
 
 def found(resource: Json, *query: tuple[str, str]) -> bool:

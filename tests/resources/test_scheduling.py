@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from resources import scheduling
+from resources import scheduling, times
 from resources.scheduling import Interval
 from tests.builders import garde
 
@@ -85,7 +85,7 @@ def test_a_role_serves_within_its_period_and_outside_its_absences(role: dict[str
 @pytest.mark.parametrize("text", ["2026-06-01", "2026-06-01T08:00:00", "nonsense", "2026-13-01T00:00:00Z", None, 5])
 def test_what_is_no_instant_is_none(text: object) -> None:
     """An instant has a time and an offset (R4 instant)."""
-    assert scheduling.instant(text) is None
+    assert times.parse_instant(text) is None
 
 
 def test_a_slot_ends_after_it_starts() -> None:

@@ -27,16 +27,16 @@ from resources.criteria import (
     RangeValue,
     ReferenceValue,
     StringValue,
-    Table,
     TokenValue,
     UriValue,
 )
-from resources.datetimes import DAY
 from resources.hashing import hash64
+from resources.index_rows import Table
 from resources.outcomes import BadRequest
 from resources.search import COUNT_MAX, HARMLESS, parse
 from resources.search_parameters import IDENTIFIER, OF_TYPE, TEXT, parameter
 from resources.search_values import split, unescape
+from resources.times import DAY
 
 
 def asked(type_name: str | None, *pairs: str, **options: Any) -> Query:

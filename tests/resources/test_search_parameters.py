@@ -10,7 +10,7 @@ import hashlib
 import pytest
 
 from resources import definitions, registry
-from resources.criteria import Table
+from resources.index_rows import Table
 from resources.search_parameters import (
     COMPONENT,
     COMPONENT_STEP,

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from fhir_server.app import create_app
 from fhir_server.demo.hospital import Endpoint
-from fhir_server.services import Services
-from fhir_server.settings import Settings
+from fhir_server.server.app import create_app
+from fhir_server.server.services import Services
+from fhir_server.server.settings import Settings
 from tests.conftest import ENGINES
 from tests.fhir_server.conftest import (  # noqa: F401 - fixtures of the assembled server
     HOST,

@@ -16,12 +16,11 @@ from dicomweb.phantom import Phantom
 from fhir_server.demo import world as demo
 from fhir_server.demo.hospital import Endpoint
 from resources.codes import TELERADIOLOGY_TASK, V2_0203
+from resources.json import Json
 from subscriptions.terms import PAYLOAD_CONTENT
 from subscriptions.topics import ORDER_STATUS, REPORT_SIGNED
 from tests import builders
 from tests.fhir_server.conftest import Api, Client
-
-Json = dict[str, Any]
 
 SECRET = "GEHEIMNIS"
 """In every text that hospital A or the platform writes about A's patients."""

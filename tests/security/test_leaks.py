@@ -17,6 +17,7 @@ import pytest
 from werkzeug.test import TestResponse
 
 from resources import registry
+from resources.json import Json
 from resources.outcomes import FhirError
 from store.access import EVERYONE
 from subscriptions.topics import ORDER_STATUS, REPORT_SIGNED
@@ -33,8 +34,6 @@ from tests.security.scene import (
     stow,
     subscription,
 )
-
-Json = dict[str, Any]
 
 _PLACE = re.compile(r"<([a-z0-9-]+)>")
 

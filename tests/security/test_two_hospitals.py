@@ -26,14 +26,13 @@ from werkzeug.test import TestResponse
 
 from dicomweb import phantom
 from dicomweb.phantom import Phantom
+from resources.json import Json
 from resources.registry import TYPES
 from resources.search_parameters import parameters
 from subscriptions.topics import ORDER_STATUS, REPORT_SIGNED
 from tests import builders
 from tests.fhir_server.conftest import Api, Client
 from tests.security.scene import stow, subscription
-
-Json = dict[str, Any]
 
 EXAMPLES = int(os.environ.get("VIGIE_MACHINE_EXAMPLES", "8"))
 WORDS = {"a": "ALPHAWORT", "b": "BETAWORT", "platform": "PLATTFORMWORT"}

@@ -10,7 +10,7 @@ from typing import Any
 
 from resources.outcomes import FhirError
 from resources.search import parse
-from store.engine import open_engine
+from store.engine.database import open_engine
 from store.unit_of_work import Store, UnitOfWork
 from tests.support import BASE_URL, PLATFORM, MemoryTrail, OpenPermit, caller, patient
 

@@ -9,11 +9,11 @@ import pytest
 
 from resources.outcomes import Unavailable
 from resources.search import parse
-from store import snapshots
-from store.engine import Database, open_engine, ping
-from store.snapshots import Snapshot, parse_postgresql
-from store.tables import store_setting
+from store.engine.database import Database, open_engine, ping
 from store.unit_of_work import Store
+from store.versions import snapshots
+from store.versions.snapshots import Snapshot, parse_postgresql
+from store.versions.tables import store_setting
 from tests.support import caller, patient
 
 A = caller("hospital-a")
@@ -110,7 +110,7 @@ def test_a_snapshot_sees_what_was_committed_and_its_own(
     database: Database, snapshot: Snapshot, own: int | None, seen: set[int], unseen: set[int]
 ) -> None:
     """PostgreSQL pg_snapshot: xmin:xmax:xip."""
-    from store.tables import tx
+    from store.versions.tables import tx
 
     with database.write() as connection:
         connection.execute(tx.insert(), [{"tx_id": number, "at": 0} for number in seen | unseen])

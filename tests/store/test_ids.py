@@ -6,7 +6,7 @@ import multiprocessing
 import threading
 import uuid
 
-from store.ids import random_digits, random_id
+from store.engine.ids import random_digits, random_id
 
 
 def test_an_id_is_a_version_4_uuid() -> None:

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from resources.outcomes import Conflict, FhirError, Forbidden
 from resources.search import parse
 from store.access import EVERYONE, Visibility
-from store.engine import Database
-from store.search import SearchPage
-from store.tables import metadata
+from store.engine.database import Database
+from store.engine.schema import metadata
+from store.search.execute import SearchPage
 from store.unit_of_work import Store, UnitOfWork
 from tests.support import PLATFORM, MemoryTrail, OpenPermit, caller, patient, service_request
 
@@ -88,7 +88,7 @@ def test_no_criterion_reaches_another_organisation(
 ) -> None:
     """L3, L4: match, chain, `_has`, count; by either plan. The platform, which may see all, finds more."""
     if dense:
-        monkeypatch.setattr("store.planning.FEW", 0)
+        monkeypatch.setattr("store.search.planning.FEW", 0)
     page = search(both, A, type_name, text, ("_total", "accurate"))
     allowed = {"Patient/a", "ServiceRequest/sa", "ServiceRequest/a-of-b"}
     assert {version.reference for version in page.matches} <= allowed

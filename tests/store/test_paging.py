@@ -9,8 +9,8 @@ import pytest
 
 from resources.outcomes import BadRequest, Gone
 from resources.search import parse
-from store import planning
 from store.access import Version
+from store.search import planning
 from store.unit_of_work import Store
 from tests.support import Clock, caller, patient, service_request
 
@@ -25,7 +25,7 @@ def plan(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     """Whether candidates are sorted or the sort index is walked: the answer is the same."""
     chosen = planning.choose
     walk = request.param == "dense"
-    monkeypatch.setattr("store.search.choose", lambda *asked: replace(chosen(*asked), walk=walk))
+    monkeypatch.setattr("store.search.execute.choose", lambda *asked: replace(chosen(*asked), walk=walk))
     return str(request.param)
 
 

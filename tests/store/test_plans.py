@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import event
 
 from resources.search import parse
-from store import planning
+from store.search import planning
 from store.unit_of_work import Store
 from tests.support import PLATFORM, caller, patient, service_request
 

@@ -14,8 +14,8 @@ import pytest
 
 from resources.outcomes import Conflict, PreconditionFailed
 from resources.search import parse
-from store.engine import Database, open_engine
-from store.gate import WriteGate
+from store.engine.database import Database, open_engine
+from store.engine.gate import WriteGate
 from store.unit_of_work import Store, UnitOfWork
 from tests.store import processes
 from tests.support import caller, patient, service_request
@@ -83,8 +83,8 @@ def test_a_lost_race_is_a_409_with_retry_after_where_nothing_can_be_retried(stor
 
 
 def _close_as_of(uow: UnitOfWork, version: int) -> None:
-    from store.faults import LostRace
-    from store.versions import close_version
+    from store.engine.faults import LostRace
+    from store.versions.queries import close_version
 
     before = uow.resources.vread("Patient", "x", version)
     assert uow.tx is not None

@@ -6,7 +6,7 @@ import pytest
 
 from resources.search import parse
 from store.access import Version
-from store.search import SearchPage
+from store.search.execute import SearchPage
 from store.unit_of_work import Store
 from tests.support import MemoryTrail, caller, patient, service_request
 

@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from resources.search import parse
-from store.engine import Database
-from store.tables import INDEX_TABLES, resource_version
+from store.engine.database import Database
 from store.unit_of_work import Store
+from store.versions.tables import INDEX_TABLES, resource_version
 from tests import oracle, strategies
 from tests.support import caller
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import text
 
-from store import statistics
+from store import loops
 from store.access import Caller
-from store.engine import Database
+from store.engine.database import Database
 from store.unit_of_work import Store
 from tests.support import patient
 
@@ -17,8 +17,8 @@ from tests.support import patient
 def test_a_store_that_grew_is_analysed_once(
     database: Database, store: Store, as_hospital: Callable[..., Caller], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(statistics, "_AT_LEAST", 3)
-    kept = statistics.Statistics(database)
+    monkeypatch.setattr(loops, "_AT_LEAST", 3)
+    kept = loops.Statistics(database)
     with store.work(as_hospital()) as uow:
         for _ in range(5):
             uow.resources.create("Patient", patient())

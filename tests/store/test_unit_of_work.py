@@ -11,10 +11,10 @@ from resources.outcomes import Conflict, Forbidden, InvalidContent, Unavailable
 from resources.search import parse
 from store import unit_of_work
 from store.access import Access, Change, Draft, Interaction, Outcome
-from store.faults import LostRace
-from store.sweep import sweep
-from store.tables import sp_token, sp_uri
+from store.engine.faults import LostRace
+from store.loops import sweep
 from store.unit_of_work import Store, UnitOfWork
+from store.versions.tables import sp_token, sp_uri
 from tests.support import BASE_URL, PLATFORM, Clock, MemoryTrail, OpenPermit, caller, patient, service_request
 
 A = caller("hospital-a")

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from resources.json import Json
 from resources.outcomes import InvalidContent
 from store.access import Caller
 from subscriptions import matching, terms
@@ -19,7 +20,6 @@ from subscriptions.signature import SEALED_PREFIX
 from tests.subscriptions.ward import EHR, OTHER_EHR, Ward, subscription
 from tests.support import caller
 
-Json = dict[str, Any]
 URL = "http://127.0.0.1:9/notify"
 COLLEAGUE = caller("hospital-a", client_id="another-of-a")
 EXTENSION = "http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition"

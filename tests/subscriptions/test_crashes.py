@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import Connection
 
 from store.access import Access, Caller
-from store.engine import Database
+from store.engine.database import Database
 from store.unit_of_work import Store, UnitOfWork
 from subscriptions import outbox, sequencer
 from subscriptions.delivery import Answer

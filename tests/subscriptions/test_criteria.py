@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from standardwebhooks.webhooks import Webhook
 
+from resources.json import Json
 from resources.outcomes import InvalidContent
 from store.access import Audience, Outcome
 from subscriptions import terms
@@ -28,8 +29,6 @@ from tests.subscriptions.ward import (
     subscription,
 )
 from tests.support import PLATFORM, patient
-
-Json = dict[str, Any]
 
 URL = "http://127.0.0.1:9/fhir"
 GLUCOSE = "http://loinc.org|2345-7"

@@ -9,13 +9,12 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
 
 import pytest
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from resources.outcomes import BadRequest, NotFound, Unavailable
-from store.loops import Loop
+from store.access import Loop
 from subscriptions.acceptance import WEBHOOK_SECRET
 from subscriptions.notifications import STATUS_PROFILE
 from subscriptions.operations import flatten
@@ -24,8 +23,6 @@ from subscriptions.topics import ORDER_STATUS, REPORT_SIGNED
 from tests.subscriptions.hospital import Hospital, Received, Reply
 from tests.subscriptions.ward import EHR, KEY, OTHER_EHR, RADIOLOGIST, Ward, report, subscription
 from tests.support import BASE_URL
-
-Json = dict[str, Any]
 
 
 def check_notification(received: Received, subscription_id: str) -> None:

@@ -9,9 +9,9 @@ import pytest
 
 from audit.checkpoint import load_or_create
 from audit.trail import Ledger
-from auth.authority import Authority
+from auth.service import Authority
 from store.access import Caller
-from store.engine import Database
+from store.engine.database import Database
 from store.unit_of_work import Store
 from subscriptions.endpoints import EndpointPolicy
 from subscriptions.service import Subscriptions, SubscriptionSettings

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from resources.json import Json
 from store.access import Audience, Caller, Version
 from store.unit_of_work import Store
 from subscriptions import leases, outbox, terms
@@ -14,8 +15,6 @@ from subscriptions.service import Subscriptions, SubscriptionSettings
 from subscriptions.topics import REPORT_SIGNED
 from tests.subscriptions.hospital import Hospital
 from tests.support import BASE_URL, PLATFORM, Clock, MemoryTrail, OpenPermit, caller, patient, service_request
-
-Json = dict[str, Any]
 
 KEY = b"a key for tests, 32 bytes long.."
 EHR = caller("hospital-a", client_id="ehr-a")

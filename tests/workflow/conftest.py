@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 
 from auth.policy import Policy
+from resources.json import Json
 from resources.task import kind_of
 from store.access import Caller, Version
 from store.unit_of_work import Store, UnitOfWork
 from tests import builders
 from tests.support import PLATFORM, caller
 from workflow.service import Workflow
-
-Json = dict[str, Any]
 
 NIGHT = ("2026-06-01T04:00:00+02:00", "2026-06-01T23:00:00+02:00")
 

@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 
 from resources.codes import TaskKind
 from resources.service_request import PRIORITIES
-from store import search
+from resources.times import instant_text
+from store.search import execute as search
 from tests.support import Clock
 from tests.workflow.conftest import Scene
 from workflow.assignment import Candidate, Order, choose
-from workflow.deadlines import TARGET_MINUTES, deadline, instant_text, is_late
+from workflow.deadlines import TARGET_MINUTES, deadline, is_late
 from workflow.lateness import LatenessWatch
 
 NOW = datetime(2026, 6, 1, 22, 0, tzinfo=UTC)

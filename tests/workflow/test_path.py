@@ -10,7 +10,7 @@ import pytest
 
 from resources import validation
 from resources.outcomes import Conflict, ForbiddenTransition, InvalidContent
-from resources.scheduling import instant
+from resources.times import parse_instant
 from tests import builders
 from tests.support import Clock
 from tests.workflow.conftest import Scene
@@ -32,7 +32,7 @@ def test_an_order_gets_an_accession_number_a_root_task_and_a_regulation_task(sce
     assert root["for"] == {"reference": scene.patient}
     assert root["owner"] == {"reference": "Organization/platform"}
     assert regulate["partOf"] == [{"reference": scene.task_ref("order")}]
-    end = instant(regulate["restriction"]["period"]["end"])
+    end = parse_instant(regulate["restriction"]["period"]["end"])
     assert end == clock.now + timedelta(minutes=TARGET_MINUTES["regulate"]["stat"])  # type: ignore[index]
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from auth.policy import Policy
 from resources.outcomes import Conflict, FhirError, Forbidden, ForbiddenTransition, InvalidContent
-from store.engine import open_engine
+from store.engine.database import open_engine
 from store.unit_of_work import Store
 from tests import builders
 from tests.support import BASE_URL, PLATFORM, MemoryTrail, caller

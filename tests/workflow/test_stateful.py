@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from auth.policy import Policy
 from resources.lifecycle import SIGNED
 from resources.outcomes import FhirError
-from store.engine import open_engine
+from store.engine.database import open_engine
 from store.unit_of_work import Store
 from tests.support import BASE_URL, PLATFORM, Clock, MemoryTrail
 from tests.workflow.conftest import Scene

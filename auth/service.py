@@ -1,0 +1,111 @@
+"""Authority: everything about who may, assembled on one database.
+
+`fhir_server.server.services` makes one per process; what the other packages need of it are its attributes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import partial
+
+from flask import Blueprint
+
+from auth import metadata
+from auth.audience import Widening
+from auth.clients import Client, Clients, Clock
+from auth.endpoints import Endpoints
+from auth.guard import Guard
+from auth.keys import PRIVATE_MEMBERS
+from auth.policy import Policy
+from auth.server import Server
+from auth.throttle import Throttle
+from auth.tokens import MAX_LIFETIME_S, Tokens
+from resources.json import Json
+from store.access import Caller, Loop, Observer, Permit, Trail
+from store.engine.database import Database
+
+PURGE_INTERVAL_S = 60.0
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Authority:
+    """Guard, permit, clients and the authorization server.
+
+    `origins` are the public origins of the server (``https://host``), the first being the issuer; `signing_keys` are
+    the public JWKs by which the server itself signs, for /oauth/jwks.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        trail: Trail,
+        platform: str,
+        origins: Sequence[str],
+        clock: Clock = utc_now,
+        token_lifetime_s: int = MAX_LIFETIME_S,
+        trusted_proxies: int = 0,
+        signing_keys: Sequence[Json] = (),
+        throttle: Throttle | None = None,
+    ) -> None:
+        if not origins:
+            raise ValueError("The authority needs at least one origin")
+        if any(PRIVATE_MEMBERS & key.keys() for key in signing_keys):
+            raise ValueError("signing_keys are published: give the public halves")
+        origins = tuple(origin.rstrip("/") for origin in origins)
+        throttle = throttle or Throttle()
+        policy = Policy(platform)
+        self.permit: Permit = policy
+        self.observers: tuple[Observer, ...] = (Widening(policy.audiences),)
+        """For the store: what a signed report's audience brings along."""
+        self.clients = Clients(database, trail=trail, clock=clock, platform=platform)
+        self._tokens = Tokens(database, clock=clock, lifetime_s=token_lifetime_s)
+        self.guard = Guard(
+            self._tokens, trail=trail, clock=clock, throttle=throttle, trusted_proxies=trusted_proxies
+        )
+        server = Server(
+            database,
+            clients=self.clients,
+            tokens=self._tokens,
+            trail=trail,
+            clock=clock,
+            issuer=origins[0],
+            audiences=frozenset(origin + metadata.TOKEN for origin in origins),
+            platform=platform,
+        )
+        self._endpoints = partial(
+            Endpoints,
+            server,
+            guard=self.guard,
+            clients=self.clients,
+            trail=trail,
+            clock=clock,
+            throttle=throttle,
+            origins=origins,
+            public_keys=signing_keys,
+        )
+        self._origins = origins
+        self.loops: tuple[Loop, ...] = (Loop("expired tokens", self._tokens.purge, PURGE_INTERVAL_S),)
+
+    def blueprint(self) -> Blueprint:
+        """/oauth/* and /.well-known/oauth-authorization-server."""
+        return self._endpoints().blueprint()
+
+    def smart_configuration(self, origin: str | None = None) -> Json:
+        """The SMART document for the origin that the client used, out of the configured ones."""
+        return metadata.smart_configuration(origin if origin in self._origins and origin else self._origins[0])
+
+    def caller_of(self, client_id: str) -> Caller | None:
+        """The Caller that a client is now, with all its scopes: for deliveries. None if it is gone or inactive."""
+        client: Client | None = self.clients.known(client_id)
+        if client is None or not client.active:
+            return None
+        return client.caller(scope=client.scope)
+
+    def revoke_client(self, client_id: str) -> bool:
+        """Take all rights from a client, its tokens included, everywhere within five seconds."""
+        return self.clients.deactivate(client_id)

@@ -1,0 +1,107 @@
+"""Imaging: what the composition root assembles of this package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import tzinfo
+from pathlib import Path
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
+
+from dicomweb import instances, views
+from dicomweb.batches import Batch, Origin
+from dicomweb.dimse import Scp
+from dicomweb.disclosure import Disclosure
+from dicomweb.ingest import Ingest
+from dicomweb.publishing import Publisher
+from dicomweb.wado import Retrieval
+from dicomweb.workers import Workers
+from resources.outcomes import BadRequest
+from store.access import Access, Caller, Interaction, Loop, Permit
+from store.objects import ObjectStore
+from store.unit_of_work import Store
+
+if TYPE_CHECKING:
+    from flask import Blueprint, Request
+
+MAX_REQUEST_BYTES = 8 * 1024**3
+
+
+class Imaging:
+    """Images: doors in, DICOMweb out, ImagingStudy kept."""
+
+    def __init__(
+        self,
+        store: Store,
+        objects: ObjectStore,
+        permit: Permit,
+        *,
+        zone: tzinfo | None = None,
+        public_bases: Sequence[str] = (),
+        spool: Path | None = None,
+        max_request_bytes: int = MAX_REQUEST_BYTES,
+        workers: Workers | None = None,
+        quiet_s: float = 15.0,
+    ) -> None:
+        """`zone`: where study times without offset were written (default Europe/Paris). `public_bases`: URLs of
+        /dicom-web as clients know them. `spool`: folder for bodies and results on their way. `workers`: pixel workers,
+        two of them unless given. `quiet_s`: see `Publisher`.
+        """
+        self._store = store
+        self._max_request_bytes = max_request_bytes
+        self._public_bases = tuple(public_bases)
+        self._spool = spool
+        endpoint = public_bases[0] if public_bases else None
+        self._publisher = Publisher(zone=zone or ZoneInfo("Europe/Paris"), endpoint=endpoint, quiet_s=quiet_s)
+        self.ingest = Ingest(store, objects, permit, self._publisher)
+        self._workers = workers or Workers(folder=spool)
+        self._disclosure = Disclosure(store, permit)
+        self._retrieval = Retrieval(objects, self._workers)
+
+    @property
+    def observer(self) -> Publisher:
+        """To be told of changes to orders and patients."""
+        return self._publisher
+
+    @property
+    def loops(self) -> tuple[Loop, ...]:
+        """Background work: publish what a crash left unpublished."""
+        return (Loop("imaging-studies", lambda: self._publisher.step(self._store), 5.0),)
+
+    def blueprint(self, guard: Callable[[Request], Caller]) -> Blueprint:
+        """DICOMweb at /dicom-web."""
+        return views.blueprint(
+            guard, self.ingest, self._disclosure, self._retrieval, public_bases=self._public_bases,
+            max_request_bytes=self._max_request_bytes, spool=self._spool,
+        )
+
+    def scp(self, *, ae_title: str = "VIGIE", max_associations: int = 64) -> Scp:
+        """A DIMSE server, not started: ``scp().start(host, port)``. Best in a process of its own (the GIL)."""
+        return Scp(self.ingest, self._store, ae_title=ae_title, max_associations=max_associations)
+
+    def register_ae(self, ae: str, organization: str, *, address: str = "", active: bool = True) -> None:
+        """Bind a calling AE title to an organisation, or change what it is bound to."""
+        if not ae.strip() or len(ae) > 16 or not ae.isascii() or "\\" in ae:
+            raise BadRequest("An AE title is 1 to 16 characters without backslash (PS3.5 §6.2)")
+        note = Access(Interaction.ADMIN, "Organization", organization, owner=organization,
+                      detail=(("operation", "register-ae"), ("ae", ae.strip())))
+        with self._store.work(Caller.system(self._store.platform), intent=note) as uow:
+            instances.bind_ae(uow.connection, ae.strip(), organization, address, active=active)
+            uow.note(note)
+
+    def store_files(self, caller: Caller, files: list[bytes]) -> None:
+        """Store instances as `caller`, for seeding; raises BadRequest where one is refused."""
+        batch = Batch(caller, Origin("demo", caller.client_id))
+        for data in files:
+            outcome = self.ingest.store_instance(data, batch)
+            if not outcome.result.is_stored:
+                raise BadRequest(f"An instance was refused: {outcome.reason}")
+        self.ingest.finish(batch)
+
+    def close(self) -> None:
+        """Let what is on its way to the disk arrive, and end the pixel workers."""
+        self.ingest.close()
+        self._workers.close()
+
+
+__all__ = ["Imaging"]

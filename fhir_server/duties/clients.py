@@ -1,0 +1,136 @@
+"""Clients at the command line: register one, fetch a token as one.
+
+Client authentication by `private_key_jwt`: https://hl7.org/fhir/smart-app-launch/client-confidential-asymmetric.html
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx2
+from joserfc import jwt
+from joserfc.jwk import ECKey, RSAKey
+
+from fhir_server.server.services import Services
+from fhir_server.server.settings import Settings
+
+ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+_ASSERTION_LIFETIME_S = 240
+
+
+class TokenRefused(Exception):
+    """Why there is no token."""
+
+
+def add(
+    settings: Settings,
+    name: str,
+    organization: str,
+    scope: str,
+    role: str,
+    practitioner: str | None,
+    jwks: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """Register a client; its description, with `private_key` where a new key was made.
+
+    A new private key is also kept in the data folder (mode 0600), so that `./vigie token` can use it here.
+    """
+    services = Services.of(settings)
+    try:
+        made, private = services.authority.clients.add(name, organization, scope, role, practitioner, jwks)
+    finally:
+        services.close()
+    described: dict[str, Any] = {
+        "client_id": made.client_id,
+        "name": name,
+        "organization": organization,
+        "scope": made.scope,
+        "role": role,
+    }
+    if private is not None:
+        described["private_key"] = private
+        keep(settings.data / "clients" / f"{made.client_id}.json", described)
+    return described
+
+
+def keep(path: Path, content: Any) -> None:
+    """Write JSON that holds a private key: readable by its owner alone, and there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def token(settings: Settings, client_id: str, scope: str = "", key_file: Path | None = None) -> str:
+    """An access token for `client_id` from the running server, or TokenRefused."""
+    description = _description(settings, client_id, key_file)
+    return fetch_token(
+        f"{settings.bases[0]}/oauth/token", client_id, description["private_key"], scope or description.get("scope", "")
+    )
+
+
+def fetch_token(token_url: str, client_id: str, private_key: dict[str, Any], scope: str) -> str:
+    """Ask the token endpoint by a fresh assertion."""
+    form = {
+        "grant_type": "client_credentials",
+        "scope": scope,
+        "client_assertion_type": ASSERTION_TYPE,
+        "client_assertion": assertion(token_url, client_id, private_key),
+    }
+    try:
+        answer = httpx2.post(token_url, data=form, timeout=15, trust_env=False)
+    except httpx2.HTTPError as error:
+        raise TokenRefused(f"no server answers at {token_url}") from error
+    body = answer.json()
+    if answer.status_code != 200:
+        raise TokenRefused(f"{body.get('error')}: {body.get('error_description', '')}")
+    return str(body["access_token"])
+
+
+def assertion(token_url: str, client_id: str, private_key: dict[str, Any]) -> str:
+    """A client assertion, signed and good for one use."""
+    algorithm = private_key.get("alg") or ("RS384" if private_key.get("kty") == "RSA" else "ES384")
+    key = RSAKey.import_key(private_key) if private_key.get("kty") == "RSA" else ECKey.import_key(private_key)
+    now = int(time.time())
+    claims = {
+        "iss": client_id,
+        "sub": client_id,
+        "aud": token_url,
+        "iat": now,
+        "exp": now + _ASSERTION_LIFETIME_S,
+        "jti": secrets.token_urlsafe(24),
+    }
+    header = {"alg": algorithm, "kid": private_key["kid"], "typ": "JWT"}
+    return jwt.encode(header, claims, key, algorithms=[algorithm])
+
+
+def _description(settings: Settings, client_id: str, key_file: Path | None) -> dict[str, Any]:
+    if key_file is not None:
+        found = json.loads(key_file.read_text(encoding="utf-8"))
+        return found if "private_key" in found else {"private_key": found}
+    own = settings.data / "clients" / f"{client_id}.json"
+    if client_id.replace("-", "").replace("_", "").isalnum() and own.is_file():
+        described: dict[str, Any] = json.loads(own.read_text(encoding="utf-8"))
+        return described
+    for described in demo_clients(settings):
+        if described["client_id"] == client_id:
+            return described
+    raise TokenRefused(f"no private key of {client_id} in the data folder: give one with --key")
+
+
+def demo_clients(settings: Settings) -> list[dict[str, Any]]:
+    """What `serve --demo` wrote: a list of {client_id, organization, scope, private_key, role}."""
+    path = settings.data / "demo" / "clients.json"
+    if not path.is_file():
+        return []
+    listed: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+    return listed

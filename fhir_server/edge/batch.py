@@ -1,0 +1,364 @@
+"""batch and transaction: the entries of one Bundle.
+
+A transaction is one unit of work: conditional references and creates are resolved first, then DELETE, POST, PUT, GET
+are carried out in that order, whatever the order of the entries; any failure undoes all, and the error names the entry.
+Entries of a batch stand alone.
+
+FHIR R4 §3.1.0.11 http://hl7.org/fhir/R4/http.html#transaction, http://hl7.org/fhir/R4/bundle.html#references
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from http import HTTPStatus
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from fhir_server.edge import interactions, negotiation
+from fhir_server.edge.exchange import Answer, Asked, Parse, location
+from fhir_server.edge.interactions import Done, Parameters
+from fhir_server.edge.routes import Kind, Route, resolve
+from resources import bundles, references, times, validation
+from resources.json import Json
+from resources.outcomes import BadRequest, FhirError, InvalidContent, Issue, NotAllowed, PreconditionFailed, outcome
+from store.access import Version
+from store.unit_of_work import UnitOfWork
+
+MAX_ENTRIES = 1000
+
+_IN_ENTRY = re.compile(r"^Bundle\.entry\[(\d+)\]\.resource\b(.*)$")
+
+Reader = Callable[[UnitOfWork, Asked], Answer]
+"""Carries out a read interaction inside a unit of work."""
+
+
+@dataclass(slots=True)
+class Planned:
+    """One entry, understood: what it asks for and, while it is carried out, what became of it."""
+
+    index: int
+    route: Route
+    full_url: str | None
+    parameters: Parameters
+    resource: Json | None
+    """As sent; never altered, so that the transaction can be tried again."""
+    if_match: int | None
+    if_none_exist: Parameters | None
+    headers: dict[str, str] = field(default_factory=dict)
+    resolved: Json | None = None
+    """`resource` with its references put right."""
+    target: str | None = None
+    """Logical id that the resource has or will have."""
+    existing: Version | None = None
+    """The resource that a conditional create found."""
+    answer: Answer | None = None
+    done: Done | None = None
+
+
+def plan(bundle: Json, base_of: Callable[[str], str | None]) -> list[Planned]:
+    """The entries as `Planned`; BadRequest or InvalidContent, naming the entry, where one makes no sense."""
+    entries = bundle.get("entry", [])
+    if len(entries) > MAX_ENTRIES:
+        raise BadRequest(f"A Bundle holds at most {MAX_ENTRIES} entries here", code="too-costly")
+    planned = []
+    for index, entry in enumerate(entries):
+        try:
+            planned.append(plan_one(index, entry, base_of))
+        except FhirError as error:
+            raise error.within(f"Bundle.entry[{index}]") from error
+    return planned
+
+
+def transaction(
+    uow: UnitOfWork, asked: Asked, planned: list[Planned], *, reader: Reader, new_id: Callable[[], str]
+) -> list[Planned]:
+    """Carry out all entries in this unit of work, in the order of R4 §3.1.0.11.2; the caller commits."""
+    for one in planned:  # a transaction that is tried again starts from what was sent
+        one.existing = one.answer = one.done = one.target = None
+    _refuse_twice(planned)
+    mapping = _identities(uow, planned, new_id, asked.parse)
+    writes = [one for one in planned if one.resource is not None and one.existing is None]
+    for one in writes:
+        with _Entry(one):
+            one.resolved = _resolved(uow, one, mapping, asked.parse)
+    for method in ("DELETE", "POST", "PUT", "GET"):
+        # Writes in one order for everyone: two transactions cannot wait for each other.
+        for one in sorted(
+            (p for p in planned if _METHOD[p.route.kind] == method),
+            key=lambda p: (p.route.type or "", p.target or "") if method != "GET" else ("", ""),
+        ):
+            with _Entry(one):
+                _carry_out(uow, asked, one, reader)
+    return planned
+
+
+def batch(entry: Callable[[], Answer], refused: Callable[[FhirError], None]) -> list[bundles.Entry]:
+    """Carry out one entry by itself; what fails says so in its own entry (R4 §3.1.0.11.1)."""
+    try:
+        return [answered(entry())]
+    except FhirError as error:
+        refused(error)
+        return [
+            bundles.Entry(None, None, {"response": {"status": _status(error.status), "outcome": outcome(error.issues)}})
+        ]
+
+
+def answered(answer: Answer) -> bundles.Entry:
+    """The response entry of an `Answer`."""
+    headers = {name.lower(): value for name, value in answer.headers}
+    response: Json = {"status": _status(answer.status)}
+    for name, element in (("location", "location"), ("etag", "etag")):
+        if name in headers:
+            response[element] = headers[name]
+    body = answer.body or None
+    return bundles.Entry(None, body, {"response": response})
+
+
+def response_entry(one: Planned, asked: Asked, shown: Callable[[Version, Asked], bytes]) -> bundles.Entry:
+    """The response entry of a transaction's entry; the resource is in it only where Prefer asks."""
+    if one.answer is not None:
+        return answered(one.answer)
+    done = one.done
+    if done is None:
+        raise BadRequest("The entry was not carried out")
+    response: Json = {"status": _status(done.status)}
+    content = None
+    version = done.version
+    if version is not None:
+        response["etag"] = negotiation.etag(version.version)
+        response["lastModified"] = times.instant_text(version.last_updated)
+        if not version.deleted:
+            response["location"] = location(asked.base, version)
+            if asked.prefers and asked.preference.returns == "representation":
+                content = shown(version, asked)
+    if asked.preference.returns == "OperationOutcome":
+        response["outcome"] = outcome((Issue("information", "informational", "Done"),))
+    full_url = f"{asked.base}/{version.reference}" if version is not None else None
+    return bundles.Entry(full_url, content, {"response": response})
+
+
+def split_issues(bundle: Json) -> tuple[list[Issue], dict[int, list[Issue]]]:
+    """Validation of a batch: the issues of the Bundle itself, and those of each entry's resource by index."""
+    own: list[Issue] = []
+    of_entry: dict[int, list[Issue]] = {}
+    for issue in validation.validate(bundle):
+        if issue.severity not in ("error", "fatal"):
+            continue
+        found = _IN_ENTRY.match(issue.expression[0]) if issue.expression else None
+        if found is None:
+            own.append(issue)
+        else:
+            of_entry.setdefault(int(found[1]), []).append(issue)
+    return own, of_entry
+
+
+# — planning —
+
+_METHOD = {
+    Kind.READ: "GET",
+    Kind.VREAD: "GET",
+    Kind.SEARCH_TYPE: "GET",
+    Kind.SEARCH_SYSTEM: "GET",
+    Kind.HISTORY_INSTANCE: "GET",
+    Kind.HISTORY_TYPE: "GET",
+    Kind.HISTORY_SYSTEM: "GET",
+    Kind.CREATE: "POST",
+    Kind.UPDATE: "PUT",
+    Kind.CONDITIONAL_UPDATE: "PUT",
+    Kind.DELETE: "DELETE",
+    Kind.CONDITIONAL_DELETE: "DELETE",
+}
+
+
+def plan_one(index: int, entry: Json, base_of: Callable[[str], str | None]) -> Planned:
+    request = entry.get("request")
+    if not isinstance(request, dict):
+        raise InvalidContent(
+            "Each entry of a batch or transaction has a request (bdl-3)", code="required", expression="request"
+        )
+    segments, query = _target(str(request.get("url", "")), base_of)
+    route = resolve(str(request.get("method", "")), segments)
+    if route.kind not in _METHOD:
+        raise NotAllowed("This interaction cannot stand in a batch or transaction here", expression="request")
+    resource = entry.get("resource")
+    wants_body = _METHOD[route.kind] in ("POST", "PUT")
+    if wants_body != (resource is not None):
+        text = "needs a resource" if wants_body else "takes no resource"
+        raise InvalidContent(f"This request {text}", code="required", expression="resource")
+    if resource is not None and resource["resourceType"] != route.type:
+        raise BadRequest("request.url names another type than the resource", expression="request.url")
+    if resource is not None and route.kind is Kind.UPDATE and resource.get("id") != route.id:
+        raise BadRequest("The resource must bear the id of request.url", expression="resource.id")
+    conditional = request.get("ifNoneExist")
+    headers = {
+        name: str(request[key])
+        for key, name in (("ifNoneMatch", "if-none-match"), ("ifModifiedSince", "if-modified-since"))
+        if key in request
+    }
+    return Planned(
+        index=index,
+        route=route,
+        full_url=entry.get("fullUrl"),
+        parameters=query,
+        resource=resource,
+        if_match=negotiation.if_match(request.get("ifMatch")),
+        if_none_exist=None if conditional is None else criteria(conditional),
+        headers=headers,
+    )
+
+
+def criteria(text: str) -> Parameters:
+    """The criteria of If-None-Exist / ifNoneExist: with or without ``Type?`` in front."""
+    return tuple(parse_qsl(text.partition("?")[2] if "?" in text else text, keep_blank_values=True))
+
+
+def _target(url: str, base_of: Callable[[str], str | None]) -> tuple[list[str], Parameters]:
+    parts = urlsplit(url)
+    path = parts.path
+    if parts.scheme:
+        base = base_of(url)
+        if base is None:
+            raise BadRequest("request.url is not below this server's base", expression="request.url")
+        path = urlsplit(url[len(base) :]).path
+    segments = [unquote(segment) for segment in path.strip("/").split("/") if segment]
+    return segments, tuple(parse_qsl(parts.query, keep_blank_values=True))
+
+
+# — transaction —
+
+
+def _refuse_twice(planned: list[Planned]) -> None:
+    seen: dict[tuple[str | None, str], int] = {}
+    urls: dict[str, int] = {}
+    for one in planned:
+        if one.route.kind in (Kind.UPDATE, Kind.DELETE) and one.route.id is not None:
+            key = (one.route.type, one.route.id)
+            if key in seen:
+                raise BadRequest(
+                    "A resource stands at most once in a transaction (R4 §3.1.0.11.2)",
+                    code="duplicate",
+                    expression=(f"Bundle.entry[{seen[key]}]", f"Bundle.entry[{one.index}]"),
+                )
+            seen[key] = one.index
+        if one.full_url and one.resource is not None:
+            if one.full_url in urls:
+                raise BadRequest(
+                    "Two entries have the same fullUrl (bdl-7)",
+                    code="duplicate",
+                    expression=(f"Bundle.entry[{urls[one.full_url]}]", f"Bundle.entry[{one.index}]"),
+                )
+            urls[one.full_url] = one.index
+
+
+def _identities(uow: UnitOfWork, planned: list[Planned], new_id: Callable[[], str], parse: Parse) -> dict[str, str]:
+    """Give every written resource its id, find what conditional entries mean; fullUrl → ``Type/id``."""
+    agreed: dict[tuple[str, Parameters], Planned] = {}
+    conditional = [one for one in planned if one.if_none_exist is not None or one.route.kind is Kind.CONDITIONAL_UPDATE]
+    for one in sorted(conditional, key=lambda p: (p.route.type or "", p.if_none_exist or p.parameters)):
+        with _Entry(one):
+            wanted = one.if_none_exist if one.if_none_exist is not None else one.parameters
+            key = (one.route.type or "", tuple(sorted(wanted)))
+            if key in agreed:
+                raise BadRequest(
+                    "Two entries have the same conditional criteria", code="duplicate", expression="request.ifNoneExist"
+                )
+            agreed[key] = one
+            found = interactions.matches(uow, one.route.type or "", wanted, parse)
+            if found and one.if_none_exist is not None:
+                one.existing = uow.resources.read(found[0].type, found[0].id)
+                one.done = Done(200, one.existing)
+            one.target = found[0].id if found else None
+    mapping: dict[str, str] = {}
+    for one in planned:
+        if one.resource is None:
+            one.target = one.route.id
+            continue
+        if one.target is None:
+            given = one.resource.get("id") if one.route.kind is not Kind.CREATE else None
+            one.target = one.route.id or given or new_id()
+        if one.full_url:
+            mapping[one.full_url] = f"{one.route.type}/{one.target}"
+    return mapping
+
+
+def _resolved(uow: UnitOfWork, one: Planned, mapping: dict[str, str], parse: Parse) -> Json:
+    """The entry's resource with its references to other entries and its conditional references put right."""
+    resource = one.resource or {}
+    near = mapping
+    base = _restful_base(one.full_url)
+    if base is not None:
+        # R4 bundle.html#references: a relative reference is first looked for below the base of its own fullUrl.
+        near = {**mapping, **{url[len(base) :]: to for url, to in mapping.items() if url.startswith(base)}}
+    wanted = {
+        found.holder["reference"]
+        for found in references.walk(resource)
+        if isinstance(found.holder.get("reference"), str) and "?" in found.holder["reference"]
+    }
+    if wanted:
+        near = {**near, **{text: _conditional_reference(uow, text, parse) for text in sorted(wanted)}}
+    return references.rewrite(resource, near) if near else resource
+
+
+def _restful_base(full_url: str | None) -> str | None:
+    if not full_url or not full_url.startswith(("http://", "https://")):
+        return None
+    pieces = full_url.rsplit("/", 2)
+    return f"{pieces[0]}/" if len(pieces) == 3 else None
+
+
+def _conditional_reference(uow: UnitOfWork, text: str, parse: Parse) -> str:
+    type_name, _, query = text.partition("?")
+    resolve("GET", [type_name])
+    found = uow.resources.search(parse(type_name, (*parse_qsl(query, keep_blank_values=True), ("_count", "2"))))
+    if len(found.matches) != 1:
+        raise PreconditionFailed(
+            "A conditional reference must find exactly one resource",
+            code="not-found" if not found.matches else "multiple-matches",
+        )
+    return found.matches[0].reference
+
+
+def _carry_out(uow: UnitOfWork, asked: Asked, one: Planned, reader: Reader) -> None:
+    route = one.route
+    type_name = route.type or ""
+    match route.kind:
+        case Kind.CREATE:
+            if one.existing is None:
+                one.done = Done(201, uow.resources.create(type_name, one.resolved or {}, id=one.target))
+        case Kind.UPDATE | Kind.CONDITIONAL_UPDATE:
+            body = {**(one.resolved or {}), "id": one.target}
+            one.done = interactions.update(
+                uow,
+                type_name,
+                one.target or "",
+                body,
+                if_match=one.if_match,
+                if_none_match_any=one.headers.get("if-none-match") == "*",
+            )
+        case Kind.DELETE:
+            one.done = interactions.delete(uow, type_name, route.id or "", if_match=one.if_match)
+        case Kind.CONDITIONAL_DELETE:
+            one.done = interactions.conditional_delete(uow, type_name, one.parameters, parse=asked.parse)
+        case _:
+            # In a Bundle a Binary is a resource: its bytes would become the JSON around them.
+            headers = {**one.headers, "accept": negotiation.FHIR_JSON}
+            one.answer = reader(uow, replace(asked, route=route, parameters=one.parameters, headers=headers))
+
+
+class _Entry:
+    """Names the entry in whatever goes wrong while it is carried out."""
+
+    def __init__(self, one: Planned) -> None:
+        self.one = one
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, FhirError):
+            raise error.within(f"Bundle.entry[{self.one.index}]") from error
+
+
+def _status(code: int) -> str:
+    return f"{code} {HTTPStatus(code).phrase}"

@@ -1,0 +1,156 @@
+"""CapabilityStatement, derived from the tables that also route, search and index: it can promise nothing else.
+
+FHIR R4 http://hl7.org/fhir/R4/capabilitystatement.html
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from fhir_server.edge import operations
+from fhir_server.edge.ports import Services
+from resources import registry, search_parameters
+from resources.json import Json
+
+SOFTWARE_VERSION = "0.1.0"
+_PUBLISHED = "2026-11-24"
+
+_SMART_SERVICE = {
+    "coding": [
+        {
+            "system": "http://terminology.hl7.org/CodeSystem/restful-security-service",
+            "code": "SMART-on-FHIR",
+            "display": "SMART-on-FHIR",
+        }
+    ]
+}
+_TOPICS = (
+    "http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition/capabilitystatement-subscriptiontopic-canonical"
+)
+_BACKPORT = "http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition/backport-subscription"
+
+
+def statement(services: Services, base: str) -> Json:
+    """What this server does, at the base that the client used."""
+    return _statement(base, services.subscriptions.topics)
+
+
+@lru_cache(maxsize=16)
+def _statement(base: str, topics: tuple[str, ...]) -> Json:
+    return {
+        "resourceType": "CapabilityStatement",
+        "id": "vigie",
+        "url": f"{base}/fhir/metadata",
+        "version": SOFTWARE_VERSION,
+        "name": "Vigie",
+        "title": "Vigie, interoperability server for emergency teleradiology",
+        "status": "active",
+        "date": _PUBLISHED,
+        "publisher": "Vigie",
+        "kind": "instance",
+        "instantiates": [
+            "http://hl7.org/fhir/uv/subscriptions-backport/CapabilityStatement/backport-subscription-server-r4"
+        ],
+        "software": {"name": "Vigie", "version": SOFTWARE_VERSION},
+        "implementation": {"description": "Vigie", "url": f"{base}/fhir"},
+        "fhirVersion": "4.0.1",
+        "format": ["application/fhir+json", "json"],
+        "rest": [
+            {
+                "mode": "server",
+                "security": {
+                    "cors": True,
+                    "service": [_SMART_SERVICE],
+                    "description": "OAuth2 client_credentials with private_key_jwt (SMART backend services)",
+                    "extension": [
+                        {
+                            "url": "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-uris",
+                            "extension": [
+                                {"url": "token", "valueUri": f"{base}/oauth/token"},
+                                {"url": "introspect", "valueUri": f"{base}/oauth/introspect"},
+                                {"url": "revoke", "valueUri": f"{base}/oauth/revoke"},
+                            ],
+                        }
+                    ],
+                },
+                "resource": [_resource(name, topics) for name in registry.TYPES],
+                "interaction": [{"code": code} for code in ("transaction", "batch", "search-system", "history-system")],
+                "searchParam": [
+                    _parameter(p) for p in search_parameters.parameters("Resource").values() if p.supported
+                ],
+            }
+        ],
+    }
+
+
+def _resource(name: str, topics: tuple[str, ...]) -> Json:
+    row = registry.TYPES[name]
+    writable = "create" in row.interactions
+    resource: Json = {
+        "type": name,
+        "profile": f"http://hl7.org/fhir/StructureDefinition/{name}",
+        "interaction": [
+            {"code": code}
+            for code in (
+                "read",
+                "vread",
+                "create",
+                "update",
+                "delete",
+                "history-instance",
+                "history-type",
+                "search-type",
+            )
+            if code in row.interactions or (code == "history-type" and "history-instance" in row.interactions)
+        ],
+        "versioning": "versioned-update" if writable else "versioned",
+        "readHistory": True,
+        "updateCreate": writable,
+        "conditionalCreate": writable,
+        "conditionalRead": "full-support",
+        "conditionalUpdate": writable,
+        "conditionalDelete": "single" if writable else "not-supported",
+        "referencePolicy": ["literal", "logical", "local", "enforced"],
+        "searchInclude": ["*", *sorted(_includes(name))],
+        "searchParam": [
+            _parameter(parameter) for parameter in search_parameters.parameters(name).values() if parameter.supported
+        ],
+    }
+    pointing = sorted(_revincludes(name))
+    if pointing:
+        resource["searchRevInclude"] = pointing
+    listed = [{"name": one.name, "definition": one.definition} for one in operations.of_type(name)]
+    if listed:
+        resource["operation"] = listed
+    if name == "Subscription":
+        resource["supportedProfile"] = [_BACKPORT]
+        resource["extension"] = [{"url": _TOPICS, "valueCanonical": topic} for topic in topics]
+    return resource
+
+
+def _parameter(parameter: search_parameters.SearchParameter) -> Json:
+    return {"name": parameter.code, "type": parameter.kind}
+
+
+def _includes(name: str) -> list[str]:
+    return [
+        f"{name}:{parameter.code}"
+        for parameter in search_parameters.parameters(name).values()
+        if parameter.kind == "reference"
+    ]
+
+
+@lru_cache(maxsize=1)
+def _pointing() -> dict[str, list[str]]:
+    """Target type → ``Type:parameter`` of what may refer to it."""
+    pointing: dict[str, list[str]] = {}
+    for name in registry.TYPES:
+        for parameter in search_parameters.parameters(name).values():
+            if parameter.kind == "reference":
+                for target in parameter.targets:
+                    pointing.setdefault(target, []).append(f"{name}:{parameter.code}")
+    return pointing
+
+
+def _revincludes(name: str) -> list[str]:
+    return _pointing().get(name, [])

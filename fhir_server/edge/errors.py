@@ -1,0 +1,115 @@
+"""Every fault becomes an answer here, in one place: OperationOutcome, OAuth JSON or plain text, chosen by the path.
+
+A blueprint does not own its 404s, so the path decides. No text of an unknown exception leaves the server: the caller
+gets a request id, the log has the rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import structlog
+from flask import Flask, Response, request
+from werkzeug.exceptions import HTTPException
+
+from auth.guard import REQUEST_ID
+from fhir_server.edge.exchange import Answer
+from resources import jsontext
+from resources.outcomes import FhirError, Issue, outcome
+from store.engine.faults import translated
+
+log = structlog.get_logger("vigie.http")
+
+_ISSUE_CODE = {
+    400: "invalid",
+    401: "login",
+    403: "forbidden",
+    404: "not-found",
+    405: "not-supported",
+    406: "not-supported",
+    408: "timeout",
+    413: "too-long",
+    414: "too-long",
+    415: "not-supported",
+    429: "throttled",
+    431: "too-long",
+    503: "transient",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What the caller is told, in no facade's words yet."""
+
+    status: int
+    issues: tuple[Issue, ...]
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+def fault_of(error: Exception, request_id: str) -> Fault:
+    """What to tell of `error`; what nobody foresaw is logged, and told as 500 with the request's id."""
+    told = translated(error)  # the database may fail outside a unit of work: where the guard looks for a token, say
+    if isinstance(told, FhirError):
+        return _of_fhir(told)
+    if isinstance(error, HTTPException):
+        return _of_http(error)
+    log.error("unexpected", exc_info=_scrubbed(error), request_id=request_id)
+    return Fault(500, (Issue("fatal", "exception", f"The server failed; request id {request_id}"),))
+
+
+def answer_of(error: Exception, request_id: str) -> Answer:
+    """The answer of the FHIR edge: an OperationOutcome (R4 §3.1.0.1.6)."""
+    fault = fault_of(error, request_id)
+    return Answer(fault.status, jsontext.dump(outcome(fault.issues)), fault.headers)
+
+
+def register(app: Flask) -> None:
+    """Have Flask answer every fault so."""
+    app.register_error_handler(Exception, _respond)
+
+
+def _of_fhir(error: FhirError) -> Fault:
+    headers: list[tuple[str, str]] = []
+    if error.status == 401:
+        headers.append(("WWW-Authenticate", getattr(error, "challenge", None) or 'Bearer realm="vigie"'))
+    if error.status == 405:
+        headers.append(("Allow", ", ".join(getattr(error, "allowed", ()))))
+    if error.retry_after_s is not None:
+        headers.append(("Retry-After", str(error.retry_after_s)))
+    version = getattr(error, "version", None)
+    if version is not None:
+        headers.append(("ETag", f'W/"{version}"'))
+    return Fault(error.status, tuple(error.issues), tuple(headers))
+
+
+def _of_http(error: HTTPException) -> Fault:
+    status = error.code or 500
+    allowed = getattr(error, "valid_methods", None)
+    headers = (("Allow", ", ".join(sorted(allowed))),) if allowed else ()
+    return Fault(status, (Issue("error", _ISSUE_CODE.get(status, "processing"), error.name),), headers)
+
+
+def _scrubbed(error: Exception) -> Exception:
+    """The exception for the log: its class and trace; its own text may hold somebody's data."""
+    return RuntimeError(type(error).__name__).with_traceback(error.__traceback__)
+
+
+def _respond(error: Exception) -> Response:
+    fault = fault_of(error, request.environ.get(REQUEST_ID, ""))
+    response = _rendered(fault, request.path)
+    response.headers.extend(fault.headers)
+    return response
+
+
+def _rendered(fault: Fault, path: str) -> Response:
+    status, issues = fault.status, fault.issues
+    if path.startswith("/oauth"):
+        body = jsontext.dump(
+            {"error": "invalid_request" if status < 500 else "server_error", "error_description": issues[0].diagnostics}
+        )
+        response = Response(body, status, content_type="application/json")
+        response.headers["Cache-Control"] = "no-store"
+        return response
+    if path.startswith("/dicom-web"):
+        return Response("; ".join(issue.diagnostics for issue in issues) + "\n", status, content_type="text/plain")
+    return Response(jsontext.dump(outcome(issues)), status, content_type="application/fhir+json")

@@ -1,0 +1,57 @@
+"""What the edge needs of the server that it is part of. Implemented by `fhir_server.server.services.Services`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Protocol
+
+from audit.trail import Ledger
+from auth.service import Authority
+from resources.outcomes import FhirError
+from resources.search import Query
+from store.access import Access, Caller, Version
+from store.unit_of_work import Store
+from subscriptions.service import Subscriptions
+from workflow.service import Workflow
+
+
+class Services(Protocol):
+    """The assembled server."""
+
+    @property
+    def store(self) -> Store: ...
+    @property
+    def authority(self) -> Authority: ...
+    @property
+    def ledger(self) -> Ledger: ...
+    @property
+    def subscriptions(self) -> Subscriptions: ...
+    @property
+    def workflow(self) -> Workflow: ...
+    @property
+    def clock(self) -> Callable[[], datetime]: ...
+    @property
+    def new_id(self) -> Callable[[], str]: ...
+
+    @property
+    def bases(self) -> Sequence[str]:
+        """The public bases, ``https://host``; the first is the canonical one."""
+        ...
+
+    @property
+    def max_body_bytes(self) -> int:
+        """Largest FHIR body accepted."""
+        ...
+
+    def parse(self, type_name: str | None, parameters: Sequence[tuple[str, str]], *, lenient: bool = False) -> Query:
+        """Search parameters as a Query. Raises BadRequest."""
+        ...
+
+    def shown(self, version: Version, caller: Caller) -> bytes:
+        """The text of a version as this caller may see it."""
+        ...
+
+    def record_refusal(self, error: FhirError, intent: Access, caller: Caller) -> None:
+        """Record what was refused before a unit of work was opened. Raises Unavailable."""
+        ...

@@ -1,0 +1,177 @@
+"""The read interactions on a unit of work: read, vread, history, search → Answer.
+
+FHIR R4 §3.1.0.2, §3.1.0.9, §3.1.1 http://hl7.org/fhir/R4/http.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from urllib.parse import urlencode
+
+from fhir_server.edge import negotiation, summary
+from fhir_server.edge.exchange import Answer, Asked, version_headers
+from resources import bundles, jsontext, times
+from resources.outcomes import BadRequest, Issue, outcome
+from store.access import Version
+from store.unit_of_work import UnitOfWork
+
+PAGE = "_page"
+"""The parameter of a paging link that carries the signed token."""
+
+Shown = Callable[[Version, Asked], bytes]
+"""How a version is shown to the one who asks: its text, or with what is not his masked."""
+
+
+def read(uow: UnitOfWork, asked: Asked, shown: Shown, bytes_of: Callable[[Version], Answer] | None = None) -> Answer:
+    """read and vread; 304 where the client has this version (R4 §3.1.0.2, §3.1.0.1.5).
+
+    `bytes_of` renders a Binary as the content that it holds.
+    """
+    route = asked.route
+    if route.type is None or route.id is None:
+        raise BadRequest("A read names a type and an id")
+    if route.version is None:
+        version = uow.resources.read(route.type, route.id)
+    else:
+        version = uow.resources.vread(route.type, route.id, route.version)
+    headers = asked.headers
+    if negotiation.not_modified(
+        version.version, version.last_updated, headers.get("if-none-match"), headers.get("if-modified-since")
+    ):
+        return Answer(304, b"", version_headers(version))
+    if bytes_of is not None:
+        return bytes_of(version)
+    subset = summary.wanted(asked.parameters) if asked.parameters else None
+    if subset is None:
+        return Answer(200, shown(version, asked), version_headers(version))
+    return Answer(200, summary.subset(shown(version, asked), subset), version_headers(version))
+
+
+def search_type(uow: UnitOfWork, asked: Asked, shown: Shown, new_id: Callable[[], str]) -> Answer:
+    """search at type and system level (R4 §3.1.1): a searchset Bundle with truthful self and next links."""
+    token, parameters = _without_page(asked.parameters)
+    query = asked.parse(asked.route.type, parameters, lenient=asked.preference.lenient)
+    page = uow.resources.search(query, token=token)
+    subset = summary.wanted(parameters)
+
+    def text(version: Version) -> bytes:
+        whole = shown(version, asked)
+        return whole if subset is None else summary.subset(whole, subset)
+
+    entries = [
+        bundles.Entry(f"{asked.base}/{version.reference}", text(version), {"search": {"mode": mode}})
+        for mode, versions in (("match", page.matches), ("include", page.includes))
+        for version in versions
+    ]
+    if query.ignored:
+        entries.append(
+            bundles.Entry(
+                None, jsontext.dump(_ignored([name for name, _ in query.ignored])), {"search": {"mode": "outcome"}}
+            )
+        )
+    if page.incomplete:
+        entries.append(_warning("More resources would be included than a page may hold", "_include"))
+    if asked.is_behind:
+        entries.append(_warning("The log is behind: what was recorded last is not in it yet. Ask again in a minute"))
+    path = f"{asked.base}/{asked.route.type}" if asked.route.type else asked.base
+    processed = query.parameters()
+    return _bundle("searchset", uow, new_id, entries, path, processed, page.total, page.next)
+
+
+def history(uow: UnitOfWork, asked: Asked, shown: Shown, new_id: Callable[[], str]) -> Answer:
+    """history at instance, type and system level, newest first (R4 §3.1.0.9)."""
+    token, parameters = _without_page(asked.parameters)
+    since, at, count = _history_options(parameters)
+    page = uow.resources.history(asked.route.type, asked.route.id, since=since, at=at, count=count, token=token)
+    entries = [_history_entry(version, asked, shown) for version in page.versions]
+    path = "/".join(part for part in (asked.base, asked.route.type, asked.route.id) if part) + "/_history"
+    kept = [pair for pair in parameters if pair[0] in ("_since", "_at", "_count")]
+    return _bundle("history", uow, new_id, entries, path, kept, page.total, page.next)
+
+
+def _bundle(
+    kind: str,
+    uow: UnitOfWork,
+    new_id: Callable[[], str],
+    entries: Sequence[bundles.Entry],
+    path: str,
+    processed: Sequence[tuple[str, str]],
+    total: int | None,
+    token: str | None,
+) -> Answer:
+    """One page: `self` says what was processed, `next` is there unless this is the last."""
+    links = [("self", _url(path, processed))]
+    if token:
+        links.append(("next", _url(path, [*processed, (PAGE, token)])))
+    instant = times.instant_text(uow.now)
+    content = bundles.bundle(
+        kind, entries, dump=jsontext.dump, identifier=new_id(), instant=instant, total=total, links=links
+    )
+    return Answer(200, content)
+
+
+def _history_entry(version: Version, asked: Asked, shown: Shown) -> bundles.Entry:
+    created = version.method == "POST"
+    request = {"method": version.method, "url": version.type if created else version.reference}
+    status = "204" if version.deleted else "201" if version.version == 1 else "200"
+    response = {
+        "status": status,
+        "etag": negotiation.etag(version.version),
+        "lastModified": times.instant_text(version.last_updated),
+    }
+    content = None if version.deleted else shown(version, asked)
+    return bundles.Entry(f"{asked.base}/{version.reference}", content, {"request": request, "response": response})
+
+
+HISTORY_COUNT = 50
+"""Versions a page where `_count` does not say."""
+_HISTORY_CLIENT_CONTROLS = {"_format", "_pretty", "_summary", "_elements"}
+
+
+def _history_options(parameters: Sequence[tuple[str, str]]) -> tuple[datetime | None, datetime | None, int]:
+    """`_since`, `_at`, `_count`."""
+    instants: dict[str, datetime] = {}
+    count = HISTORY_COUNT
+    for name, value in parameters:
+        if name in ("_since", "_at"):
+            instants[name] = _instant(name, value)
+        elif name == "_count":
+            if not value.isascii() or not value.isdigit() or len(value) > 9:
+                raise BadRequest("_count must be a whole number of 0 or more", code="value", expression="_count")
+            count = int(value)
+        elif name not in _HISTORY_CLIENT_CONTROLS:
+            raise BadRequest("history knows _since, _at and _count", code="not-supported", expression=name[:60])
+    return instants.get("_since"), instants.get("_at"), count
+
+
+def _instant(name: str, value: str) -> datetime:
+    try:
+        parsed = datetime.fromisoformat(value.replace(" ", "+"))
+    except ValueError:
+        raise BadRequest(f"{name} must be an instant", code="value", expression=name) from None
+    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+
+
+def _without_page(parameters: Sequence[tuple[str, str]]) -> tuple[str | None, tuple[tuple[str, str], ...]]:
+    tokens = [value for name, value in parameters if name == PAGE]
+    if len(tokens) > 1:
+        raise BadRequest(f"{PAGE} is given once", expression=PAGE)
+    return (tokens[0] if tokens else None), tuple(pair for pair in parameters if pair[0] != PAGE)
+
+
+def _warning(text: str, *expression: str) -> bundles.Entry:
+    """What a searchset lacks, told in it (R4 §3.1.1.4.2, search.mode `outcome`)."""
+    issue = Issue("warning", "incomplete", text, expression)
+    return bundles.Entry(None, jsontext.dump(outcome((issue,))), {"search": {"mode": "outcome"}})
+
+
+def _url(path: str, parameters: Sequence[tuple[str, str]]) -> str:
+    return f"{path}?{urlencode(parameters)}" if parameters else path
+
+
+def _ignored(names: Sequence[str]) -> dict[str, object]:
+    return outcome(
+        Issue("warning", "not-supported", "This search parameter is not known here and was left out", (name[:60],))
+        for name in names
+    )

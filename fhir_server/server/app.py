@@ -1,0 +1,46 @@
+"""create_app: how the server is put together for the web. Read this first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from flask import Flask
+
+from fhir_server.edge import errors
+from fhir_server.edge.rest import Edge
+from fhir_server.server import health
+from fhir_server.server.services import Services
+from fhir_server.server.settings import Settings
+from fhir_server.server.threshold import Threshold
+
+
+class Application(Flask):
+    """Flask, with the FHIR edge beside its URL map: the edge has a router and errors of its own (`wire` says why)."""
+
+    def __init__(self, edge: Edge) -> None:
+        super().__init__("vigie", static_folder=None)
+        self.url_map.merge_slashes = False
+        self._edge = edge
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """There are plain functions only: it need not be asked at each call whether one is a coroutine."""
+        return func
+
+    def wsgi_app(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        if Edge.serves(environ["PATH_INFO"]):
+            return self._edge(environ, start_response)
+        return super().wsgi_app(environ, start_response)
+
+
+def create_app(services: Services | None = None) -> Flask:
+    """The WSGI application, on `services` or on those that the environment describes."""
+    services = services or Services.of(Settings.load().checked())
+    app = Application(Edge(services))
+    app.register_blueprint(health.blueprint(services))
+    app.register_blueprint(services.authority.blueprint())
+    app.register_blueprint(services.imaging.blueprint(services.authority.guard))
+    errors.register(app)
+    app.extensions["vigie"] = services
+    app.wsgi_app = Threshold(app.wsgi_app, services.settings.bases)  # type: ignore[method-assign]
+    return app

@@ -1,0 +1,26 @@
+"""The DIMSE process: C-ECHO and C-STORE on the DICOM upper layer port."""
+
+from __future__ import annotations
+
+import signal
+
+from fhir_server.server import logs, processes
+from fhir_server.server.services import Services
+from fhir_server.server.settings import Settings
+
+
+def main() -> None:
+    processes.die_with_parent(signal.SIGTERM)
+    logs.configure("dimse")
+    told = processes.StopSignals()
+    settings = Settings.load().checked()
+    services = Services.of(settings)
+    server = services.imaging.scp()
+    server.start(settings.host, settings.dimse_port)
+    told.wait()
+    server.stop()
+    services.close()
+
+
+if __name__ == "__main__":
+    main()

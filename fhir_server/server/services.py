@@ -1,0 +1,236 @@
+"""Services: everything a process of the server needs, assembled in one place. The only file that knows everyone."""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from audit import checkpoint, verify
+from audit.offline import Report, split_notes
+from audit.trail import Ledger
+from auth.service import Authority
+from dicomweb.service import Imaging
+from fhir_server.server.settings import Settings
+from resources import search
+from resources.outcomes import FhirError
+from resources.search import Query
+from store.access import Access, Caller, Loop, Version
+from store.engine.database import Database, open_engine, ping
+from store.engine.ids import random_id
+from store.loops import statistician, sweeper
+from store.objects import ObjectStore
+from store.unit_of_work import Store
+from subscriptions.endpoints import EndpointPolicy
+from subscriptions.service import Subscriptions, SubscriptionSettings
+from workflow.service import Workflow
+
+CHECKPOINTS = "checkpoints.txt"
+"""File of the data folder that the signed checkpoints are published to, beside the database."""
+
+
+SPOOL = "audit-spool"
+"""Folder of the data folder in which disclosures are recorded until they are sequenced (SQLite)."""
+_ABANDONED_S = 3600.0
+"""A temporary file of the object store that is older than this has no writer any more."""
+
+
+@dataclass(frozen=True)
+class Services:
+    """What `create_app`, the worker, DIMSE and the command line are made of."""
+
+    settings: Settings
+    database: Database
+    objects: ObjectStore
+    ledger: Ledger
+    authority: Authority
+    store: Store
+    imaging: Imaging
+    subscriptions: Subscriptions
+    workflow: Workflow
+    clock: Callable[[], datetime]
+    new_id: Callable[[], str]
+
+    @staticmethod
+    def of(
+        settings: Settings, *, clock: Callable[[], datetime] | None = None, new_id: Callable[[], str] | None = None
+    ) -> Services:
+        """Assemble the server that `settings` describe. Opens nothing: each process connects when it first needs to."""
+        clock, new_id = clock or utc_now, new_id or random_id
+        settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        database = open_engine(settings.database_url)
+        objects = ObjectStore(settings.objects_folder)
+        spool = settings.data / "spool"
+        spool.mkdir(exist_ok=True, mode=0o700)
+        bases = tuple(f"{base}/fhir" for base in settings.bases)
+        signer = checkpoint.load_or_create(settings.data / "keys" / "audit-checkpoint", f"vigie/{settings.platform}")
+        ledger = Ledger(
+            database,
+            signer,
+            observer="Device/vigie",
+            base_url=bases[0],
+            base_urls=bases,
+            platform=settings.platform,
+            published=settings.data / CHECKPOINTS,
+            spooled=settings.data / SPOOL,
+            clock=clock,
+            ids=new_id,
+        )
+        authority = Authority(
+            database,
+            trail=ledger,
+            platform=settings.platform,
+            origins=settings.bases,
+            clock=clock,
+            token_lifetime_s=settings.token_lifetime_s,
+            trusted_proxies=settings.trusted_proxies,
+        )
+        store = Store(
+            database,
+            permit=authority.permit,
+            trail=ledger,
+            clock=clock,
+            ids=new_id,
+            platform=settings.platform,
+            base_urls=bases,
+            references="lenient" if settings.references == "lenient" else "strict",
+            page_key=settings.key("pages"),
+        )
+        workflow = Workflow(platform=settings.platform, zone=settings.report_zone)
+        imaging = Imaging(
+            store,
+            objects,
+            authority.permit,
+            spool=spool,
+            public_bases=tuple(f"{base}/dicom-web" for base in settings.bases),
+        )
+        subscriptions = Subscriptions(
+            store,
+            authority.caller_of,
+            SubscriptionSettings(settings.key("webhooks"), bases[0], endpoint_policy(settings)),
+            clock=clock,
+            on_delivered=workflow.delivered,
+        )
+        # Order matters: the workflow completes a write before its outbox row is made.
+        store.observers += [*authority.observers, *workflow.observers, imaging.observer, subscriptions.observer]
+        return Services(
+            settings, database, objects, ledger, authority, store, imaging, subscriptions, workflow, clock, new_id
+        )
+
+    @property
+    def bases(self) -> Sequence[str]:
+        return self.settings.bases
+
+    @property
+    def max_body_bytes(self) -> int:
+        return self.settings.max_body_bytes
+
+    @property
+    def loops(self) -> Sequence[Loop]:
+        """What the background process turns."""
+        return [
+            self.ledger.loop(),
+            *self.authority.loops,
+            *self.imaging.loops,
+            *self.subscriptions.loops,
+            *self.workflow.loops(self.store),
+            sweeper(self.store),
+            statistician(self.database),
+            Loop("objects", self._clean_objects, 600.0),
+        ]
+
+    def parse(self, type_name: str | None, parameters: Sequence[tuple[str, str]], *, lenient: bool = False) -> Query:
+        """Search parameters as a Query, with this deployment's bases and clock; dates without time are UTC days."""
+        return search.parse(
+            type_name,
+            parameters,
+            lenient=lenient,
+            base_urls=self.fhir_bases,
+            now=self.clock(),
+        )
+
+    @property
+    def fhir_bases(self) -> tuple[str, ...]:
+        return tuple(f"{base}/fhir" for base in self.settings.bases)
+
+    def shown(self, version: Version, caller: Caller) -> bytes:
+        """The text of a version as this caller may see it: channel headers are for their creator alone."""
+        return self.subscriptions.shown(version, caller) if version.type == "Subscription" else version.content
+
+    def record_refusal(self, error: FhirError, intent: Access, caller: Caller) -> None:
+        """Record what was refused before a unit of work was opened. Raises Unavailable where it cannot."""
+        self.store.record_failure(caller, intent, error)
+        error.recorded = True
+
+    def verify_audit(self) -> Report:
+        """Verify the whole audit log, against the checkpoints published beside the database too."""
+        published = self.settings.data / CHECKPOINTS
+        elsewhere = split_notes(published.read_text(encoding="utf-8")) if published.exists() else []
+        return verify.verify(
+            self.database,
+            self._verifier,
+            platform=self.settings.platform,
+            elsewhere=elsewhere,
+            spooled=self.ledger.waiting_in_spool(),
+        )
+
+    def export_audit(self, file: Path) -> int:
+        """Export the log for the offline verifier; the number of records."""
+        return verify.export(self.database, file, self._verifier)
+
+    @property
+    def _verifier(self) -> checkpoint.Verifier:
+        return checkpoint.load_or_create(
+            self.settings.data / "keys" / "audit-checkpoint", f"vigie/{self.settings.platform}"
+        ).verifier
+
+    def readiness(self) -> Mapping[str, Callable[[], None]]:
+        """Name → check; a check raises where the server cannot serve."""
+        return {"database": self._database_answers, "objects": self._objects_writable, "audit": self._audit_writable}
+
+    def close(self) -> None:
+        """Settle what is under way and let go of everything."""
+        self.subscriptions.close()
+        self.imaging.close()
+        self.ledger.close()
+        self.database.dispose()
+
+    def _clean_objects(self) -> bool:
+        """Remove what writers that were killed left half written, of objects and of what was on its way."""
+        now_s = time.time()
+        self.objects.clean(_ABANDONED_S, now_s)
+        for left in (self.settings.data / "spool").iterdir():
+            with suppress(FileNotFoundError):  # its owner may be faster
+                if now_s - left.stat().st_mtime > _ABANDONED_S:
+                    left.unlink()
+        return False
+
+    def _database_answers(self) -> None:
+        ping(self.database)
+
+    def _objects_writable(self) -> None:
+        self.objects.put(b"")
+
+    def _audit_writable(self) -> None:
+        """Every answer waits for its audit record: where a write transaction cannot begin, nothing can be served."""
+        with self.database.write():
+            pass
+
+
+def endpoint_policy(settings: Settings) -> EndpointPolicy:
+    """Which subscription endpoints this deployment sends to."""
+    return EndpointPolicy(
+        ports=frozenset(int(port) for port in settings.endpoint_ports),
+        hosts=frozenset(host.lower() for host in settings.endpoint_hosts) or None,
+        private_networks=tuple(ipaddress.ip_network(network) for network in settings.endpoint_networks),
+        insecure_hosts=frozenset(settings.endpoints_insecure),
+        allow_insecure_loopback=settings.endpoints_on_loopback,
+    )
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)

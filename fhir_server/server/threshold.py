@@ -1,0 +1,70 @@
+"""The threshold: what every request passes on its way in, and every answer on its way out, whatever serves it.
+
+*The public base.* Links, `fullUrl` and BulkDataURI are built from the base that the client used, if it is one of ours;
+an unknown Host (a proxy's inner name, or an attack) counts as the canonical base, so no link ever leads to a stranger.
+*Caches* keep nothing, unless the facade says otherwise.
+*The request id* is the client's, or minted; it is in the answer, in the log line and in the audit record.
+*The log line* names the facade, never the path: a path or a query may name a patient.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from auth.guard import REQUEST_ID
+from fhir_server.server import logs
+from store.engine.ids import random_digits
+
+Environ = dict[str, Any]
+
+FACADES = frozenset({"fhir", "dicom-web", "oauth", ".well-known", "livez", "readyz", "bare"})
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+_CACHE_CONTROL = ("Cache-Control", "no-store")
+_GUARDS = (("X-Content-Type-Options", "nosniff"), ("Referrer-Policy", "no-referrer"))
+
+
+class Threshold:
+    """WSGI middleware, the outermost part of the application."""
+
+    def __init__(self, application: Any, bases: Sequence[str]) -> None:
+        self._application = application
+        parts = [urlsplit(base) for base in bases]
+        self._by_host = {part.netloc: part.scheme for part in reversed(parts)}
+        self._exact = {(part.scheme, part.netloc) for part in parts}
+        self._canonical = (parts[0].scheme, parts[0].netloc)
+
+    def __call__(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
+        began = time.perf_counter()
+        self._set_base(environ)
+        given = environ.get("HTTP_X_REQUEST_ID", "")
+        request_id = given if given and _REQUEST_ID.fullmatch(given) else random_digits()
+        environ[REQUEST_ID] = request_id
+
+        def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Callable[[bytes], object]:
+            headers += (("X-Request-Id", request_id), *_GUARDS)
+            if _CACHE_CONTROL not in headers and not any(name.lower() == "cache-control" for name, _ in headers):
+                headers.append(_CACHE_CONTROL)
+            facade = environ["PATH_INFO"].split("/", 2)[1] if "/" in environ["PATH_INFO"] else ""
+            logs.request(
+                environ["REQUEST_METHOD"], facade if facade in FACADES else "none", int(status[:3]),
+                (time.perf_counter() - began) * 1000, request_id,
+            )  # fmt: skip
+            told: Callable[[bytes], object] = start_response(status, headers, *rest)
+            return told
+
+        result: Iterable[bytes] = self._application(environ, start)
+        return result
+
+    def _set_base(self, environ: Environ) -> None:
+        scheme, host = environ.get("wsgi.url_scheme", "http"), environ.get("HTTP_HOST", "")
+        if (scheme, host) in self._exact:
+            return
+        if host in self._by_host:  # TLS ends in front of us: the scheme inside is not the client's
+            scheme = self._by_host[host]
+        else:
+            scheme, host = self._canonical
+        environ["wsgi.url_scheme"], environ["HTTP_HOST"] = scheme, host

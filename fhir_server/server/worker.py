@@ -1,0 +1,65 @@
+"""The background process: sequencers, dispatchers, maintenance. Each loop has a thread; each step is one bounded piece.
+
+A step that fails is logged and tried again later: what it would have done stays in the database.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+import structlog
+
+from fhir_server.server import logs, processes
+from fhir_server.server.services import Services
+from fhir_server.server.settings import Settings
+from store.access import Loop
+
+log = structlog.get_logger("vigie.worker")
+
+_AFTER_FAILURE_S = 1.0
+
+
+def run(services: Services, stopping: threading.Event) -> None:
+    """Run all loops until `stopping` is set."""
+    threads = [
+        threading.Thread(target=_turn, args=(services, loop, stopping), name=loop.name, daemon=True)
+        for loop in services.loops
+    ]
+    for thread in threads:
+        thread.start()
+    stopping.wait()
+    for thread in threads:
+        thread.join(timeout=10)
+
+
+def _turn(services: Services, loop: Loop, stopping: threading.Event) -> None:
+    while not stopping.is_set():
+        try:
+            if loop.step():
+                continue
+            if loop.interval_s > 1:
+                stopping.wait(loop.interval_s)
+            else:
+                services.database.wait_for_change(loop.interval_s)  # fails too while the database is away
+        except Exception:
+            log.exception("loop failed", loop=loop.name)
+            stopping.wait(_AFTER_FAILURE_S)
+
+
+def main() -> None:
+    processes.die_with_parent(signal.SIGTERM)
+    logs.configure("worker")
+    told = processes.StopSignals()
+    services = Services.of(Settings.load().checked())
+    stopping = threading.Event()
+    running = threading.Thread(target=run, args=(services, stopping), name="loops")
+    running.start()
+    told.wait()
+    stopping.set()
+    running.join()
+    services.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,366 @@
+"""The database, SQLite or PostgreSQL, opened anew by each process.
+
+SQLite: WAL, ``synchronous=FULL`` (a commit is on the disk when it returns), and every write transaction passes the
+fair gate before ``BEGIN IMMEDIATE``. PostgreSQL: READ COMMITTED for writes, since what must be exclusive takes a lock
+by name; a read transaction sees one snapshot (REPEATABLE READ).
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from typing import Any, cast
+from weakref import WeakSet
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import OperationalError
+
+from resources.outcomes import Unavailable
+from store.engine.faults import DRIVER_ERRORS
+from store.engine.gate import WriteGate
+from store.engine.schema import metadata
+
+BUSY_TIMEOUT_MS = 30_000
+POLL_INTERVAL_S = 0.01
+
+
+def open_engine(url: str) -> Database:
+    """Open ``sqlite:///file`` or ``postgresql://…``. The file's folder must exist; tables are made by `create_all`."""
+    return Database(url)
+
+
+class Database:
+    """A database by its URL. Safe to carry over a fork or to pickle: each process opens connections of its own."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        parsed = make_url(url)
+        if parsed.get_backend_name() == "postgresql":
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        elif not parsed.database or parsed.database == ":memory:":
+            raise ValueError("SQLite needs a file: several processes share it")
+        self.dialect: str = parsed.get_backend_name()
+        self._url: URL = parsed
+        self._local: _ProcessState | None = None
+        self._opening = threading.Lock()
+
+    @property
+    def engine(self) -> Engine:
+        return self._state.engine
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self.dialect == "sqlite"
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A write transaction: commits on leaving, rolls back on an exception."""
+        state = self._state
+        if state.gate is None:
+            with state.writer.connect() as connection, connection.begin():
+                yield connection
+            return
+        with state.gate.passage(), state.transaction("BEGIN IMMEDIATE") as connection:
+            yield connection
+
+    def read(self) -> AbstractContextManager[Connection]:
+        """A read transaction over one snapshot."""
+        state = self._state
+        return state.transaction("BEGIN") if state.gate is not None else state.read()
+
+    def glance(self) -> AbstractContextManager[Connection]:
+        """For one statement, which is a transaction by itself: none is begun and ended around it.
+
+        On SQLite a select only: what writes passes the gate.
+        """
+        return self._state.transaction(None)
+
+    def wait_for_change(self, timeout_s: float) -> bool:
+        """Return True soon after another connection committed, False after `timeout_s`.
+
+        It may return True without a change, and a change made before the call may count: look, then wait.
+        """
+        return self._state.wait_for_change(timeout_s)
+
+    def create_all(self) -> None:
+        """Make the tables of every package that was imported. Production uses the migrations."""
+        with self.write() as connection:
+            metadata.create_all(connection)
+
+    def dispose(self) -> None:
+        """Close this process's connections."""
+        state, self._local = self._local, None
+        if state is not None and state.pid == os.getpid():
+            state.close()
+
+    @property
+    def _state(self) -> _ProcessState:
+        state = self._local
+        if state is not None and state.pid == os.getpid():
+            return state
+        with self._opening:
+            state = self._local
+            if state is None or state.pid != os.getpid():
+                if state is not None:
+                    state.abandon()
+                state = self._local = _ProcessState(self._url)
+            return state
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"url": self.url}
+
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        self.__init__(kept["url"])  # type: ignore[misc]
+
+
+class _ProcessState:
+    """What one process has open."""
+
+    def __init__(self, url: URL) -> None:
+        self.pid = os.getpid()
+        self.gate: WriteGate | None = None
+        self._watchers = threading.local()
+        self._kept = threading.local()
+        self._watcher_list: list[_Watcher] = []
+        self._open: WeakSet[Connection] = WeakSet()
+        """Connections that threads keep; of a thread that has ended, the pool has its own again."""
+        if url.get_backend_name() == "sqlite":
+            file = Path(str(url.database)).absolute()
+            self.gate = WriteGate(file.parent, file.name)
+            self.engine = self.reader = self.writer = self.glancer = _sqlite_engine(url)
+        else:
+            self.engine = create_engine(
+                url,
+                pool_size=16,
+                max_overflow=48,
+                pool_use_lifo=True,
+                pool_pre_ping=False,
+                connect_args={"prepare_threshold": 2},
+            )
+            self.writer = self.engine.execution_options(isolation_level="READ COMMITTED")
+            self.reader = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            self.glancer = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """PostgreSQL: a read transaction."""
+        with self.reader.connect() as connection, connection.begin():
+            yield connection
+
+    def transaction(self, begin: str | None) -> _Kept:
+        """A transaction on a connection that this thread keeps. `begin`: SQLite's word for it; None: there is none."""
+        free: list[Connection] | None = getattr(self._kept, "free", None)
+        if free is None:
+            free = self._kept.free = []
+        return _Kept(self._connect, free, begin)
+
+    def _connect(self) -> Connection:
+        connection = self.glancer.connect()
+        self._open.add(connection)
+        return connection
+
+    def wait_for_change(self, timeout_s: float) -> bool:
+        watcher = self.watcher()
+        try:
+            return watcher.wait(timeout_s)
+        except DRIVER_ERRORS:
+            # Its connection is gone, the database was restarted: the next call looks with a new one.
+            del self._watchers.watcher
+            self._watcher_list.remove(watcher)
+            with suppress(*DRIVER_ERRORS):
+                watcher.close()
+            raise
+
+    def watcher(self) -> _Watcher:
+        watcher: _Watcher | None = getattr(self._watchers, "watcher", None)
+        if watcher is None:
+            kind = _DataVersionWatcher if self.gate is not None else _SnapshotWatcher
+            watcher = self._watchers.watcher = kind(self.engine)
+            self._watcher_list.append(watcher)
+        return watcher
+
+    def close(self) -> None:
+        for watcher in self._watcher_list:
+            watcher.close()
+        for connection in list(self._open):
+            with suppress(*DRIVER_ERRORS):
+                connection.close()
+        self.engine.dispose()
+        if self.gate is not None:
+            self.gate.close()
+
+    def abandon(self) -> None:
+        """Forget what was inherited over a fork, without touching the parent's connections."""
+        self.engine.dispose(close=False)
+        if self.gate is not None:
+            self.gate.close()
+
+
+class _Kept:
+    """`with` one transaction, said to the driver itself; the connection, in autocommit, stays with its thread.
+
+    A checkout from a pool, its events and SQLAlchemy's own transaction object cost more than the select of a read.
+    """
+
+    __slots__ = ("_begin", "_connect", "_connection", "_driver", "_free")
+
+    def __init__(self, connect: Callable[[], Connection], free: list[Connection], begin: str | None) -> None:
+        self._connect = connect
+        self._free = free
+        self._begin = begin
+
+    def __enter__(self) -> Connection:
+        # A second transaction inside the first one of the same thread (reads only) takes another connection.
+        self._connection = self._free.pop() if self._free else self._connect()
+        driver: Any = self._connection.connection.driver_connection
+        if self._begin is None and _has_ended(driver):
+            self._discard()
+            self._connection = self._connect()
+            driver = self._connection.connection.driver_connection
+        self._driver = driver
+        if self._begin is None:
+            return self._connection
+        try:
+            driver.execute(self._begin)
+        except BaseException:
+            self._discard()
+            raise
+        return self._connection
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        try:
+            if self._begin is not None:
+                self._driver.execute("COMMIT" if kind is None else "ROLLBACK")
+        except BaseException:
+            self._discard()
+            if kind is None:
+                raise
+            return
+        if kind is not None and getattr(self._driver, "closed", False):  # psycopg: the server has gone
+            self._discard()
+            return
+        self._free.append(self._connection)
+
+    def _discard(self) -> None:
+        """A connection that may be in any state is not used again; closing it rolls back."""
+        self._connection.invalidate()
+        self._connection.close()
+
+
+def _has_ended(driver: Any) -> bool:
+    """psycopg: the server has spoken though it was asked nothing, so it has closed the connection, or is about to."""
+    if isinstance(driver, sqlite3.Connection):
+        return False
+    try:
+        poll = select.poll()
+        poll.register(driver.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
+    except DRIVER_ERRORS:
+        return True
+
+
+class _Watcher:
+    """Notices commits of others, by a number that changes with them. One per thread."""
+
+    _seen: int
+
+    def wait(self, timeout_s: float) -> bool:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            version = self._version()
+            if version != self._seen:
+                self._seen = version
+                return True
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                return False
+            time.sleep(min(POLL_INTERVAL_S, left_s))
+
+    def _version(self) -> int:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+
+class _DataVersionWatcher(_Watcher):
+    """PRAGMA data_version changes when another connection commits."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._raw = engine.raw_connection()
+        self._cursor = self._raw.cursor()
+        self._seen = self._version()
+
+    def close(self) -> None:
+        self._cursor.close()
+        self._raw.close()
+
+    def _version(self) -> int:
+        self._cursor.execute("PRAGMA data_version")
+        return int(self._cursor.fetchone()[0])  # type: ignore[index]
+
+
+class _SnapshotWatcher(_Watcher):
+    """The newest completed transaction, polled: NOTIFY takes a lock that makes all commits of the cluster wait."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._raw = engine.raw_connection()
+        self._driver = cast(Any, self._raw.driver_connection)
+        self._driver.autocommit = True
+        self._seen = self._version()
+
+    def close(self) -> None:
+        self._raw.invalidate()
+        self._raw.close()
+
+    def _version(self) -> int:
+        return int(self._driver.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())::text").fetchone()[0])
+
+
+def _sqlite_engine(url: URL) -> Engine:
+    engine = create_engine(
+        url,
+        pool_size=32,
+        max_overflow=-1,
+        pool_use_lifo=True,
+        pool_reset_on_return=None,
+        isolation_level="AUTOCOMMIT",  # transactions are begun and ended by `_Kept` alone
+        connect_args={
+            "timeout": BUSY_TIMEOUT_MS / 1000,
+            "check_same_thread": False,
+            "isolation_level": None,
+            "cached_statements": 512,
+        },
+    )
+
+    @event.listens_for(engine, "connect")
+    def prepare(dbapi_connection: Any, _record: Any) -> None:
+        cursor = dbapi_connection.cursor()
+        for pragma in (
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            f"busy_timeout={BUSY_TIMEOUT_MS}",
+            "foreign_keys=ON",
+            "cache_size=-65536",
+            "temp_store=MEMORY",
+        ):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    return engine
+
+
+def ping(database: Database) -> None:
+    """Raise Unavailable unless the database answers."""
+    try:
+        with database.read() as connection:
+            connection.execute(text("SELECT 1"))
+    except OperationalError as error:
+        raise Unavailable("The database does not answer") from error

@@ -1,0 +1,1 @@
+"""Search and history: criteria compiled to SQL, plans, order, includes, pages."""

@@ -1,0 +1,286 @@
+"""Search: one select for a page, one more for each round of includes, all at one snapshot.
+
+FHIR R4 §3.1.1 http://hl7.org/fhir/R4/search.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+from sqlalchemy import ColumnElement, FromClause, Select, and_, exists, false, func, or_, select
+
+from resources import search as search_parameters
+from resources.criteria import Query, SortKey
+from resources.outcomes import BadRequest, Forbidden
+from resources.registry import TYPES, type_id
+from store.access import Access, Interaction, SearchPage, Version, Visibility
+from store.engine.locks import lock
+from store.search.compile import Asked, OrderedJoin, distinct_keys
+from store.search.includes import gather
+from store.search.ordering import Order, Walk
+from store.search.pages import Page
+from store.search.planning import FEW, Plan, choose
+from store.search.probes import TABLES
+from store.search.reader import Reader, types_visible
+from store.versions.queries import COLUMNS
+from store.versions.snapshots import Snapshot
+from store.versions.tables import resource_version
+
+Clause = ColumnElement[bool]
+
+FIND_LIMIT = 1000
+"""Most matches that a rule of the server may ask for at once."""
+
+
+def page(reader: Reader, query: Query, *, token: str | None = None) -> SearchPage:
+    """One page of `query`. Raises BadRequest or Gone for a token that does not fit, Forbidden without a scope."""
+    uow = reader.uow
+    interaction = Interaction.SEARCH_TYPE if query.type else Interaction.SEARCH_SYSTEM
+    raw = _raw(reader, query)
+    reader.attempt(interaction, query.type, query=raw)
+    subject = f"search {query.type} {query.types} {query.processed}"
+    found = uow.store.pages.open(token, reader.caller, subject, uow.now) if token else None
+    uow.flush()
+    running = _Search.of(reader, query, found.snapshot if found else None)
+    total = found.total if found else None
+    counted = query.summary == "count" or query.count == 0
+    if total is None and (counted or query.total in ("accurate", "estimate")):
+        total = running.total()
+    if counted:
+        _note(reader, interaction, query, raw, [], total)
+        return SearchPage([], [], total, None)
+    rows = running.rows(query.count + 1, found.last_pk if found else None)
+    matches = [reader.version(row) for row in rows[: query.count]]
+    more = len(rows) > query.count
+    if total is None and found is None and not more and query.total != "none":
+        total = len(matches)
+    included = gather(reader, query, matches, running.asked)
+    _note(reader, interaction, query, raw, [*matches, *included.versions], total)
+    following = None
+    if more and matches:
+        snapshot = found.snapshot if found else uow.snapshot
+        following = uow.store.pages.seal(
+            Page(snapshot, matches[-1].pk, found.issued if found else uow.now, total), reader.caller, subject
+        )
+    return SearchPage(matches, included.versions, total, following, included.incomplete)
+
+
+def conditional_match(reader: Reader, type_name: str, criteria: Query) -> list[Version]:
+    """At most two matches; whoever asks the same of the same organisation waits until this transaction ends.
+
+    That makes `If-None-Exist` and conditional update safe against one another (§3.1.0.8.1). The lock says nothing
+    to other organisations: they have keys of their own.
+    """
+    uow = reader.uow
+    if uow.write:
+        asked = sorted(criteria.processed)
+        lock(uow.connection, f"criteria {reader.caller.organization} {type_name} {asked}")
+    uow.flush()
+    rows = _Search.of(reader, criteria, None).rows(2, None)
+    return [reader.version(row) for row in rows]
+
+
+def find(reader: Reader, type_name: str, parameters: Sequence[tuple[str, str]]) -> list[Version]:
+    """All matches, newest first unless `_sort` says otherwise. Not recorded where the server asks for its own rules."""
+    query = search_parameters.parse(type_name, parameters, base_urls=reader.uow.store.base_urls)
+    reader.uow.flush()
+    rows = _Search.of(reader, query, None).rows(FIND_LIMIT + 1, None)
+    if len(rows) > FIND_LIMIT:
+        raise RuntimeError(f"A rule asks for more than {FIND_LIMIT} {type_name} at once")
+    matches = [reader.version(row) for row in rows]
+    if not reader.derived:
+        _note(reader, Interaction.SEARCH_TYPE, query, _raw(reader, query), matches, len(matches))
+    return matches
+
+
+def each(reader: Reader, type_name: str, parameters: Sequence[tuple[str, str]]) -> Iterator[Version]:
+    """All matches, however many, read in portions. For rules of the server itself, in a read unit of work."""
+    query = search_parameters.parse(type_name, parameters, base_urls=reader.uow.store.base_urls)
+    running = _Search.of(reader, query, None)
+    rows = running.rows(FIND_LIMIT, None)
+    while rows:
+        matches = [reader.version(row) for row in rows]
+        yield from matches
+        rows = running.rows(FIND_LIMIT, matches[-1].pk) if len(rows) == FIND_LIMIT else []
+
+
+def asked_by(reader: Reader, snapshot: Snapshot | None = None) -> Asked:
+    """How criteria are compiled for the caller of `reader`."""
+    return Asked(reader.uow.store.database.dialect, snapshot, reader)
+
+
+def constrained(
+    statement: Select[Any], visible: Visibility, reader: Reader
+) -> Select[Any]:
+    """A select of resource_version, with the predicate and the constraints of the caller's scopes."""
+    return statement.where(*asked_by(reader).rights_clauses(resource_version, visible))
+
+
+def constraint_clauses(version: FromClause, visible: Visibility, reader: Reader) -> list[Clause]:
+    return asked_by(reader).constraints(version, visible.constraints)
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """A query ready to run: for whom, when, of which types."""
+
+    reader: Reader
+    query: Query
+    asked: Asked
+    groups: tuple[tuple[Visibility, tuple[str, ...]], ...]
+
+    @staticmethod
+    def of(reader: Reader, query: Query, snapshot: Snapshot | None) -> _Search:
+        _refuse_half_characters(query)
+        if query.type is not None:
+            visible = reader.visibility(Interaction.SEARCH_TYPE, query.type)
+            groups: list[tuple[Visibility, tuple[str, ...]]] = [(visible, (query.type,))]
+        else:
+            groups = list(types_visible(reader, Interaction.SEARCH_SYSTEM, query.types or tuple(TYPES)))
+            if not groups:
+                raise Forbidden("No scope covers a search of these types")
+        return _Search(reader, query, asked_by(reader, snapshot), tuple(groups))
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        return tuple(name for _, names in self.groups for name in names)
+
+    def total(self) -> int:
+        version = self.asked.alias(resource_version)
+        plan = self._plan(FEW)
+        source, joined = _driven(version, None if plan.walk else plan.driver)
+        counted = select(func.count()).select_from(source).where(*joined, *self._clauses(version))
+        return int(self.reader.uow.connection.execute(counted).scalar_one())
+
+    def rows(self, limit: int, last_pk: int | None) -> list[tuple[Any, ...]]:
+        """Rows of COLUMNS in order, after the version `last_pk` if given."""
+        order = Order(self.query.sort, self.asked)
+        last = self._last_values(order, last_pk) if last_pk is not None else None
+        plan = self._plan(limit)
+        walk = Walk.along(order) if plan.walk else None
+        if walk is None:
+            return self._sorted(order, plan.driver, limit, last_pk, last)
+        rows = [] if last is not None and last[0] is None else self._walked(walk, limit, last_pk, last)
+        if len(rows) < limit and not walk.by_column:
+            continuing = last if last is not None and last[0] is None else None
+            rows += self._without_value(order, limit - len(rows), last_pk if continuing else None)
+        return rows
+
+    def _plan(self, wanted: int) -> Plan:
+        organizations = self.groups[0][0].organizations if len(self.groups) == 1 else None
+        return choose(
+            self.reader.uow.connection,
+            self.reader.uow.store.estimates,
+            self.asked,
+            self.types,
+            self.query.criteria,
+            organizations,
+            wanted,
+        )
+
+    def _sorted(
+        self, order: Order, driver: Select[tuple[int]] | None, limit: int, last_pk: int | None, last: Any
+    ) -> list[tuple[Any, ...]]:
+        version = self.asked.alias(resource_version)
+        source, joined = _driven(version, driver)
+        statement = select(*_columns(version)).select_from(source).where(*joined, *self._clauses(version))
+        if last_pk is not None:
+            statement = statement.where(order.after(version, last, last_pk))
+        return self._run(statement.order_by(*order.order_by(version)).limit(limit))
+
+    def _walked(self, walk: Walk, limit: int, last_pk: int | None, last: Any) -> list[tuple[Any, ...]]:
+        version = self.asked.alias(resource_version)
+        row = walk.row()
+        source: FromClause = version if row is None else OrderedJoin(row, version)
+        statement = (
+            select(*_columns(version))
+            .select_from(source)
+            .where(*walk.clauses(version, row), *self._clauses(version))
+        )
+        if last_pk is not None:
+            statement = statement.where(walk.after(version, row, last[0], last_pk))
+        return self._run(statement.order_by(*walk.order_by(version, row)).limit(limit))
+
+    def _without_value(self, order: Order, limit: int, last_pk: int | None) -> list[tuple[Any, ...]]:
+        """The last ones: versions that have no value to be sorted by."""
+        version = self.asked.alias(resource_version)
+        (key,) = order.sort
+        statement = select(*_columns(version)).where(self._lacks(version, key), *self._clauses(version))
+        if last_pk is not None:
+            statement = statement.where(version.c.pk < last_pk if order.descending else version.c.pk > last_pk)
+        tie = version.c.pk.desc() if order.descending else version.c.pk.asc()
+        return self._run(statement.order_by(tie).limit(limit))
+
+    def _last_values(self, order: Order, last_pk: int) -> Any:
+        return self.reader.uow.connection.execute(order.last_values(last_pk)).one()
+
+    def _clauses(self, version: FromClause) -> Iterator[Clause]:
+        """Everything that a match fulfils."""
+        groups = [
+            and_(
+                version.c.type_id.in_([type_id(name) for name in names])
+                if len(names) > 1
+                else version.c.type_id == type_id(names[0]),
+                *self.asked.rights_clauses(version, visible),
+            )
+            for visible, names in self.groups
+        ]
+        yield or_(*groups) if groups else false()
+        yield from self.asked.alive(version)
+        for criterion in self.query.criteria:
+            yield self.asked.clause(version, criterion)
+
+    def _lacks(self, version: FromClause, key: SortKey) -> Clause:
+        row = self.asked.alias(TABLES[key.table])
+        return ~exists().where(row.c.version_pk == version.c.pk, row.c.param_id == key.param_id).correlate(version)
+
+    def _run(self, statement: Select[Any]) -> list[tuple[Any, ...]]:
+        return [tuple(row) for row in self.reader.uow.connection.execute(statement)]
+
+
+def _driven(version: FromClause, driver: Select[tuple[int]] | None) -> tuple[FromClause, list[Clause]]:
+    if driver is None:
+        return version, []
+    keys = distinct_keys(driver)
+    return OrderedJoin(keys, version), [version.c.pk == keys.c.version_pk]
+
+
+def _columns(version: FromClause) -> list[ColumnElement[Any]]:
+    return [version.c[column.key] for column in COLUMNS]
+
+
+def _raw(reader: Reader, query: Query) -> str:
+    """The request as the record has it: as received if the edge said so, else as understood."""
+    intent = reader.uow.intent
+    if intent is not None and intent.query is not None:
+        return intent.query
+    return f"{query.type or ''}?{urlencode(query.processed, errors='replace')}"
+
+
+def _refuse_half_characters(query: Query) -> None:
+    """A lone surrogate is no text: no database can compare it."""
+    for name, value in query.processed:
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise BadRequest(f"The value of {name} holds half a character (a lone surrogate)") from None
+
+
+def _note(
+    reader: Reader,
+    interaction: Interaction,
+    query: Query,
+    raw: str,
+    versions: list[Version],
+    total: int | None,
+) -> None:
+    if reader.derived:
+        return
+    patients = tuple(dict.fromkeys(patient for version in versions for patient in version.patients))
+    detail = [("count", str(len(versions)))]
+    if total is not None:
+        detail.append(("total", str(total)))
+    reader.note(Access(interaction, query.type, patients=patients, query=raw, detail=tuple(detail)))

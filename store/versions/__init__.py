@@ -1,0 +1,1 @@
+"""Versions of resources: tables, statements, snapshots, audiences, referential integrity."""
