@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from audit import entry, events, merkle, records, spool
+from audit import entry, events, merkle, queries, spool
 from audit.checkpoint import BadCheckpoint, Checkpoint, Signer
 from audit.offline import split_notes
 from resources.index_rows import IndexRows
@@ -110,10 +110,10 @@ class Sequencer:
         """
         self._recall_published()
         with self._database.read() as connection:
-            inbox = records.pending(connection, self._batch, self.epoch(connection))
-            consumed = records.consumed(connection) if self._spooled is not None else {}
+            inbox = queries.pending(connection, self._batch, self.epoch(connection))
+            consumed = queries.consumed(connection) if self._spooled is not None else {}
         spooled = self._from_spool(consumed, self._batch - len(inbox))
-        batch = [*inbox, *(records.Pending(0, row.event_id, row.recorded, 0, row.entry) for row in spooled)]
+        batch = [*inbox, *(queries.Pending(0, row.event_id, row.recorded, 0, row.entry) for row in spooled)]
         if not batch:
             self._tidy(consumed)
             self._lag_s = 0.0
@@ -157,7 +157,7 @@ class Sequencer:
             self._epoch = snapshots.epoch(connection)
         return self._epoch
 
-    def _prepared(self, row: records.Pending) -> _Prepared:
+    def _prepared(self, row: queries.Pending) -> _Prepared:
         """All that can be computed before the transaction, so that nobody waits for it."""
         event = self._event(row)
         meta = {"versionId": "1", "lastUpdated": _LAST_UPDATED, **event.pop("meta", {})}
@@ -172,7 +172,7 @@ class Sequencer:
             rows = IndexRows()
         return _Prepared(head, tail, rows, tuple(patients_of("AuditEvent", stamped)))
 
-    def _event(self, row: records.Pending) -> Json:
+    def _event(self, row: queries.Pending) -> Json:
         """The AuditEvent of a record."""
         site = {"observer": self._observer, "base_url": self._base_url, "platform": self._platform}
         recorded = of_microseconds(row.recorded)
@@ -199,23 +199,23 @@ class Sequencer:
         known = [name for name in gone if name in consumed]
         if known:
             with self._database.write() as connection:
-                records.forget(connection, known)
+                queries.forget(connection, known)
 
     def _sequence(
         self,
-        inbox: Sequence[records.Pending],
+        inbox: Sequence[queries.Pending],
         spooled: Sequence[spool.SpoolRow],
         consumed: Mapping[str, int],
-        batch: Sequence[records.Pending],
+        batch: Sequence[queries.Pending],
         prepared: Sequence[_Prepared],
     ) -> str:
         fresh: set[int] = set()
         ends = {row.file: row.end for row in spooled}
         with self._database.write() as connection:
-            if not records.lead(connection) or not records.take(connection, inbox):
+            if not queries.lead(connection) or not queries.take(connection, inbox):
                 raise _Lost
             for name, end in ends.items():
-                if not records.advance(connection, name, consumed.get(name, 0), end):
+                if not queries.advance(connection, name, consumed.get(name, 0), end):
                     raise _Lost
             frontier = self._frontier(connection)
             before = frontier.size
@@ -229,19 +229,19 @@ class Sequencer:
                 seq, salt = frontier.size + 1, secrets.token_bytes(32)
                 leaf = merkle.leaf_hash(merkle.commitment(seq, content, salt))
                 frontier.append(leaf)
-                log.append(records.LogRow(seq, row.event_id, leaf, salt, row.tx_id, row.recorded))
+                log.append(queries.LogRow(seq, row.event_id, leaf, salt, row.tx_id, row.recorded))
                 news.append(versions.NewVersion(
-                    records.AUDIT_EVENT, row.event_id, 1, False, "POST", audience, audience, ready.patients, content))
+                    queries.AUDIT_EVENT, row.event_id, 1, False, "POST", audience, audience, ready.patients, content))
             buffer = versions.IndexBuffer()
             keys = versions.insert_versions(connection, news, tx, at_us)
             for key, ready in zip(keys, prepared, strict=True):
                 buffer.add(key, ready.rows)
             buffer.flush(connection)
-            if not records.append(connection, log, before, frontier):
+            if not queries.append(connection, log, before, frontier):
                 raise _Lost
             checkpoint = Checkpoint(self._signer.name, frontier.size, frontier.root())
             note = self._signer.sign(checkpoint)
-            records.add_checkpoint(connection, frontier.size, note, at_us, self._checkpoint_interval_us)
+            queries.add_checkpoint(connection, frontier.size, note, at_us, self._checkpoint_interval_us)
         self._audiences.committed(fresh)
         self._signed = checkpoint
         return note
@@ -249,8 +249,8 @@ class Sequencer:
     def _frontier(self, connection: Connection) -> merkle.Frontier:
         """The frontier, shown to be what the last checkpoint signed (C2SP: never sign an inconsistent checkpoint)."""
         try:
-            frontier = records.tree(connection)
-            note = records.last_checkpoint(connection)
+            frontier = queries.tree(connection)
+            note = queries.last_checkpoint(connection)
             signed = self._verifier.open(note) if note is not None else None
         except (ValueError, BadCheckpoint) as error:
             raise InconsistentLog(f"The audit log cannot be extended: {error}") from error

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from audit import merkle, records
+from audit import merkle, queries
 from audit.checkpoint import Verifier
 from audit.offline import FORMAT, Judge, Key, Report
 from resources.times import microseconds
@@ -49,11 +49,11 @@ def verify(
     """
     judge = Judge(Key(verifier.text()), elsewhere)
     with database.read() as connection:
-        pending = iter(records.checkpoints(connection))
+        pending = iter(queries.checkpoints(connection))
         checkpoint = next(pending, None)
-        tree = records.tree(connection)
+        tree = queries.tree(connection)
         written: set[int] = set()
-        for row in records.stored(connection, audience_id({platform})):
+        for row in queries.stored(connection, audience_id({platform})):
             while checkpoint is not None and checkpoint[0] < row.seq:
                 judge.checkpoint(*checkpoint)
                 checkpoint = next(pending, None)
@@ -69,9 +69,9 @@ def verify(
         report = judge.finish()
         if (tree.size, tree.root()) != (end - 1, report.root):
             judge.outside(end, "root", f"the kept frontier of {tree.size} is not that of the log")
-        for reference in records.events_outside(connection):
+        for reference in queries.events_outside(connection):
             judge.outside(end, "outside", f"{reference} is not in the log")
-        for reference in records.versions_unrecorded(connection, written):
+        for reference in queries.versions_unrecorded(connection, written):
             judge.outside(end, "unrecorded", f"{reference} was written without an audit record")
         _inbox(connection, judge, end, now or datetime.now(UTC), spooled)
     return report
@@ -91,12 +91,12 @@ class Proof:
 def proof(database: Database, event_id: str) -> Proof | None:
     """The inclusion proof of an AuditEvent against the newest checkpoint; None while it is not in the log."""
     with database.read() as connection:
-        row = records.position(connection, event_id)
-        kept = records.checkpoints(connection)
+        row = queries.position(connection, event_id)
+        kept = queries.checkpoints(connection)
         if row is None or not kept:
             return None
         size, note = kept[-1]
-        path = merkle.inclusion_proof(records.leaves(connection, size), row.seq - 1, size)
+        path = merkle.inclusion_proof(queries.leaves(connection, size), row.seq - 1, size)
     return Proof(row.seq, bytes(row.leaf), bytes(row.salt), tuple(path), note)
 
 
@@ -120,7 +120,7 @@ def export(database: Database, file: Path, verifier: Verifier) -> int:
 def _inbox(
     connection: Connection, judge: Judge, end: int, now: datetime, spooled: tuple[int, int | None]
 ) -> None:
-    count, oldest = records.waiting(connection)
+    count, oldest = queries.waiting(connection)
     count += spooled[0]
     oldest = min((one for one in (oldest, spooled[1]) if one is not None), default=None)
     if not count or oldest is None:
@@ -136,10 +136,10 @@ def _export_lines(database: Database, verifier: Verifier) -> Iterator[dict[str, 
     yield {"format": FORMAT, "origin": verifier.name, "key": verifier.text(),
            "exported": datetime.now(UTC).isoformat(timespec="seconds")}
     with database.read() as connection:
-        notes = records.checkpoints(connection)
+        notes = queries.checkpoints(connection)
         at = 0
         last = 0
-        for row in records.stored(connection, 0):
+        for row in queries.stored(connection, 0):
             while at < len(notes) and notes[at][0] < row.seq:
                 yield {"checkpoint": notes[at][1], "size": notes[at][0]}
                 at += 1

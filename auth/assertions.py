@@ -24,7 +24,7 @@ from authlib.oauth2.rfc7523 import JWTBearerClientAssertion
 from joserfc import jwt
 from joserfc.errors import JoseError
 
-from auth import records
+from auth import queries
 from auth.clients import AUTH_METHOD, CLIENT_ID, Client, Clock
 from auth.keys import KEY_TYPES, import_public
 from resources import jsontext
@@ -169,7 +169,7 @@ class PrivateKeyJwt(JWTBearerClientAssertion):  # type: ignore[misc]
     def validate_jti(self, claims: Assertion, jti: str) -> bool:
         with self._database.write() as connection:
             expires = math.ceil(claims.expires_s) + LEEWAY_S
-            return records.use_assertion(connection, claims.client_id, jti, expires)
+            return queries.use_assertion(connection, claims.client_id, jti, expires)
 
     def get_audiences(self) -> list[str]:
         return sorted(self._audiences)

@@ -20,7 +20,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from auth import records
 from resources import references
 from resources.codes import TELERADIOLOGY_TASK, TaskKind, has_coding
 from resources.json import Json
@@ -28,6 +27,7 @@ from resources.lifecycle import SIGNED
 from resources.outcomes import FhirError
 from resources.registry import type_id
 from store.access import EVERYONE, Audience, Caller, Change, Draft, Interaction, Version
+from store.versions.audiences import audience_of, owner_of
 
 if TYPE_CHECKING:
     from store.access import Work
@@ -80,7 +80,7 @@ class Audiences:
         if draft.interaction is Interaction.CREATE:
             return caller.organization
         # An update that creates: a deleted resource that is written anew is still its owner's.
-        return records.owner_of(uow.connection, type_id(draft.type), draft.id) or caller.organization
+        return owner_of(uow.connection, type_id(draft.type), draft.id) or caller.organization
 
     def organizations(
         self, uow: Work, type_name: str, owner: str, resource: Json, steps: int = MAX_STEPS
@@ -109,7 +109,7 @@ class Audiences:
         if draft.before is None:
             sender = {uow.caller.organization}
         else:
-            sender = set(records.audience_of(uow.connection, draft.before.pk))
+            sender = set(audience_of(uow.connection, draft.before.pk))
         hospitals = (set(self._hospitals(uow, draft.type, study, MAX_STEPS)) | sender) - {self.platform, ""}
         return frozenset({self.platform, *hospitals}) if len(hospitals) == 1 else frozenset({self.platform})
 
@@ -175,12 +175,12 @@ class Widening:
         report, before = change.after, change.before
         if report.type != "DiagnosticReport" or report.deleted or report.owner != self._audiences.platform:
             return
-        now = records.audience_of(uow.connection, report.pk)
-        if before is not None and now == records.audience_of(uow.connection, before.pk):
+        now = audience_of(uow.connection, report.pk)
+        if before is not None and now == audience_of(uow.connection, before.pk):
             return
         for version in self._dependents(uow, report):
             belongs = self._audiences.organizations(uow, version.type, version.owner, version.json())
-            if belongs != records.audience_of(uow.connection, version.pk):
+            if belongs != audience_of(uow.connection, version.pk):
                 uow.system.update(version.type, version.id, version.json())
 
     def _dependents(self, uow: Work, report: Version) -> Iterator[Version]:

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import urlsplit
 
-from auth import keys, records, scopes
-from auth.records import ClientRecord
+from auth import keys, queries, scopes
+from auth.queries import ClientRecord
 from resources.json import Json
 from resources.outcomes import BadRequest, Conflict
 from store.access import Access, Caller, Interaction, Trail
@@ -142,9 +142,9 @@ class Clients:
         )
         _check(record)
         with self._database.write() as connection:
-            if records.find_client(connection, record.client_id) is not None:
+            if queries.find_client(connection, record.client_id) is not None:
                 raise Conflict("A client with this client_id exists", expression="client_id")
-            records.insert_client(connection, record)
+            queries.insert_client(connection, record)
             access = self._access("client-add", record.client_id, (("organization", organization), ("role", role)))
             self._trail.append(connection, Caller.system(self._platform), [access], now)
         self._known.pop(record.client_id, None)
@@ -155,7 +155,7 @@ class Clients:
         if not CLIENT_ID.fullmatch(client_id):
             return None
         with self._database.read() as connection:
-            record = records.find_client(connection, client_id)
+            record = queries.find_client(connection, client_id)
         return None if record is None else client_of(record)
 
     def known(self, client_id: str) -> Client | None:
@@ -171,14 +171,14 @@ class Clients:
 
     def list(self) -> list[Client]:
         with self._database.read() as connection:
-            return [client_of(record) for record in records.list_clients(connection)]
+            return [client_of(record) for record in queries.list_clients(connection)]
 
     def deactivate(self, client_id: str) -> bool:
         """Take all rights from a client, its issued tokens included; False if there is no such active client."""
         if not CLIENT_ID.fullmatch(client_id):
             return False
         with self._database.write() as connection:
-            changed = records.deactivate_client(connection, client_id)
+            changed = queries.deactivate_client(connection, client_id)
             if changed:
                 access = self._access("client-deactivate", client_id)
                 self._trail.append(connection, Caller.system(self._platform), [access], self._clock())

@@ -13,12 +13,13 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from auth import records, scopes
+from auth import scopes
 from auth.audience import Audiences
 from resources import indexing, matching
 from resources.json import Json
 from resources.outcomes import Forbidden
 from store.access import EVERYONE, Audience, Caller, Draft, Interaction, Visibility
+from store.versions.audiences import audience_of
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -114,7 +115,7 @@ class Policy:
             return
         shared = draft.type in SHARED_WRITE and draft.before is not None and draft.resource is not None
         if shared and draft.before is not None:
-            audience = records.audience_of(uow.connection, draft.before.pk)
+            audience = audience_of(uow.connection, draft.before.pk)
             if caller.organization in audience:
                 return
         raise Forbidden(f"Only the organization that owns the {draft.type} may alter it")

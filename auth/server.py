@@ -21,7 +21,7 @@ from authlib.oauth2.rfc7009 import RevocationEndpoint
 from authlib.oauth2.rfc7662 import IntrospectionEndpoint
 from werkzeug.datastructures import Headers
 
-from auth import records
+from auth import queries
 from auth.assertions import NotAuthenticated, PrivateKeyJwt
 from auth.clients import AUTH_METHOD, GRANT_TYPE, Client, Clients, Clock
 from auth.guard import Peer
@@ -236,7 +236,7 @@ class Server(AuthorizationServer):  # type: ignore[misc]
             detail=(("scope", record.scope), ("expires_in", str(self.tokens.lifetime_s))),
         )
         with self.database.write() as connection:
-            records.insert_token(connection, record)
+            queries.insert_token(connection, record)
             self.trail.append(connection, caller, [access], self.clock())
         request.recorded = True
 
@@ -246,7 +246,7 @@ class Server(AuthorizationServer):  # type: ignore[misc]
         now = self.clock()
         access = Access(Interaction.REVOKE, query=request.asked, detail=(("token_ref", token.record.token_ref),))
         with self.database.write() as connection:
-            records.revoke_token(connection, token.record.digest, int(now.timestamp()))
+            queries.revoke_token(connection, token.record.digest, int(now.timestamp()))
             self.trail.append(connection, self.caller_of(request), [access], now)
         self.tokens.forget(token.record.digest)
         request.recorded = True

@@ -13,9 +13,9 @@ import re
 import secrets
 from dataclasses import dataclass
 
-from auth import records
+from auth import queries
 from auth.clients import Client, Clock, client_of
-from auth.records import TokenRecord, digest_of
+from auth.queries import TokenRecord, digest_of
 from store.engine.database import Database
 
 MAX_LIFETIME_S = 300
@@ -92,14 +92,14 @@ class Tokens:
         """Remove what expired long ago; whether there may be more."""
         before_s = int(self._clock().timestamp()) - PURGE_AFTER_S
         with self._database.read() as connection:
-            if not records.purgeable(connection, before_s):
+            if not queries.purgeable(connection, before_s):
                 return False
         with self._database.write() as connection:
-            return records.purge(connection, before_s, PURGE_BATCH) >= PURGE_BATCH
+            return queries.purge(connection, before_s, PURGE_BATCH) >= PURGE_BATCH
 
     def _look_up(self, digest: bytes, now_s: float) -> Token | None:
         with self._database.read() as connection:
-            record = records.find_token(connection, digest)
+            record = queries.find_token(connection, digest)
         if record is None:
             self._remembered.pop(digest, None)
             return None

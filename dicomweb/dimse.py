@@ -18,7 +18,7 @@ from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.dsutils import encode_file_meta
 from pynetdicom.sop_class import Verification
 
-from dicomweb import instances, part10
+from dicomweb import part10, writes
 from dicomweb.batches import Batch, Origin
 from dicomweb.ingest import Ingest
 from dicomweb.media_types import COMPRESSED
@@ -116,7 +116,7 @@ class Scp:
 
     def _caller(self, calling: str, address: str) -> Caller | None:
         with self._store.database.read() as connection:
-            known = instances.ae_of(connection, calling)
+            known = writes.ae_of(connection, calling)
         if known is not None and known.active and known.address in {"", address}:
             return Caller(f"ae:{calling}", known.organization, SCOPES, role="modality", address=address)
         nobody = Caller(f"ae:{calling}", "", address=address)

@@ -14,9 +14,9 @@ from dataclasses import replace
 from typing import Any
 
 from dicomweb import queries
-from dicomweb.instances import Row
 from dicomweb.queries import InstanceRow, Path
 from dicomweb.query_keys import QidoQuery
+from dicomweb.tables import Row
 from store.access import Access, Caller, Interaction, Permit
 from store.unit_of_work import Store
 

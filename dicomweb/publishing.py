@@ -15,9 +15,10 @@ from dataclasses import replace
 from datetime import tzinfo
 from itertools import groupby
 
-from dicomweb import instances, mapping
-from dicomweb.instances import Row, unpack
+from dicomweb import mapping, writes
 from dicomweb.mapping import Instance, Join, Matching, Series, Study
+from dicomweb.tables import Row
+from dicomweb.writes import unpack
 from resources.outcomes import Gone, NotFound
 from resources.times import microseconds
 from store.access import Access, Caller, Change, Draft, Interaction, Resources, Version, Work
@@ -44,7 +45,7 @@ class Publisher:
                         detail=(("StudyInstanceUID", uid), *detail))
 
         def write(uow: Work) -> None:
-            row = instances.lock_study(uow.connection, _owner_id(uow, owner), uid)
+            row = writes.lock_study(uow.connection, _owner_id(uow, owner), uid)
             if row is None:
                 return
             patient = self.publish_row(uow, row)
@@ -67,7 +68,7 @@ class Publisher:
         if current is None or not mapping.same(current.json(), body):
             resources.update("ImagingStudy", id_, body)
         patient = str((join.subject or {}).get("reference", ""))
-        instances.mark_published(
+        writes.mark_published(
             uow.connection,
             row.pk,
             {
@@ -83,7 +84,7 @@ class Publisher:
         """Publish studies that a crash left unpublished. Whether there were any."""
         before = microseconds(store.now()) - self._quiet_us
         with store.database.read() as connection:
-            found = instances.unpublished(connection, before=before, limit=20)
+            found = writes.unpublished(connection, before=before, limit=20)
         for owner, uid in found:
             self.publish(store, Caller.system(owner), owner, uid, (("recovered", "true"),))
         return bool(found)
@@ -108,9 +109,9 @@ class Publisher:
             orders = resources.find("ServiceRequest", [("subject", version.reference)])
         for order in orders:
             owner_id = _owner_id(uow, order.owner)
-            found = instances.studies_of_order(uow.connection, owner_id, accession_numbers(order), order.id)
+            found = writes.studies_of_order(uow.connection, owner_id, accession_numbers(order), order.id)
             for row in found:
-                locked = instances.lock_study(uow.connection, owner_id, row.study_instance_uid)
+                locked = writes.lock_study(uow.connection, owner_id, row.study_instance_uid)
                 if locked is not None:
                     self.publish_row(uow, locked)
 
@@ -194,7 +195,7 @@ def _current(resources: Resources, id_: str) -> Version | None:
 
 
 def _patient_ids(uow: Work, study_pk: int) -> list[Row]:
-    return list(instances.patient_ids(uow.connection, study_pk))
+    return list(writes.patient_ids(uow.connection, study_pk))
 
 
 def _rows(uow: Work, row: Row) -> tuple[Study, list[Series]]:
@@ -206,13 +207,13 @@ def _rows(uow: Work, row: Row) -> tuple[Study, list[Series]]:
         unpack(row.attributes),
         tuple(code for code in row.modalities.split("\\") if code),
     )
-    stored = sorted(instances.instances_of(uow.connection, row.pk), key=lambda one: one.series_pk)
+    stored = sorted(writes.instances_of(uow.connection, row.pk), key=lambda one: one.series_pk)
     by_series = {
         pk: tuple(Instance(one.sop_instance_uid, one.sop_class_uid, one.instance_number) for one in group)
         for pk, group in groupby(stored, key=lambda one: one.series_pk)
     }
     series = [
         Series(one.series_instance_uid, one.modality, unpack(one.attributes), by_series.get(one.pk, ()))
-        for one in instances.series_of(uow.connection, row.pk)
+        for one in writes.series_of(uow.connection, row.pk)
     ]
     return study, series

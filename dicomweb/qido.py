@@ -12,9 +12,10 @@ import orjson
 
 from dicomweb import attributes, wado
 from dicomweb.attributes import RETURNED, Level
-from dicomweb.instances import Row, unpack
 from dicomweb.queries import Path
 from dicomweb.query_keys import QidoQuery
+from dicomweb.tables import Row
+from dicomweb.writes import unpack
 from resources.json import Json
 
 

@@ -17,8 +17,8 @@ from sqlalchemy import ColumnElement, Select, and_, bindparam, case, exists, fun
 
 from dicomweb import attributes
 from dicomweb.attributes import Level, Match
-from dicomweb.instances import Row, dicom_header, dicom_instance, dicom_series, dicom_study
 from dicomweb.query_keys import Key, QidoQuery, Range
+from dicomweb.tables import Row, dicom_header, dicom_instance, dicom_series, dicom_study
 from resources.json import Json
 from resources.outcomes import NotFound
 from store.access import Visibility, Work

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from dicomweb import attributes, instances
+from dicomweb import attributes, writes
 from dicomweb.attributes import OF_SERIES, OF_STUDY, names, number, text
 from dicomweb.batches import Batch, Prepared
-from dicomweb.instances import Row, dicom_series, dicom_study, pack
 from dicomweb.status import Result, StoredOutcome, refused
+from dicomweb.tables import Row, dicom_series, dicom_study
+from dicomweb.writes import pack
 from resources.json import Json
 from resources.times import microseconds
 from store.access import Access, Caller, Interaction, Outcome, Work
@@ -39,7 +40,7 @@ def write(
     # Studies are locked in one order, so that two batches over the same studies do not wait for each other.
     study_uids = sorted({one.outcome.study_instance_uid for one in prepared})
     studies = {uid: _study(uow, place, uid) for uid in study_uids}
-    known = instances.stored_digests(connection, owner_id, {one.outcome.sop_instance_uid for one in prepared})
+    known = writes.stored_digests(connection, owner_id, {one.outcome.sop_instance_uid for one in prepared})
     digests = {uid: digest for uid, (digest, _) in known.items()}
     outcomes: list[StoredOutcome] = []
     fresh: dict[str, list[Prepared]] = {}
@@ -59,7 +60,7 @@ def write(
         if uid in fresh:
             _add(uow, place, studies[uid], fresh[uid])
         elif studies[uid].instance_count == 0:
-            instances.remove_empty(connection, studies[uid].pk)
+            writes.remove_empty(connection, studies[uid].pk)
     announced = set(fresh) - batch.announced
     for uid in sorted(announced):
         uow.note(_access(owner, studies[uid], (("phase", "begin"), ("door", batch.origin.door))))
@@ -71,17 +72,17 @@ def write(
 
 
 def _study(uow: Work, place: Place, uid: str) -> Row:
-    row = instances.lock_study(uow.connection, place.owner_id, uid)
+    row = writes.lock_study(uow.connection, place.owner_id, uid)
     if row is not None:
         return row
-    instances.insert_or_nothing(uow.connection, dicom_study, [{
+    writes.insert_or_nothing(uow.connection, dicom_study, [{
         "owner": place.owner, "owner_id": place.owner_id, "audience_id": place.audience_id,
         "study_instance_uid": uid, "attributes": pack({}), "stored": place.now_us, "updated": place.now_us,
         # Random, as every id that the server gives: one that follows from the UID could be taken by somebody else
         # before the images come, and asked for to learn whether they have.
         "imaging_study_id": uow.new_id(),
     }])
-    row = instances.lock_study(uow.connection, place.owner_id, uid)
+    row = writes.lock_study(uow.connection, place.owner_id, uid)
     assert row is not None  # noqa: S101 - it was inserted, or was there
     return row
 
@@ -89,7 +90,7 @@ def _study(uow: Work, place: Place, uid: str) -> Row:
 def _add(uow: Work, place: Place, study: Row, fresh: Sequence[Prepared]) -> None:
     """Rows of new instances of one study, and what study and series say because of them."""
     connection = uow.connection
-    series = {row.series_instance_uid: row for row in instances.series_of(connection, study.pk)}
+    series = {row.series_instance_uid: row for row in writes.series_of(connection, study.pk)}
     groups: dict[str, list[Prepared]] = {}
     for one in fresh:
         groups.setdefault(one.outcome.series_instance_uid, []).append(one)
@@ -102,7 +103,7 @@ def _add(uow: Work, place: Place, study: Row, fresh: Sequence[Prepared]) -> None
         if row is None or _sop_uid(least) < row.representative:
             changes = _series_values(least)
         if row is None:
-            pk = instances.insert_series(connection, {
+            pk = writes.insert_series(connection, {
                 "study_pk": study.pk, "audience_id": study.audience_id, "series_instance_uid": uid,
                 "instance_count": len(members), "revision": 1, **changes,
             })
@@ -110,14 +111,14 @@ def _add(uow: Work, place: Place, study: Row, fresh: Sequence[Prepared]) -> None
             pk = row.pk
             changes["instance_count"] = row.instance_count + len(members)
             changes["revision"] = row.revision + 1
-            instances.set_row(connection, dicom_series, pk, changes)
+            writes.set_row(connection, dicom_series, pk, changes)
         rows.extend(_instance_values(one, pk, study, place) for one in members)
         count += row is None
     by_uid = {_sop_uid(one): one for one in fresh}
-    made = instances.insert_instances(connection, rows)
-    instances.insert_headers(connection, [(pk, by_uid[uid].json, by_uid[uid].layout) for uid, pk in made.items()])
+    made = writes.insert_instances(connection, rows)
+    writes.insert_headers(connection, [(pk, by_uid[uid].json, by_uid[uid].layout) for uid, pk in made.items()])
     modalities = {
-        code for row in instances.series_of(connection, study.pk) for code in row.modality.split("\\") if code
+        code for row in writes.series_of(connection, study.pk) for code in row.modality.split("\\") if code
     }
     least = min(fresh, key=_sop_uid)
     values: Json = {}
@@ -130,7 +131,7 @@ def _add(uow: Work, place: Place, study: Row, fresh: Sequence[Prepared]) -> None
         "revision": study.revision + 1,
         "updated": place.now_us,
     }
-    instances.set_row(connection, dicom_study, study.pk, values)
+    writes.set_row(connection, dicom_study, study.pk, values)
 
 
 def _access(owner: str, study: Row, detail: tuple[tuple[str, str], ...]) -> Access:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
-from dicomweb import instances, views
+from dicomweb import views, writes
 from dicomweb.batches import Batch, Origin
 from dicomweb.dimse import Scp
 from dicomweb.disclosure import Disclosure
@@ -86,7 +86,7 @@ class Imaging:
         note = Access(Interaction.ADMIN, "Organization", organization, owner=organization,
                       detail=(("operation", "register-ae"), ("ae", ae.strip())))
         with self._store.work(Caller.system(self._store.platform), intent=note) as uow:
-            instances.bind_ae(uow.connection, ae.strip(), organization, address, active=active)
+            writes.bind_ae(uow.connection, ae.strip(), organization, address, active=active)
             uow.note(note)
 
     def store_files(self, caller: Caller, files: list[bytes]) -> None:

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from dicomweb import part10, reader
-from dicomweb.instances import Row, unpack
 from dicomweb.media_types import Choice
 from dicomweb.multipart import Part
 from dicomweb.queries import InstanceRow
 from dicomweb.reader import BULK_PREFIX
+from dicomweb.tables import Row
 from dicomweb.workers import Workers
+from dicomweb.writes import unpack
 from resources.json import Json
 from resources.outcomes import BadRequest, NotFound
 

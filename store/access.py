@@ -351,7 +351,7 @@ class Permit(Protocol):
 
 
 class Trail(Protocol):
-    """Who did. Implemented by `audit.trail`."""
+    """Who did. Implemented by `audit.service`."""
 
     def append(self, connection: Connection, caller: Caller, accesses: Sequence[Access], at: datetime) -> None:
         """Write the records inside the transaction of `connection`: they commit with the data."""

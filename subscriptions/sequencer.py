@@ -22,6 +22,7 @@ from resources.outcomes import InvalidContent
 from store.access import EVERYONE, Caller, Version, Work
 from store.unit_of_work import Store
 from store.versions import snapshots
+from store.versions.audiences import audience_of
 from subscriptions import outbox, topics
 from subscriptions.filters import Filter, read_criteria, read_filter
 from subscriptions.outbox import ChangeRow, State
@@ -119,7 +120,7 @@ class Sequencer:
 
     def _candidates(self, connection: Connection, version: Version, fired: list[Topic]) -> list[State]:
         """Subscriptions to these topics by organisations in the version's audience: few, however many there are."""
-        organizations = self._versions.audience(connection, version.pk)
+        organizations = audience_of(connection, version.pk)
         urls = [topic.url for topic in fired]
         if EVERYONE in organizations:
             return outbox.listening(connection, urls, None)

@@ -17,7 +17,7 @@ from resources.registry import type_id
 from store.access import Caller, Interaction, Permit, Version
 from store.versions import queries as store_versions
 from store.versions.audiences import Audiences, admits
-from store.versions.tables import MAX, audience_member, resource_version
+from store.versions.tables import MAX, resource_version
 from subscriptions.filters import Filter
 
 
@@ -34,15 +34,6 @@ class Versions:
         statement = select(*store_versions.COLUMNS).where(resource_version.c.pk.in_(set(pks)))
         found = [self._version(row, connection) for row in connection.execute(statement)]
         return {version.pk: version for version in found}
-
-    def audience(self, connection: Connection, pk: int) -> frozenset[str]:
-        """Organisations that may see version `pk` (or EVERYONE)."""
-        statement = (
-            select(audience_member.c.organization)
-            .join(resource_version, resource_version.c.audience_id == audience_member.c.audience_id)
-            .where(resource_version.c.pk == pk)
-        )
-        return frozenset(connection.execute(statement).scalars())
 
     def visible(self, connection: Connection, caller: Caller, version: Version) -> bool:
         """Whether `caller` may read this version today: its scopes, their constraints, its organisation."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Protocol
 
-from audit.trail import Ledger
+from audit.service import Ledger
 from auth.service import Authority
 from resources.outcomes import FhirError
 from resources.search import Query

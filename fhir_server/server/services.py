@@ -12,7 +12,7 @@ from pathlib import Path
 
 from audit import checkpoint, verify
 from audit.offline import Report, split_notes
-from audit.trail import Ledger
+from audit.service import Ledger
 from auth.service import Authority
 from dicomweb.service import Imaging
 from fhir_server.server.settings import Settings

@@ -16,7 +16,7 @@ from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 
 from resources.hashing import hash64
 from store.engine.statements import Prepared
-from store.versions.tables import audience_member
+from store.versions.tables import MAX, audience_member, resource_version
 
 _INSERT = Prepared(
     insert(audience_member).prefix_with("OR IGNORE"),
@@ -89,3 +89,28 @@ def _one_of(version: FromClause, organizations: list[Any]) -> list[ColumnElement
         .where(member.c.audience_id == version.c.audience_id, member.c.organization.in_(organizations))
         .correlate(version)
     ]
+
+
+def audience_of(connection: Connection, version_pk: int) -> frozenset[str]:
+    """The organisations that may see a stored version."""
+    rows = connection.execute(
+        select(audience_member.c.organization)
+        .join(resource_version, resource_version.c.audience_id == audience_member.c.audience_id)
+        .where(resource_version.c.pk == version_pk)
+    )
+    return frozenset(row[0] for row in rows)
+
+
+def owner_of(connection: Connection, type_id: int, resource_id: str) -> str | None:
+    """Who owns a resource, deleted or not; None: there never was one."""
+    row = connection.execute(
+        select(audience_member.c.organization)
+        .join(resource_version, resource_version.c.owner_id == audience_member.c.audience_id)
+        .where(
+            resource_version.c.type_id == type_id,
+            resource_version.c.resource_id == resource_id,
+            resource_version.c.valid_to == MAX,
+        )
+        .limit(1)
+    ).first()
+    return None if row is None else str(row[0])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from audit.checkpoint import Signer, load_or_create
-from audit.trail import Ledger
+from audit.service import Ledger
 from store.engine.database import Database
 from tests.support import BASE_URL, PLATFORM
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from sqlalchemy import delete, update
 
-from audit import merkle, offline, records
+from audit import merkle, offline, queries
 from audit.checkpoint import Signer
-from audit.trail import Ledger
+from audit.service import Ledger
 from audit.verify import verify
 from store.access import Access, Interaction
 from store.engine.database import Database
@@ -42,15 +42,15 @@ def alter(database: Database, statement: Any) -> None:
 
 def event_ids(database: Database) -> list[str]:
     with database.read() as connection:
-        return [row.event_id for row in records.stored(connection, 0)]
+        return [row.event_id for row in queries.stored(connection, 0)]
 
 
 def cut(database: Database, size: int) -> None:
     """Remove everything after `size` so that the database is consistent in itself."""
     gone = event_ids(database)[size:]
-    log, checkpoint = records.audit_log, records.audit_checkpoint
+    log, checkpoint = queries.audit_log, queries.audit_checkpoint
     with database.read() as connection:
-        leaves = records.leaves(connection, size)
+        leaves = queries.leaves(connection, size)
     frontier = merkle.Frontier.empty()
     for leaf in leaves:
         frontier.append(leaf)
@@ -58,4 +58,4 @@ def cut(database: Database, size: int) -> None:
         connection.execute(delete(log).where(log.c.seq > size))
         connection.execute(delete(checkpoint).where(checkpoint.c.size > size))
         connection.execute(delete(resource_version).where(resource_version.c.resource_id.in_(gone)))
-        connection.execute(update(records.audit_tree).values(size=size, frontier=frontier.encode()))
+        connection.execute(update(queries.audit_tree).values(size=size, frontier=frontier.encode()))

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import insert, select
 
-from audit import entry, events, records
-from audit.trail import Ledger
+from audit import entry, events, queries
+from audit.service import Ledger
 from store.access import Access, Caller, Interaction, Outcome
 from store.engine.database import Database
 
@@ -90,13 +90,13 @@ def test_an_entry_that_cannot_be_read_is_logged_as_it_stands(ledger: Ledger, dat
     with database.write() as connection:
         for number, text in enumerate(("{", "[]", '{"at":1,"caller":{},"access":{"interaction":"sing"}}')):
             connection.execute(
-                insert(records.audit_inbox).values(event_id=f"bad-{number}", recorded=1, tx_id=0, entry=text)
+                insert(queries.audit_inbox).values(event_id=f"bad-{number}", recorded=1, tx_id=0, entry=text)
             )
     ledger.disclose(Caller("after", "o"), [Access(Interaction.READ, "Patient", "p")], AT + timedelta(seconds=1))
     assert ledger.catch_up()
     with database.read() as connection:
-        assert connection.execute(select(records.audit_inbox.c.pk)).all() == []
-        logged = {row.event_id: json.loads(row.event or "{}") for row in records.stored(connection, 0)}
+        assert connection.execute(select(queries.audit_inbox.c.pk)).all() == []
+        logged = {row.event_id: json.loads(row.event or "{}") for row in queries.stored(connection, 0)}
     assert len(logged) == 5
     assert logged["bad-0"]["outcome"] == "12"
     assert logged["bad-0"]["entity"][0]["detail"] == [{"type": "entry", "valueString": "{"}]

@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, select, update
 
-from audit import merkle, offline, records
+from audit import merkle, offline, queries
 from audit.checkpoint import Signer
 from audit.sequencer import InconsistentLog, Sequencer
-from audit.trail import Ledger
+from audit.service import Ledger
 from audit.verify import proof
 from resources.search import parse
 from store.access import Access, Caller, Interaction
@@ -38,11 +38,11 @@ def test_records_become_audit_events_in_a_gapless_log_that_verifies(ledger: Ledg
     assert report.findings == []
     assert (report.records, report.checkpoints) == (SIZE, 5)
     with database.read() as connection:
-        assert records.waiting(connection) == (0, None)
-        assert [row.seq for row in records.stored(connection, 0)] == list(range(1, SIZE + 1))
+        assert queries.waiting(connection) == (0, None)
+        assert [row.seq for row in queries.stored(connection, 0)] == list(range(1, SIZE + 1))
         stored = connection.execute(select(resource_version.c.content).order_by(resource_version.c.pk)).scalars().all()
-        leaves = records.leaves(connection, SIZE)
-        size, note = records.checkpoints(connection)[-1]
+        leaves = queries.leaves(connection, SIZE)
+        size, note = queries.checkpoints(connection)[-1]
     assert [json.loads(text)["entity"][0]["what"]["reference"] for text in stored] == [
         f"Patient/p-{n}/_history/1" for n in range(1, SIZE + 1)]
     meta = json.loads(stored[0])["meta"]
@@ -112,7 +112,7 @@ def test_checkpoints_in_between_are_let_go(make_ledger: Callable[..., Ledger], d
     assert report.findings == []
     assert report.checkpoints == 2
     with database.read() as connection:
-        assert [size for size, _note in records.checkpoints(connection)] == [5, SIZE]
+        assert [size for size, _note in queries.checkpoints(connection)] == [5, SIZE]
 
 
 # --- never sign an inconsistent checkpoint
@@ -133,15 +133,15 @@ def test_a_log_that_was_cut_is_never_signed_again(
     with pytest.raises(InconsistentLog):
         make_ledger().sequencer.step()
     with database.read() as connection:
-        assert records.waiting(connection)[0] == 1
+        assert queries.waiting(connection)[0] == 1
 
 
 @pytest.mark.parametrize("damage", [
-    update(records.audit_tree).values(frontier=bytes(32 * SIZE.bit_count())),
-    update(records.audit_tree).values(size=SIZE + 1),
-    delete(records.audit_checkpoint),
-    delete(records.audit_checkpoint).where(records.audit_checkpoint.c.size == SIZE),
-    update(records.audit_checkpoint).where(records.audit_checkpoint.c.size == SIZE).values(note="forged\n\n"),
+    update(queries.audit_tree).values(frontier=bytes(32 * SIZE.bit_count())),
+    update(queries.audit_tree).values(size=SIZE + 1),
+    delete(queries.audit_checkpoint),
+    delete(queries.audit_checkpoint).where(queries.audit_checkpoint.c.size == SIZE),
+    update(queries.audit_checkpoint).where(queries.audit_checkpoint.c.size == SIZE).values(note="forged\n\n"),
 ])
 def test_a_damaged_tree_is_not_extended(ledger: Ledger, database: Database, damage: Any):
     fill(ledger)
@@ -226,7 +226,7 @@ def test_out_of_order_commits_lose_nothing(database: Database, make_ledger: Call
     report = judged(database, signer)
     assert report.findings == []
     with database.read() as connection:
-        rows = list(records.stored(connection, 0))
+        rows = list(queries.stored(connection, 0))
     seen = {json.loads(row.event or "{}")["entity"][0]["what"]["reference"] for row in rows}
     assert seen == {f"Patient/{n}-{s}" for n in range(8) for s in range(25)}
     assert [row.seq for row in rows] == list(range(1, 201))
@@ -245,5 +245,5 @@ def test_nothing_is_sequenced_above_a_transaction_that_is_still_running(database
     assert ledger.catch_up()
     with database.read() as connection:
         order = [json.loads(row.event or "{}")["agent"][0]["who"]["identifier"]["value"]
-                 for row in records.stored(connection, 0)]
+                 for row in queries.stored(connection, 0)]
     assert order == ["first", "second"]

@@ -17,7 +17,7 @@ import pytest
 
 from audit import offline
 from audit.checkpoint import Signer
-from audit.trail import Ledger
+from audit.service import Ledger
 from audit.verify import export
 from store.engine.database import Database
 from tests.audit.logbook import SIZE, fill

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from audit import records, spool, verify
+from audit import queries, spool, verify
 from audit.checkpoint import load_or_create
-from audit.trail import Ledger
+from audit.service import Ledger
 from resources.outcomes import Unavailable
 from store.access import Access, Caller, Interaction
 from store.engine.database import Database, open_engine
@@ -58,7 +58,7 @@ def disclose(ledger: Ledger, name: str) -> None:
 def logged(database: Database) -> list[str]:
     """The clients of the log's records, in order."""
     with database.read() as connection:
-        stored = list(records.stored(connection, verify.audience_id({"platform"})))
+        stored = list(queries.stored(connection, verify.audience_id({"platform"})))
     return [json.loads(row.event or "")["agent"][0]["who"]["identifier"]["value"] for row in stored]
 
 
@@ -180,7 +180,7 @@ import sys, threading
 from datetime import UTC, datetime
 from pathlib import Path
 from audit.checkpoint import load_or_create
-from audit.trail import Ledger
+from audit.service import Ledger
 from store.access import Access, Caller, Interaction
 from store.engine.database import open_engine
 folder = Path(sys.argv[1])

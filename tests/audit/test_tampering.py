@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete, insert, select, update
 
-from audit import merkle, records
+from audit import merkle, queries
 from audit.checkpoint import Checkpoint, Signer
-from audit.trail import Ledger
+from audit.service import Ledger
 from audit.verify import verify
 from store.access import Access, Interaction
 from store.engine.database import Database
@@ -66,7 +66,7 @@ def test_an_altered_row_of_the_log_is_found_at_its_position(
 ):
     fill(ledger)
     value: Any = "00000000-0000-4000-8000-00000000dead" if column == "event_id" else bytes(32)
-    alter(database, update(records.audit_log).where(records.audit_log.c.seq == at).values({column: value}))
+    alter(database, update(queries.audit_log).where(queries.audit_log.c.seq == at).values({column: value}))
     report = judged(database, signer)
     assert report.first is not None
     assert report.first.position == at
@@ -88,7 +88,7 @@ def test_a_deleted_row_of_the_log_is_found_at_its_position(
     ledger: Ledger, database: Database, signer: Signer, at: int
 ):
     fill(ledger)
-    alter(database, delete(records.audit_log).where(records.audit_log.c.seq == at))
+    alter(database, delete(queries.audit_log).where(queries.audit_log.c.seq == at))
     report = judged(database, signer)
     assert report.first is not None
     assert (report.first.position, report.first.kind) == (at, "missing")
@@ -109,7 +109,7 @@ def test_an_event_that_is_hidden_from_auditors_is_found(
 
 
 def _renumber(database: Database, one: int, other: int) -> None:
-    log = records.audit_log
+    log = queries.audit_log
     for old, new in ((one, -1), (other, one), (-1, other)):
         alter(database, update(log).where(log.c.seq == old).values(seq=new))
 
@@ -137,7 +137,7 @@ def test_a_record_given_another_number_leaves_a_gap_that_is_found(
     ledger: Ledger, database: Database, signer: Signer
 ):
     fill(ledger)
-    alter(database, update(records.audit_log).where(records.audit_log.c.seq == 4).values(seq=99))
+    alter(database, update(queries.audit_log).where(queries.audit_log.c.seq == 4).values(seq=99))
     report = judged(database, signer)
     assert report.first is not None
     assert (report.first.position, report.first.kind) == (4, "missing")
@@ -145,7 +145,7 @@ def test_a_record_given_another_number_leaves_a_gap_that_is_found(
 
 def test_a_log_cut_after_a_checkpoint_is_found_by_the_checkpoint(ledger: Ledger, database: Database, signer: Signer):
     fill(ledger)
-    alter(database, delete(records.audit_log).where(records.audit_log.c.seq > 18))
+    alter(database, delete(queries.audit_log).where(queries.audit_log.c.seq > 18))
     report = judged(database, signer)
     assert report.first is not None
     assert (report.first.position, report.first.kind) == (19, "truncated")
@@ -156,7 +156,7 @@ def test_a_log_cut_with_its_checkpoints_is_found_by_one_kept_elsewhere(
 ):
     fill(ledger)
     with database.read() as connection:
-        kept = [note for _size, note in records.checkpoints(connection)]
+        kept = [note for _size, note in queries.checkpoints(connection)]
     cut(database, 15)
     assert judged(database, signer).ok, "consistent in itself: nothing inside can tell"
     report = judged(database, signer, kept)
@@ -169,9 +169,9 @@ def test_a_record_rewritten_with_its_leaf_is_found_between_its_checkpoints(
 ):
     """Who can write the database but not sign: the first checkpoint after it disagrees."""
     fill(ledger)
-    at, version, log = 13, resource_version, records.audit_log
+    at, version, log = 13, resource_version, queries.audit_log
     with database.write() as connection:
-        row = next(r for r in records.stored(connection, 0) if r.seq == at)
+        row = next(r for r in queries.stored(connection, 0) if r.seq == at)
         assert row.event is not None
         forged = row.event.replace("p-13", "p-99")
         leaf = merkle.leaf_hash(merkle.commitment(at, forged.encode(), row.salt))
@@ -185,7 +185,7 @@ def test_a_record_rewritten_with_its_leaf_is_found_between_its_checkpoints(
 
 def test_a_forged_checkpoint_is_found_at_its_position(ledger: Ledger, database: Database, signer: Signer):
     fill(ledger)
-    checkpoint = records.audit_checkpoint
+    checkpoint = queries.audit_checkpoint
     forged = Signer.generate(signer.name).sign(Checkpoint(signer.name, 10, bytes(32)))
     alter(database, update(checkpoint).where(checkpoint.c.size == 10).values(note=forged))
     report = judged(database, signer)
@@ -194,7 +194,7 @@ def test_a_forged_checkpoint_is_found_at_its_position(ledger: Ledger, database: 
 
 def test_checkpoints_that_are_removed_leave_records_unsigned(ledger: Ledger, database: Database, signer: Signer):
     fill(ledger)
-    alter(database, delete(records.audit_checkpoint).where(records.audit_checkpoint.c.size > 15))
+    alter(database, delete(queries.audit_checkpoint).where(queries.audit_checkpoint.c.size > 15))
     report = judged(database, signer)
     assert report.first is not None
     assert (report.first.position, report.first.kind) == (16, "unsigned")
@@ -218,7 +218,7 @@ def test_a_version_without_a_record_is_found(
     with store.work(caller()) as uow:
         version = uow.resources.create("Patient", patient())
     assert judged(database, signer).ok
-    alter(database, delete(records.audit_inbox))
+    alter(database, delete(queries.audit_inbox))
     report = judged(database, signer)
     assert [f.kind for f in report.findings] == ["unrecorded"]
     assert f"{version.reference}/_history/1" in report.findings[0].text
@@ -235,7 +235,7 @@ def test_a_record_that_vanishes_from_among_others_of_its_transaction_is_found(
     with store.work(caller(), write=False) as uow:
         uow.resources.vread("Patient", first.id, 1)
     assert judged(database, signer).ok
-    inbox = records.audit_inbox
+    inbox = queries.audit_inbox
     alter(database, delete(inbox).where(inbox.c.entry.contains(first.id), inbox.c.entry.contains('"create"')))
     ledger.catch_up()
     report = judged(database, signer)

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from auth import records
 from auth.audience import Audiences, Widening
 from auth.policy import Policy
 from resources.codes import TELERADIOLOGY_TASK
@@ -18,6 +17,7 @@ from resources.json import Json
 from resources.outcomes import NotFound
 from store.access import EVERYONE, Caller, Version
 from store.unit_of_work import Store
+from store.versions.audiences import audience_of
 from tests.support import PLATFORM, caller, patient, service_request
 
 A = caller("hospital-a")
@@ -52,7 +52,7 @@ def write(store: Store, who: Caller, resource: Json, id: str | None = None) -> V
 
 def belongs(store: Store, version: Version) -> tuple[str, set[str]]:
     with store.database.read() as connection:
-        return version.owner, set(records.audience_of(connection, version.pk))
+        return version.owner, set(audience_of(connection, version.pk))
 
 
 def seen_by(store: Store, who: Caller, version: Version) -> bool:

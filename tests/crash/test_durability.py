@@ -19,7 +19,7 @@ from sqlalchemy import event, text
 
 from audit.checkpoint import BadCheckpoint, Signer, load_or_create
 from audit.offline import split_notes
-from audit.trail import Ledger
+from audit.service import Ledger
 from audit.verify import verify
 from fhir_server.duties import upkeep
 from fhir_server.server.app import create_app

@@ -19,7 +19,7 @@ from pynetdicom import AE
 from pynetdicom.sop_class import Verification
 from sqlalchemy import select, text
 
-from audit import records
+from audit import queries
 from fhir_server.commands import serve as serving
 from fhir_server.duties import clients, upkeep
 from fhir_server.server import logs, processes, worker
@@ -309,7 +309,7 @@ def _recorded(services: Services) -> bool:
 def _inbox(database: Database) -> int:
     try:
         with database.read() as connection:
-            return records.waiting(connection)[0]
+            return queries.waiting(connection)[0]
     except Exception:  # noqa: BLE001 - likewise
         return -1
 

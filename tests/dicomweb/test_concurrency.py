@@ -9,9 +9,9 @@ import pydicom
 from sqlalchemy import select
 
 from dicomweb.batches import Batch, Origin
-from dicomweb.instances import dicom_instance, dicom_study
 from dicomweb.phantom import Phantom, series
 from dicomweb.status import Result
+from dicomweb.tables import dicom_instance, dicom_study
 from tests.dicomweb.conftest import Service
 from tests.support import caller
 

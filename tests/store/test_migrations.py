@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import fhir_server.server.services  # noqa: F401 - whoever assembles the server has imported every package that owns tables
 import psycopg
 import pytest
 from sqlalchemy import inspect
 
+import fhir_server.server.services  # noqa: F401 - whoever assembles the server has imported every package that owns tables
 from store import migrations
 from store.engine.database import Database, open_engine
 from tests.conftest import ENGINES

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from audit.checkpoint import load_or_create
-from audit.trail import Ledger
+from audit.service import Ledger
 from auth.service import Authority
 from store.access import Caller
 from store.engine.database import Database

@@ -1,4 +1,4 @@
-"""The log's tables and every statement on them.
+"""Every statement on the log's tables.
 
 `audit_inbox` holds what was recorded and not yet sequenced: written in the transaction of the change, or by the group
 committer. `audit_log` holds a row per record in the order of the Merkle tree, gapless from 1; the event itself is the
@@ -12,11 +12,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
-    Column,
     Connection,
-    LargeBinary,
-    SmallInteger,
-    Table,
     Text,
     and_,
     bindparam,
@@ -32,56 +28,11 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from audit.merkle import Frontier
+from audit.tables import audit_checkpoint, audit_inbox, audit_log, audit_spool, audit_tree
 from resources.hashing import hash64
 from resources.registry import type_id, type_name
-from store.engine.schema import BinaryText, Key, metadata
 from store.engine.statements import Prepared
 from store.versions.tables import MAX, resource_version, tx
-
-audit_inbox = Table(
-    "audit_inbox",
-    metadata,
-    Column("pk", Key, primary_key=True),
-    Column("event_id", BinaryText, nullable=False, comment="id of the AuditEvent"),
-    Column("recorded", BigInteger, nullable=False, comment="µs since 1970-01-01T00:00Z"),
-    Column("tx_id", BigInteger, nullable=False, comment="transaction that it was recorded in"),
-    Column("entry", Text, nullable=False, comment="the access as JSON (audit.entry): an AuditEvent is made of it"),
-    sqlite_autoincrement=True,
-)
-
-audit_spool = Table(
-    "audit_spool",
-    metadata,
-    Column("file", Text, primary_key=True, comment="name of a file of the spool"),
-    Column("consumed", BigInteger, nullable=False, comment="bytes of it that are in the log"),
-)
-
-audit_log = Table(
-    "audit_log",
-    metadata,
-    Column("seq", Key, primary_key=True, autoincrement=False, comment="position, from 1, without gaps"),
-    Column("event_id", BinaryText, nullable=False, unique=True, comment="id of the AuditEvent"),
-    Column("leaf", LargeBinary, nullable=False, comment="SHA-256 leaf hash, 32 bytes"),
-    Column("salt", LargeBinary, nullable=False, comment="key of the leaf's commitment, 32 bytes"),
-    Column("tx_id", BigInteger, nullable=False, index=True, comment="transaction that it was recorded in"),
-    Column("recorded", BigInteger, nullable=False, comment="µs since 1970-01-01T00:00Z"),
-)
-
-audit_tree = Table(
-    "audit_tree",
-    metadata,
-    Column("id", SmallInteger, primary_key=True, autoincrement=False, comment="1: there is one log"),
-    Column("size", BigInteger, nullable=False, comment="number of leaves"),
-    Column("frontier", LargeBinary, nullable=False, comment="roots of the perfect subtrees, 32 bytes each"),
-)
-
-audit_checkpoint = Table(
-    "audit_checkpoint",
-    metadata,
-    Column("size", Key, primary_key=True, autoincrement=False, comment="number of leaves signed"),
-    Column("note", Text, nullable=False, comment="C2SP signed note"),
-    Column("signed", BigInteger, nullable=False, comment="µs since 1970-01-01T00:00Z"),
-)
 
 AUDIT_EVENT = type_id("AuditEvent")
 

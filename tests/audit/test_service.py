@@ -21,9 +21,9 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
 
-from audit import entry, events, records
+from audit import entry, events, queries
 from audit.committer import Drain, GroupCommitter
-from audit.trail import Ledger
+from audit.service import Ledger
 from resources.outcomes import Unavailable
 from store.access import Access, Caller, Interaction, Outcome
 from store.engine.database import Database, open_engine
@@ -37,7 +37,7 @@ READ = Access(Interaction.READ, "Patient", "p-1", 1, ("Patient/p-1",))
 def inbox(database: Database) -> list[dict[str, Any]]:
     with database.read() as connection:
         rows = connection.execute(
-            select(records.audit_inbox.c.entry, records.audit_inbox.c.event_id).order_by(records.audit_inbox.c.pk)
+            select(queries.audit_inbox.c.entry, queries.audit_inbox.c.event_id).order_by(queries.audit_inbox.c.pk)
         )
         return [audit_event(written, event_id) for written, event_id in rows]
 
@@ -60,7 +60,7 @@ def test_a_writes_records_commit_with_the_data(make_store: Callable[..., Store],
     assert written["action"] == "C"
     assert written["entity"][0]["what"] == {"reference": f"Patient/{version.id}/_history/1"}
     with database.read() as connection:
-        assert connection.execute(select(records.audit_inbox.c.tx_id)).scalar_one() == version.tx
+        assert connection.execute(select(queries.audit_inbox.c.tx_id)).scalar_one() == version.tx
 
 
 def test_a_write_that_fails_leaves_no_data_and_one_record_of_the_failure(
@@ -95,8 +95,8 @@ def test_many_disclosures_at_once_are_all_durable_when_they_return(ledger: Ledge
         for step in range(20):
             ledger.disclose(Caller(f"c{number}-{step}", "hospital-a"), [READ], AT)
             with database.read() as connection:
-                found = connection.execute(select(func.count()).select_from(records.audit_inbox).where(
-                    records.audit_inbox.c.entry.contains(f'"c{number}-{step}"'))).scalar_one()
+                found = connection.execute(select(func.count()).select_from(queries.audit_inbox).where(
+                    queries.audit_inbox.c.entry.contains(f'"c{number}-{step}"'))).scalar_one()
             if found != 1:
                 missing.append(f"{number}-{step}")
 
@@ -230,7 +230,7 @@ def test_a_forked_child_has_a_committer_of_its_own(database_url: str, tmp_path: 
         from datetime import UTC, datetime
         from pathlib import Path
         from audit.checkpoint import load_or_create
-        from audit.trail import Ledger
+        from audit.service import Ledger
         from store.access import Access, Caller, Interaction
         from store.engine.database import open_engine
         database = open_engine(sys.argv[1])
@@ -256,7 +256,7 @@ import os, sys, threading, itertools
 from datetime import UTC, datetime
 from pathlib import Path
 from audit.checkpoint import load_or_create
-from audit.trail import Ledger
+from audit.service import Ledger
 from store.access import Access, Caller, Interaction
 from store.engine.database import open_engine
 database = open_engine(sys.argv[1])
@@ -296,8 +296,8 @@ def test_no_acknowledged_record_is_lost_when_the_process_is_killed(
 
     reopened = open_engine(database_url)
     with reopened.read() as connection:
-        waiting = [e for (e,) in connection.execute(select(records.audit_inbox.c.entry))]
-        logged = [row.event for row in records.stored(connection, 0)]
+        waiting = [e for (e,) in connection.execute(select(queries.audit_inbox.c.entry))]
+        logged = [row.event for row in queries.stored(connection, 0)]
     reopened.dispose()
     text = "\n".join([*waiting, *(e or "" for e in logged)])
     assert [name for name in acknowledged if f'"{name}"' not in text] == []

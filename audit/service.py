@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from audit import entry, records, spool
+from audit import entry, queries, spool
 from audit.checkpoint import Signer
 from audit.committer import Drain, GroupCommitter
 from audit.sequencer import CHECKPOINT_INTERVAL_S, Sequencer
@@ -70,7 +70,7 @@ class Ledger:
         """Write the records inside the transaction of `connection`: they commit with the data."""
         rows = self._rows(caller, accesses, at)
         if rows:
-            records.add(connection, rows, self.sequencer.epoch(connection))
+            queries.add(connection, rows, self.sequencer.epoch(connection))
 
     def disclose(self, caller: Caller, accesses: Sequence[Access], at: datetime) -> None:
         """Return once the records are durable. Raises Unavailable: then nothing may be disclosed.
@@ -87,7 +87,7 @@ class Ledger:
         Called before a search of AuditEvents, so that an auditor finds what has just been done.
         """
         with self._database.read() as connection:
-            last = records.last_pending(connection)
+            last = queries.last_pending(connection)
         sizes = spool.sizes(self._spooled) if self._spooled is not None else {}
         deadline = time.monotonic() + timeout_s
         while not self._is_past(last, sizes):
@@ -102,9 +102,9 @@ class Ledger:
     def _is_past(self, last: int, sizes: Mapping[str, int]) -> bool:
         """Whether everything up to these marks of inbox and spool is in the log."""
         with self._database.read() as connection:
-            if last and records.any_pending_to(connection, last):
+            if last and queries.any_pending_to(connection, last):
                 return False
-            consumed = records.consumed(connection) if sizes else {}
+            consumed = queries.consumed(connection) if sizes else {}
         folder = self._spooled
         return folder is None or all(
             spool.is_past(folder, name, consumed.get(name, 0), size) for name, size in sizes.items()
@@ -113,7 +113,7 @@ class Ledger:
     def waiting(self) -> int:
         """How many records wait to be sequenced, in inbox and spool."""
         with self._database.read() as connection:
-            count, _ = records.waiting(connection)
+            count, _ = queries.waiting(connection)
         return count + self.waiting_in_spool()[0]
 
     def waiting_in_spool(self) -> tuple[int, int | None]:
@@ -121,7 +121,7 @@ class Ledger:
         if self._spooled is None:
             return 0, None
         with self._database.read() as connection:
-            consumed = records.consumed(connection)
+            consumed = queries.consumed(connection)
         return spool.waiting(self._spooled, consumed)
 
     def loop(self) -> Loop:
@@ -133,21 +133,21 @@ class Ledger:
         if self._spooled is not None:
             self._writer.close()
 
-    def _rows(self, caller: Caller, accesses: Sequence[Access], at: datetime) -> list[records.InboxRow]:
+    def _rows(self, caller: Caller, accesses: Sequence[Access], at: datetime) -> list[queries.InboxRow]:
         recorded = microseconds(self._now())
         return [
-            records.InboxRow(self._new_id(), recorded, written)
+            queries.InboxRow(self._new_id(), recorded, written)
             for access in accesses
             for written in entry.entries(caller, access, at)
         ]
 
-    def _append_to_spool(self, drain: Drain[records.InboxRow]) -> None:
+    def _append_to_spool(self, drain: Drain[queries.InboxRow]) -> None:
         self._writer.append(drain())
 
-    def _commit(self, drain: Drain[records.InboxRow]) -> None:
+    def _commit(self, drain: Drain[queries.InboxRow]) -> None:
         if self._database.is_sqlite:
             with self._database.write() as connection:
-                records.add(connection, drain(), 0)
+                queries.add(connection, drain(), 0)
         else:
             with self._database.glance() as connection:
-                records.add_at_once(connection, drain(), self.sequencer.epoch(connection))
+                queries.add_at_once(connection, drain(), self.sequencer.epoch(connection))

@@ -1,6 +1,6 @@
-"""The tables of the authorization server and their queries: clients, issued tokens, used assertions.
+"""The statements of the authorization server: clients, issued tokens, used assertions.
 
-A token is kept as its SHA-256: who reads the database cannot use it. An assertion's (iss, jti) is a row of the shared
+An assertion's (iss, jti) is a row of the shared
 database, so that it is used once whatever process sees it. Nothing here decides; the callers do.
 """
 
@@ -11,48 +11,11 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from sqlalchemy import BigInteger, Boolean, Column, Connection, Index, LargeBinary, Row, Table, Text, select
+from sqlalchemy import Connection, Row, select
 from sqlalchemy.dialects import postgresql, sqlite
 
+from auth.tables import oauth_assertion, oauth_client, oauth_token
 from resources.json import Json
-from store.engine.schema import metadata
-from store.versions.tables import MAX, audience_member, resource_version
-
-oauth_client = Table(
-    "oauth_client",
-    metadata,
-    Column("client_id", Text, primary_key=True),
-    Column("name", Text, nullable=False, comment="for people; no secret, no personal data"),
-    Column("organization", Text, nullable=False, comment="logical id of the Organization it belongs to"),
-    Column("scope", Text, nullable=False, comment="SMART v2 scopes that it may ask for, by spaces"),
-    Column("role", Text, nullable=False),
-    Column("practitioner", Text, comment="Practitioner/id of the person behind it, if there is one"),
-    Column("jwks", Text, nullable=False, comment="JWK Set as JSON text, public keys only"),
-    Column("jwks_uri", Text, comment="the only jku that its assertions may carry"),
-    Column("active", Boolean, nullable=False),
-    Column("created", BigInteger, nullable=False, comment="s since 1970-01-01T00:00Z"),
-)
-
-oauth_token = Table(
-    "oauth_token",
-    metadata,
-    Column("digest", LargeBinary(32), primary_key=True, comment="SHA-256 of the token"),
-    Column("token_ref", Text, nullable=False, unique=True, comment="random name of the token, for the audit record"),
-    Column("client_id", Text, nullable=False),
-    Column("scope", Text, nullable=False, comment="as granted"),
-    Column("issued", BigInteger, nullable=False, comment="s since 1970-01-01T00:00Z"),
-    Column("expires", BigInteger, nullable=False, comment="s since 1970-01-01T00:00Z, exclusive"),
-    Column("revoked", BigInteger, comment="s since 1970-01-01T00:00Z"),
-    Index("ix_oauth_token_expires", "expires"),
-)
-
-oauth_assertion = Table(
-    "oauth_assertion",
-    metadata,
-    Column("digest", LargeBinary(32), primary_key=True, comment="SHA-256 of iss and jti"),
-    Column("expires", BigInteger, nullable=False, comment="s since 1970-01-01T00:00Z: exp with its leeway"),
-    Index("ix_oauth_assertion_expires", "expires"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,31 +152,6 @@ def purge(connection: Connection, before_s: int, limit: int) -> int:
         old = select(table.c.digest).where(table.c.expires < before_s).limit(limit)
         removed += connection.execute(table.delete().where(table.c.digest.in_(old))).rowcount
     return removed
-
-
-def audience_of(connection: Connection, version_pk: int) -> frozenset[str]:
-    """The organisations that may see a stored version."""
-    rows = connection.execute(
-        select(audience_member.c.organization)
-        .join(resource_version, resource_version.c.audience_id == audience_member.c.audience_id)
-        .where(resource_version.c.pk == version_pk)
-    )
-    return frozenset(row[0] for row in rows)
-
-
-def owner_of(connection: Connection, type_id: int, resource_id: str) -> str | None:
-    """Who owns a resource, deleted or not; None: there never was one."""
-    row = connection.execute(
-        select(audience_member.c.organization)
-        .join(resource_version, resource_version.c.owner_id == audience_member.c.audience_id)
-        .where(
-            resource_version.c.type_id == type_id,
-            resource_version.c.resource_id == resource_id,
-            resource_version.c.valid_to == MAX,
-        )
-        .limit(1)
-    ).first()
-    return None if row is None else str(row[0])
 
 
 def _client(row: Row[Any]) -> ClientRecord:

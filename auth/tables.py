@@ -1,0 +1,46 @@
+"""The tables of the authorization server: clients, issued tokens, used assertions.
+
+A token is kept as its SHA-256: who reads the database cannot use it.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Boolean, Column, Index, LargeBinary, Table, Text
+
+from store.engine.schema import metadata
+
+oauth_client = Table(
+    "oauth_client",
+    metadata,
+    Column("client_id", Text, primary_key=True),
+    Column("name", Text, nullable=False, comment="for people; no secret, no personal data"),
+    Column("organization", Text, nullable=False, comment="logical id of the Organization it belongs to"),
+    Column("scope", Text, nullable=False, comment="SMART v2 scopes that it may ask for, by spaces"),
+    Column("role", Text, nullable=False),
+    Column("practitioner", Text, comment="Practitioner/id of the person behind it, if there is one"),
+    Column("jwks", Text, nullable=False, comment="JWK Set as JSON text, public keys only"),
+    Column("jwks_uri", Text, comment="the only jku that its assertions may carry"),
+    Column("active", Boolean, nullable=False),
+    Column("created", BigInteger, nullable=False, comment="s since 1970-01-01T00:00Z"),
+)
+
+oauth_token = Table(
+    "oauth_token",
+    metadata,
+    Column("digest", LargeBinary(32), primary_key=True, comment="SHA-256 of the token"),
+    Column("token_ref", Text, nullable=False, unique=True, comment="random name of the token, for the audit record"),
+    Column("client_id", Text, nullable=False),
+    Column("scope", Text, nullable=False, comment="as granted"),
+    Column("issued", BigInteger, nullable=False, comment="s since 1970-01-01T00:00Z"),
+    Column("expires", BigInteger, nullable=False, comment="s since 1970-01-01T00:00Z, exclusive"),
+    Column("revoked", BigInteger, comment="s since 1970-01-01T00:00Z"),
+    Index("ix_oauth_token_expires", "expires"),
+)
+
+oauth_assertion = Table(
+    "oauth_assertion",
+    metadata,
+    Column("digest", LargeBinary(32), primary_key=True, comment="SHA-256 of iss and jti"),
+    Column("expires", BigInteger, nullable=False, comment="s since 1970-01-01T00:00Z: exp with its leeway"),
+    Index("ix_oauth_assertion_expires", "expires"),
+)

@@ -1,0 +1,166 @@
+"""The statements that write studies, series, instances, headers and AE titles, and the reads that they need.
+
+What the rows of a study say does not depend on the order in
+which its instances came: its attributes are those of the instance with the least SOP Instance UID.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import orjson
+from sqlalchemy import (
+    Connection,
+    Table,
+    bindparam,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+
+from dicomweb.tables import Row, ae_title, dicom_header, dicom_instance, dicom_series, dicom_study
+from resources.json import Json
+
+
+def pack(value: Any) -> bytes:
+    return zlib.compress(orjson.dumps(value), 6)
+
+
+def unpack(blob: bytes) -> Any:
+    return orjson.loads(zlib.decompress(blob))
+
+
+def insert_or_nothing(connection: Connection, table: Table, values: Sequence[Json]) -> None:
+    """Insert the rows whose unique keys are not there yet."""
+    dialect: Any = postgresql if connection.dialect.name == "postgresql" else sqlite
+    if values:
+        connection.execute(dialect.insert(table).on_conflict_do_nothing(), list(values))
+
+
+def lock_study(connection: Connection, owner_id: int, uid: str) -> Row | None:
+    """The study's row, held against other batches of the same study until the commit."""
+    found = connection.execute(
+        select(dicom_study)
+        .where(dicom_study.c.owner_id == owner_id, dicom_study.c.study_instance_uid == uid)
+        .with_for_update()
+    )
+    return found.first()
+
+
+def series_of(connection: Connection, study_pk: int) -> Sequence[Row]:
+    return connection.execute(
+        select(dicom_series)
+        .where(dicom_series.c.study_pk == study_pk)
+        .order_by(dicom_series.c.series_instance_uid)
+    ).all()
+
+
+def instances_of(connection: Connection, study_pk: int) -> Sequence[Row]:
+    return connection.execute(
+        select(dicom_instance)
+        .where(dicom_instance.c.study_pk == study_pk)
+        .order_by(dicom_instance.c.sop_instance_uid)
+    ).all()
+
+
+def stored_digests(connection: Connection, owner_id: int, uids: Iterable[str]) -> dict[str, tuple[str, int]]:
+    """SOP Instance UID → (data set digest, study row) of what this owner has stored already."""
+    found: dict[str, tuple[str, int]] = {}
+    wanted = list(uids)
+    for start in range(0, len(wanted), 500):
+        rows = connection.execute(
+            select(dicom_instance.c.sop_instance_uid, dicom_instance.c.dataset_digest, dicom_instance.c.study_pk).where(
+                dicom_instance.c.owner_id == owner_id,
+                dicom_instance.c.sop_instance_uid.in_(wanted[start : start + 500]),
+            )
+        )
+        found.update({row[0]: (row[1], row[2]) for row in rows})
+    return found
+
+
+def insert_series(connection: Connection, values: Json) -> int:
+    return int(connection.execute(insert(dicom_series).values(**values).returning(dicom_series.c.pk)).scalar_one())
+
+
+def insert_instances(connection: Connection, rows: Sequence[Json]) -> dict[str, int]:
+    """SOP Instance UID → row. A UID that another transaction stored meanwhile is a race: the transaction is retried."""
+    table = dicom_instance
+    made = connection.execute(insert(table).returning(table.c.pk, table.c.sop_instance_uid), list(rows)).all()
+    return {row[1]: row[0] for row in made}
+
+
+def insert_headers(connection: Connection, headers: Sequence[tuple[int, Json, Json]]) -> None:
+    connection.execute(
+        insert(dicom_header),
+        [{"instance_pk": pk, "metadata": pack(json), "layout": pack(layout)} for pk, json, layout in headers],
+    )
+
+
+def remove_empty(connection: Connection, study_pk: int) -> None:
+    """Take back a study row that got no instance."""
+    connection.execute(delete(dicom_study).where(dicom_study.c.pk == study_pk, dicom_study.c.instance_count == 0))
+
+
+def set_row(connection: Connection, table: Table, pk: int, values: Json) -> None:
+    connection.execute(update(table).where(table.c.pk == bindparam("row_pk")).values(**values), {"row_pk": pk})
+
+
+def mark_published(connection: Connection, pk: int, values: Json) -> None:
+    set_row(connection, dicom_study, pk, values)
+
+
+def unpublished(connection: Connection, *, before: int, limit: int) -> list[tuple[str, str]]:
+    """(owner, StudyInstanceUID) of studies newer than their ImagingStudy, quiet since `before` (µs)."""
+    rows = connection.execute(
+        select(dicom_study.c.owner, dicom_study.c.study_instance_uid)
+        .where(dicom_study.c.published < dicom_study.c.revision, dicom_study.c.updated < before)
+        .order_by(dicom_study.c.updated)
+        .limit(limit)
+    ).all()
+    return [(row[0], row[1]) for row in rows]
+
+
+def studies_of_order(
+    connection: Connection, owner_id: int, accession_numbers: Sequence[str], order_id: str
+) -> Sequence[Row]:
+    """Studies that carry one of these accession numbers, or that were joined to this order before."""
+    found = connection.execute(
+        select(dicom_study).where(
+            dicom_study.c.owner_id == owner_id,
+            dicom_study.c.accession_number.in_(list(accession_numbers)),
+            dicom_study.c.accession_number != "",
+        )
+    ).all()
+    joined = connection.execute(
+        select(dicom_study).where(dicom_study.c.owner_id == owner_id, dicom_study.c.order_id == order_id)
+    ).all()
+    return list({row.pk: row for row in (*found, *joined)}.values())
+
+
+def count_of(connection: Connection, table: Table) -> int:
+    return int(connection.execute(select(func.count()).select_from(table)).scalar_one())
+
+
+def patient_ids(connection: Connection, study_pk: int) -> Sequence[Row]:
+    """The different PatientIDs among a study's instances: more than one is a mix-up."""
+    return connection.execute(
+        select(dicom_instance.c.patient_id).where(dicom_instance.c.study_pk == study_pk).distinct()
+    ).all()
+
+
+def ae_of(connection: Connection, ae: str) -> Row | None:
+    return connection.execute(select(ae_title).where(ae_title.c.ae == ae)).first()
+
+
+def bind_ae(connection: Connection, ae: str, organization: str, address: str, *, active: bool) -> None:
+    insert_or_nothing(connection, ae_title, [{"ae": ae, "organization": organization}])
+    connection.execute(
+        update(ae_title)
+        .where(ae_title.c.ae == ae)
+        .values(organization=organization, address=address, active=int(active))
+    )
