@@ -19,7 +19,7 @@ from resources.outcomes import InvalidContent
 from resources.times import parse_instant
 from store.access import Caller, Draft, Version, Work
 from subscriptions import terms
-from subscriptions.endpoints import EndpointPolicy
+from subscriptions.channels.port import Channels
 from subscriptions.signature import SEALED_PREFIX, Keyring
 
 EXTENSION_BASE = "https://vigie.example/StructureDefinition"
@@ -34,9 +34,9 @@ ENDED = ("off", "error")
 class Acceptance:
     """Prepares the Subscriptions that clients write, and shows them to those who may see them."""
 
-    def __init__(self, keyring: Keyring, policy: EndpointPolicy) -> None:
+    def __init__(self, keyring: Keyring, channels: Channels) -> None:
         self._keyring = keyring
-        self._policy = policy
+        self._channels = channels
 
     def prepare(self, uow: Work, draft: Draft) -> None:
         """Complete or refuse a Subscription that a client writes (Observer.prepare)."""
@@ -53,7 +53,7 @@ class Acceptance:
         if over or resource["status"] == "off":
             terms.check_headers(resource)
         else:
-            terms.read(resource, self._policy, uow.now)
+            terms.read(resource, self._channels, uow.now)
         self._seal(resource, draft.id, client_id)
         _own(resource, client_id)
 

@@ -1,7 +1,7 @@
-"""What is sent to a subscriber now: the notification, its headers, and its audit records. Rights are asked again here.
+"""What is sent to a subscriber now: the notification and its audit records. Rights are asked again here.
 
-A topic's notification is a Bundle, POSTed. For R4 criteria it is the resource itself, by an update below the endpoint
-(`PUT [endpoint]/Type/id`), or, where no payload is asked for, a POST without a body (R4 §2.46.7.1).
+A topic's notification is a Bundle; of R4 criteria it is the resource itself, or empty where no payload is asked for
+(R4 §2.46.7). How it is sent is the channel's.
 
 An event was numbered when the subscriber could see it; what it may not see any more when it is sent stays out
 (Backport IG §safety-security: "ensure that authorization is still in place when sending"). The focus is the event's
@@ -17,11 +17,12 @@ from datetime import datetime
 from sqlalchemy import Connection
 
 from resources import jsontext
+from resources.lifecycle import SIGNED
 from resources.times import microseconds, of_microseconds
 from store.access import Access, Caller, Interaction, Outcome, Version
 from store.unit_of_work import Store
 from subscriptions import notifications, outbox, signature, terms, topics
-from subscriptions.endpoints import Endpoint, EndpointPolicy
+from subscriptions.channels.port import Address, Channels, Notice
 from subscriptions.leases import Lease
 from subscriptions.notifications import Event, Kind, Notified, Status
 from subscriptions.outbox import EventRow, State
@@ -37,7 +38,7 @@ ENDPOINT_REFUSED = "this deployment does not send to the endpoint any more"
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One notification, ready to be sent; or, without `body`, why nothing is."""
+    """One notification, ready to be sent; or, without `notice`, why nothing is."""
 
     kind: Kind
     subscription: str
@@ -47,10 +48,10 @@ class Message:
     recipient: Caller
     accesses: tuple[Access, ...]
     detail: tuple[tuple[str, str], ...]
-    endpoint: Endpoint | None = None
-    headers: tuple[tuple[str, str], ...] = ()
-    body: bytes | None = None
-    method: str = "POST"
+    channel: str = ""
+    """Code of the channel that it goes by."""
+    address: Address | None = None
+    notice: Notice | None = None
     withheld: str = ""
     """Why nothing is sent."""
     activates: bool = False
@@ -68,14 +69,14 @@ class Composer:
         versions: Versions,
         caller_of: CallerOf,
         keyring: Keyring,
-        policy: EndpointPolicy,
+        channels: Channels,
         base_url: str,
     ) -> None:
         self._store = store
         self._versions = versions
         self._caller_of = caller_of
         self._keyring = keyring
-        self._policy = policy
+        self._channels = channels
         self._base_url = base_url
 
     def compose(self, held: Lease, now: datetime) -> Message | None:
@@ -91,15 +92,15 @@ class Composer:
             return self._withheld(state, kind, (first, everything), CLIENT_INACTIVE)
         with self._store.database.read() as connection:
             resource = self._versions.get(connection, [state.version_pk])[state.version_pk].json()
-            accepted = terms.stored(resource, self._policy)
+            accepted = terms.stored(resource, self._channels)
             if accepted is None:
                 return self._withheld(state, kind, (first, last), ENDPOINT_REFUSED)
             if kind is Kind.HANDSHAKE and not topics.is_published(state.topic):
                 detail = _detail(state, kind, (first, last), state.origin)
                 accesses = _accesses(state, kind, detail, ())
                 return Message(
-                    kind, state.subscription_id, first, last, caller, accesses, detail, accepted.endpoint,
-                    activates=True,
+                    kind, state.subscription_id, first, last, caller, accesses, detail, accepted.channel,
+                    accepted.address, activates=True,
                 )  # fmt: skip
             if kind is not Kind.EVENT:
                 return self._message(state, kind, (first, last), caller, accepted, (), now)
@@ -157,7 +158,7 @@ class Composer:
         allowed: Sequence[tuple[EventRow, Version]] = (),
         withheld: Sequence[EventRow] = (),
     ) -> Message:
-        endpoint, method = accepted.endpoint, "POST"
+        resource: str | None = None
         if topics.is_published(state.topic):
             status = Status(state.subscription_id, state.topic, state.status, state.events)
             bundle = notifications.bundle(kind, status, events, content=state.content, base_url=self._base_url, at=now)
@@ -166,20 +167,20 @@ class Composer:
             body = b""
         else:
             ((_, version),) = allowed
-            endpoint, method, body = endpoint.below(version.reference), "PUT", version.content
+            resource, body = version.reference, version.content
         identifier = (
             signature.message_id(state.subscription_id, *numbers)
             if kind is Kind.EVENT
             else f"sub/{state.subscription_id}/{kind}/{microseconds(now)}"
         )
-        secret = self._keyring.secret(state.subscription_id, state.client_id)
-        headers = [("Content-Type", accepted.mime_type)] if accepted.mime_type else []
-        headers += self._opened(accepted, state)
-        headers += signature.webhook_headers(secret, identifier, now, body)
-        detail = _detail(state, kind, numbers, accepted.endpoint.origin)
+        notice = Notice(
+            identifier, now, self._keyring.secret(state.subscription_id, state.client_id),
+            tuple(self._opened(accepted, state)), accepted.mime_type, body, resource,
+        )  # fmt: skip
+        detail = _detail(state, kind, numbers, accepted.address.origin)
         accesses = _accesses(state, kind, detail, allowed) + _withheld_accesses(state, detail, withheld)
         return Message(
-            kind, state.subscription_id, *numbers, caller, accesses, detail, endpoint, tuple(headers), body, method,
+            kind, state.subscription_id, *numbers, caller, accesses, detail, accepted.channel, accepted.address, notice,
             signed=tuple(version.reference for _, version in allowed if _is_signed(version)),
         )  # fmt: skip
 
@@ -207,7 +208,7 @@ class Composer:
 
 
 def _is_signed(version: Version) -> bool:
-    return version.type == "DiagnosticReport" and version.json().get("status") in topics.SIGNED
+    return version.type == "DiagnosticReport" and version.json().get("status") in SIGNED
 
 
 def due_kind(state: State, now: datetime) -> Kind | None:

@@ -27,8 +27,8 @@ from store.access import Access, Caller, Interaction, Outcome, Trail, Work
 from store.engine.faults import LostRace, is_race
 from store.unit_of_work import Store
 from subscriptions import leases, outbox, schedule
+from subscriptions.channels.port import Answer, Channels
 from subscriptions.composition import ENDPOINT_REFUSED, Composer, Message
-from subscriptions.delivery import Answer, Sender
 from subscriptions.leases import Attempt, Lease
 from subscriptions.notifications import Kind
 from subscriptions.outbox import State
@@ -61,7 +61,7 @@ class Dispatcher:
         self,
         store: Store,
         composer: Composer,
-        sender: Sender,
+        channels: Channels,
         trail: Trail,
         clock: Callable[[], datetime],
         *,
@@ -73,7 +73,7 @@ class Dispatcher:
         self._on_delivered = on_delivered
         self._database = store.database
         self._composer = composer
-        self._sender = sender
+        self._channels = channels
         self._trail = trail
         self._clock = clock
         self._looked_at = -LOOK_INTERVAL_S
@@ -101,7 +101,8 @@ class Dispatcher:
         """Settle what is under way, then stop."""
         for threads in self._threads:
             threads.close()
-        self._sender.close()
+        for channel in self._channels.values():
+            channel.close()
 
     def lease(self, threads: Threads | None = None) -> list[Lease]:
         """Take what is due and may be sent now, by default to healthy endpoints."""
@@ -135,10 +136,14 @@ class Dispatcher:
         if message is None:  # nothing to say any more
             self._settled(held, lambda connection, current: self._release(connection, held, current))
             return None
-        if message.activates and message.endpoint is not None:
-            self._activate(held, message, self._sender.refusal(message.endpoint))
+        channel = self._channels.get(message.channel)
+        if channel is None or message.address is None:
+            self._withhold(held, message)
             return None
-        if message.body is None or message.endpoint is None:
+        if message.activates:
+            self._activate(held, message, channel.refusal(message.address))
+            return None
+        if message.notice is None:
             self._withhold(held, message)
             return None
         if message.kind is Kind.EVENT and held.state.batch_last is None and not self._fix(held, message):
@@ -149,9 +154,7 @@ class Dispatcher:
         except Unavailable:
             self._postpone(held, message)
             return None
-        answer = self._sender.send(
-            message.method, message.endpoint, message.headers, message.body, timeout_s=held.state.timeout_s
-        )
+        answer = channel.send(message.address, message.notice, timeout_s=held.state.timeout_s)
         duration_ms = round((time.monotonic() - started) * 1000)
         if answer.accepted:
             self._tell_delivered(held, message)
@@ -252,7 +255,7 @@ class Dispatcher:
 
         def settle(connection: Connection, current: State) -> None:
             self._trail.append(connection, message.recipient, message.accesses, now)
-            leases.note_attempt(connection, _attempt(message, Answer(None, message.withheld), 0, "suppressed", now))
+            leases.note_attempt(connection, _attempt(message, Answer(False, message.withheld), 0, "suppressed", now))
             if ends:
                 outbox.halt(connection, current.subscription_id, status="error")
                 return

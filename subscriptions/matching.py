@@ -13,7 +13,7 @@ from resources.outcomes import InvalidContent
 from store.access import Change, Draft, Work
 from subscriptions import outbox, terms, topics
 from subscriptions.acceptance import Acceptance, is_over
-from subscriptions.endpoints import EndpointPolicy
+from subscriptions.channels.port import Channels
 
 SUBSCRIPTIONS_MAX = 200
 """Per organisation, whatever their status: each costs the sequencer a look at each event of its topic."""
@@ -22,9 +22,9 @@ SUBSCRIPTIONS_MAX = 200
 class Watch:
     """store.access.Observer for subscriptions."""
 
-    def __init__(self, acceptance: Acceptance, policy: EndpointPolicy) -> None:
+    def __init__(self, acceptance: Acceptance, channels: Channels) -> None:
         self._acceptance = acceptance
-        self._policy = policy
+        self._channels = channels
         self._heard: WeakKeyDictionary[Work, set[str]] = WeakKeyDictionary()
 
     def prepare(self, uow: Work, draft: Draft) -> None:
@@ -76,7 +76,7 @@ class Watch:
                 expression="Subscription",
                 code="too-costly",
             )
-        accepted = terms.stored(resource, self._policy)
+        accepted = terms.stored(resource, self._channels)
         if accepted is None:  # prepare has just admitted it
             raise RuntimeError("an accepted Subscription has no terms")
         outbox.accept(
@@ -88,7 +88,7 @@ class Watch:
             topic=accepted.topic.url,
             filters=accepted.filters,
             content=accepted.content,
-            origin=accepted.endpoint.origin,
+            origin=accepted.address.origin,
             timeout_s=accepted.timeout_s,
             max_count=accepted.max_count,
             heartbeat_s=accepted.heartbeat_s,

@@ -20,8 +20,9 @@ from store.access import Caller, Loop, Observer, Version, Work
 from store.unit_of_work import Store
 from subscriptions import leases, outbox, topics
 from subscriptions.acceptance import Acceptance
+from subscriptions.channels.port import Channel, Channels
+from subscriptions.channels.rest_hook import RestHook
 from subscriptions.composition import Composer
-from subscriptions.delivery import Sender
 from subscriptions.dispatcher import FAILING_THREADS, HEALTHY_THREADS, Dispatcher, OnDelivered
 from subscriptions.endpoints import EndpointPolicy
 from subscriptions.matching import Watch
@@ -48,8 +49,16 @@ class SubscriptionSettings:
     endpoints: EndpointPolicy = field(default_factory=EndpointPolicy)
     healthy_threads: int = HEALTHY_THREADS
     failing_threads: int = FAILING_THREADS
+    further_channels: tuple[Channel, ...] = ()
+    """Channels beside the rest-hook."""
     ssl_context: ssl.SSLContext | None = None
     """For a private CA or a client certificate; None: the system's authorities."""
+
+
+def channels_of(settings: SubscriptionSettings) -> Channels:
+    """The channels that a deployment serves, by code."""
+    served = (RestHook(settings.endpoints, ssl_context=settings.ssl_context), *settings.further_channels)
+    return {channel.code: channel for channel in served}
 
 
 class Subscriptions:
@@ -68,14 +77,14 @@ class Subscriptions:
         accepted the notification of; perhaps more than once."""
         self._store = store
         self._clock = clock or _utc_now
-        keyring, policy = Keyring(settings.key), settings.endpoints
+        keyring, channels = Keyring(settings.key), channels_of(settings)
         versions = Versions(store.permit, store.audiences, store.base_urls)
-        composer = Composer(store, versions, caller_of, keyring, policy, settings.base_url)
-        self._acceptance = Acceptance(keyring, policy)
-        self.observer: Observer = Watch(self._acceptance, policy)
+        composer = Composer(store, versions, caller_of, keyring, channels, settings.base_url)
+        self._acceptance = Acceptance(keyring, channels)
+        self.observer: Observer = Watch(self._acceptance, channels)
         self.sequencer = Sequencer(store, versions, caller_of, self._clock)
         self.dispatcher = Dispatcher(
-            store, composer, Sender(policy, ssl_context=settings.ssl_context), store.trail, self._clock,
+            store, composer, channels, store.trail, self._clock,
             healthy_threads=settings.healthy_threads, failing_threads=settings.failing_threads,
             on_delivered=on_delivered,
         )  # fmt: skip

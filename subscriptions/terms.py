@@ -20,7 +20,7 @@ from resources.json import Json
 from resources.outcomes import InvalidContent, Issue
 from resources.times import parse_instant
 from subscriptions import filters, schedule, topics
-from subscriptions.endpoints import Endpoint, EndpointPolicy, RefusedEndpoint
+from subscriptions.channels.port import Address, Channels
 from subscriptions.topics import TOPICS, Topic
 
 BACKPORT = "http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition"
@@ -70,7 +70,9 @@ class Terms:
     """Published; of R4 criteria: every change of their type (`topics.every`)."""
     filters: tuple[str, ...]
     """Texts of backport-filter-criteria, all of which must hold; or the R4 criteria."""
-    endpoint: Endpoint
+    channel: str
+    """Code of the channel."""
+    address: Address
     headers: tuple[tuple[str, str], ...]
     """Name and value (sealed, once stored)."""
     content: str
@@ -83,9 +85,9 @@ class Terms:
     end: datetime | None
 
 
-def read(resource: Json, policy: EndpointPolicy, now: datetime) -> Terms:
+def read(resource: Json, channels: Channels, now: datetime) -> Terms:
     """The terms of `resource`. Raises InvalidContent with every problem, each with its expression."""
-    reader = _Reader(resource, policy, now)
+    reader = _Reader(resource, channels, now)
     terms = reader.terms()
     if reader.issues:
         raise InvalidContent(reader.issues[0].diagnostics, issues=reader.issues)
@@ -94,15 +96,15 @@ def read(resource: Json, policy: EndpointPolicy, now: datetime) -> Terms:
     return terms
 
 
-def stored(resource: Json, policy: EndpointPolicy) -> Terms | None:
-    """The terms of a Subscription that was accepted earlier, its headers sealed; None if the policy admits its endpoint
-    no longer."""
-    return _StoredReader(resource, policy, datetime.min.replace(tzinfo=UTC)).terms()
+def stored(resource: Json, channels: Channels) -> Terms | None:
+    """The terms of a Subscription that was accepted earlier, its headers sealed; None if this deployment serves its
+    channel or its endpoint no longer."""
+    return _StoredReader(resource, channels, datetime.min.replace(tzinfo=UTC)).terms()
 
 
 def check_headers(resource: Json) -> None:
     """Raise InvalidContent unless every channel.header may be sent."""
-    reader = _Reader(resource, EndpointPolicy(), datetime.min.replace(tzinfo=UTC))
+    reader = _Reader(resource, {}, datetime.min.replace(tzinfo=UTC))
     reader.headers()
     if reader.issues:
         raise InvalidContent(reader.issues[0].diagnostics, issues=reader.issues)
@@ -130,10 +132,10 @@ def split_header(text: str) -> tuple[str, str]:
 class _Reader:
     """Reads a Subscription, noting every problem."""
 
-    def __init__(self, resource: Json, policy: EndpointPolicy, now: datetime) -> None:
+    def __init__(self, resource: Json, channels: Channels, now: datetime) -> None:
         self.issues: list[Issue] = []
         self._resource = resource
-        self._policy = policy
+        self._channels = channels
         self._now = now
         channel = resource.get("channel")
         self._channel: Json = channel if isinstance(channel, dict) else {}
@@ -143,19 +145,18 @@ class _Reader:
     def terms(self) -> Terms | None:
         self._refuse_cross_version()
         topic, texts = self._topic(), self._filters()
-        endpoint, headers, end = self._endpoint(), self.headers(), self._end()
-        self._channel_type()
+        address, headers, end = self._address(), self.headers(), self._end()
         mime_type, content = self._payload()
         heartbeat_s = self._number(HEARTBEAT, HEARTBEAT_MIN_S, HEARTBEAT_MAX_S)
         timeout_s = self._number(TIMEOUT, 0, 2**31 - 1)
         max_count = self._number(MAX_COUNT, 1, 2**31 - 1) or MAX_COUNT_DEFAULT
-        if topic is None or endpoint is None:
+        if topic is None or address is None:
             return None
         for index, text in enumerate(texts if not self._is_plain else ()):
             self._check_filter(text, index, topic)
         return Terms(
-            topic=topic, filters=texts, endpoint=endpoint, headers=headers, content=content, mime_type=mime_type,
-            heartbeat_s=heartbeat_s or None, timeout_s=schedule.timeout_s(timeout_s),
+            topic=topic, filters=texts, channel=self._code, address=address, headers=headers, content=content,
+            mime_type=mime_type, heartbeat_s=heartbeat_s or None, timeout_s=schedule.timeout_s(timeout_s),
             max_count=min(max_count, MAX_COUNT_MAX), end=end,
         )  # fmt: skip
 
@@ -207,22 +208,23 @@ class _Reader:
         except InvalidContent as error:
             self._refuse(error.diagnostics, f"Subscription.criteria.extension[{index}].value", error.issues[0].code)
 
-    def _channel_type(self) -> None:
-        if self._channel.get("type") != "rest-hook":
-            self._refuse("Only the channel type rest-hook is served", "Subscription.channel.type")
+    @property
+    def _code(self) -> str:
+        code = self._channel.get("type")
+        return code if isinstance(code, str) else ""
+
+    def _address(self) -> Address | None:
+        """What the channel reads as its address."""
         if list(_extensions(self._channel, "_type")):
             self._refuse("Channel types beyond R4's are not served", "Subscription.channel.type.extension")
-
-    def _endpoint(self) -> Endpoint | None:
-        url = self._channel.get("endpoint")
-        if not isinstance(url, str):
-            self._refuse("A rest-hook needs an endpoint", "Subscription.channel.endpoint", "required")
+        channel = self._channels.get(self._code)
+        if channel is None:
+            served = ", ".join(sorted(self._channels))
+            self._refuse(f"The channel types served here are: {served}", "Subscription.channel.type")
             return None
-        try:
-            return self._policy.check(url)
-        except RefusedEndpoint as error:
-            self._refuse(str(error), "Subscription.channel.endpoint", "value")
-            return None
+        address, issues = channel.read(self._channel)
+        self.issues += issues
+        return address
 
     def _payload(self) -> tuple[str, str]:
         """The Content-Type and the content level. R4 §2.46.7: without channel.payload nothing of the resource is sent;

@@ -16,6 +16,7 @@ from typing import Any
 
 from resources import registry
 from resources.json import Json
+from resources.lifecycle import REVISED, SIGNED
 
 Trigger = Callable[[Json | None, Json], bool]
 """(the version before, or None where the resource is created; the version after) -> does the topic fire?"""
@@ -26,11 +27,6 @@ that a partner configures it once."""
 
 ORDER_STATUS = f"{BASE_URL}/order-status"
 REPORT_SIGNED = f"{BASE_URL}/report-signed"
-
-SIGNED = frozenset({"final", "amended", "corrected", "appended"})
-"""DiagnosticReport.status of a report that somebody has signed (R4 diagnostic-report-status)."""
-
-REVISED = frozenset({"amended", "corrected", "appended"})
 
 
 @dataclass(frozen=True, slots=True)

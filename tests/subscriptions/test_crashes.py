@@ -20,7 +20,7 @@ from store.access import Access, Caller
 from store.engine.database import Database
 from store.unit_of_work import Store, UnitOfWork
 from subscriptions import outbox, sequencer
-from subscriptions.delivery import Answer
+from subscriptions.channels.port import Answer
 from subscriptions.service import Subscriptions
 from tests.subscriptions.ward import RADIOLOGIST, Ward, report, subscription
 from tests.support import BASE_URL, PLATFORM
@@ -88,7 +88,7 @@ def mortal(ward: Ward, fate: Fate) -> Subscriptions:
     )  # fmt: skip
     made = ward.assemble(store)
     store.observers.append(made.observer)
-    sender = made.dispatcher._sender
+    sender: Any = made.dispatcher._channels["rest-hook"]
     send = sender.send
 
     def mortal_send(*arguments: Any, **named: Any) -> Answer:
@@ -96,7 +96,7 @@ def mortal(ward: Ward, fate: Fate) -> Subscriptions:
         fate.point("sent, not settled")
         return answer
 
-    sender.send = mortal_send  # type: ignore[method-assign]
+    sender.send = mortal_send
     return made
 
 

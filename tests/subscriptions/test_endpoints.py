@@ -9,7 +9,7 @@ import time
 import httpcore2
 import pytest
 
-from subscriptions.delivery import Sender
+from subscriptions.channels.http import Sender
 from subscriptions.endpoints import Endpoint, EndpointPolicy, RefusedEndpoint, public
 from tests.subscriptions.hospital import Hospital, Reply
 

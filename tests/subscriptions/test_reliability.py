@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from subscriptions import holders
-from subscriptions.delivery import Answer
+from subscriptions.channels.port import Answer
 from tests.subscriptions.hospital import Hospital, Reply
 from tests.subscriptions.ward import EHR, OTHER_EHR, Ward, subscription
 
@@ -209,7 +209,8 @@ def test_who_settles_late_alters_nothing(ward: Ward) -> None:
     ward.sign()
     ward.sequence()
     slow, quick = ward.subscriptions.dispatcher, ward.assemble().dispatcher
-    send = slow._sender.send
+    channel: Any = slow._channels["rest-hook"]
+    send = channel.send
 
     def overtaken(*arguments: Any, **named: Any) -> Answer:
         answer = send(*arguments, **named)
@@ -223,7 +224,7 @@ def test_who_settles_late_alters_nothing(ward: Ward) -> None:
                     following = quick.attempt(following)
         return answer
 
-    slow._sender.send = overtaken  # type: ignore[method-assign]
+    channel.send = overtaken
     (held,) = slow.lease()
     slow.attempt(held)
     assert ward.state(identifier).delivered == 2

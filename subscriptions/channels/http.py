@@ -1,21 +1,21 @@
-"""One request with one notification to one endpoint, and what came of it.
+"""One HTTP request to a checked endpoint, and what came of it.
 
 Only 2xx is success; redirects are not followed; no proxy of the environment is obeyed; at most 4 kB of the answer are
 read; the whole exchange ends by its deadline. Nothing of the answer's body is kept: it is the partner's text.
 
-R4 §2.46.7.1 rest-hook http://hl7.org/fhir/R4/subscription.html; Standard Webhooks 1.0.0
+RFC 9110 §15.3, §10.2.3
 """
 
 from __future__ import annotations
 
 import ssl
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 import httpcore2
 
+from subscriptions.channels.port import Answer
 from subscriptions.endpoints import Endpoint, EndpointPolicy, GuardedBackend, RefusedEndpoint
 
 CONNECT_TIMEOUT_S = 3.0
@@ -25,31 +25,8 @@ KEEPALIVE_EXPIRY_S = 15.0
 USER_AGENT = "Vigie-Subscriptions"
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What an attempt came to. `status` None: no HTTP answer, `fault` says why."""
-
-    status: int | None
-    fault: str | None = None
-    retry_after_s: float | None = None
-
-    @property
-    def accepted(self) -> bool:
-        return self.status is not None and 200 <= self.status < 300
-
-    @property
-    def gone(self) -> bool:
-        """410: the subscriber says that it wants no more."""
-        return self.status == 410
-
-    @property
-    def reason(self) -> str:
-        """For Subscription.error and the attempt's record."""
-        return f"the endpoint answered {self.status}" if self.status is not None else self.fault or "no answer"
-
-
 class Sender:
-    """Sends notifications. One per process; safe for many threads."""
+    """An HTTP client that connects to checked addresses only. One per process; safe for many threads."""
 
     def __init__(self, policy: EndpointPolicy, *, ssl_context: ssl.SSLContext | None = None) -> None:
         """`ssl_context`: for a private CA or a client certificate; certificates are always verified."""
@@ -62,14 +39,6 @@ class Sender:
             keepalive_expiry=KEEPALIVE_EXPIRY_S,
             network_backend=self._backend,
         )
-
-    def refusal(self, endpoint: Endpoint) -> str | None:
-        """Why the host of `endpoint` may not be connected to, by its addresses of now; None if it may."""
-        try:
-            self._policy.resolve(endpoint.host, endpoint.port)
-        except RefusedEndpoint as error:
-            return str(error)
-        return None
 
     def send(
         self, method: str, endpoint: Endpoint, headers: Sequence[tuple[str, str]], body: bytes, *, timeout_s: float
@@ -91,18 +60,25 @@ class Sender:
                     read += len(chunk)
                     if read > RESPONSE_MAX_BYTES:
                         break
-                return Answer(response.status, retry_after_s=_retry_after(response.headers))
+                return _answered(response.status, _retry_after(response.headers))
         except RefusedEndpoint as error:
-            return Answer(None, str(error))
+            return Answer(False, str(error))
         except httpcore2.TimeoutException:
-            return Answer(None, "the endpoint did not answer in time")
+            return Answer(False, "the endpoint did not answer in time")
         except httpcore2.NetworkError as error:
-            return Answer(None, f"the endpoint could not be reached ({_kind(error)})")
+            return Answer(False, f"the endpoint could not be reached ({_kind(error)})")
         except (httpcore2.ProtocolError, httpcore2.UnsupportedProtocol):
-            return Answer(None, "the endpoint did not speak HTTP")
+            return Answer(False, "the endpoint did not speak HTTP")
 
     def close(self) -> None:
         self._pool.close()
+
+
+def _answered(status: int, retry_after_s: float | None) -> Answer:
+    """Only 2xx is success; 410 says that the subscriber wants no more."""
+    return Answer(
+        200 <= status < 300, f"the endpoint answered {status}", status, gone=status == 410, retry_after_s=retry_after_s
+    )
 
 
 def _kind(error: BaseException) -> str:
