@@ -101,12 +101,7 @@ class Orders:
                 "An order is completed by its signed report, not by hand", expression="ServiceRequest.status"
             )
         if after.get("status") in _CANCELLED and before.get("status") in _OPEN:
-            acquired = case.status(TaskKind.ACQUIRE) == "completed"
-            if acquired:
-                raise Conflict(
-                    "The order can no longer be cancelled: its images have been acquired and sent",
-                    expression="ServiceRequest.status",
-                )
+            _refuse_if_acquired(case)
 
     def changed(self, uow: Work, change: Change) -> None:
         after = change.after
@@ -131,6 +126,10 @@ class Orders:
                 self._open(uow, change.after)
             return
         if after.get("status") in _CANCELLED:
+            if before is not None and before.get("status") in _OPEN and not uow.caller.is_system:
+                # Images that were published since the guard looked: whoever commits later must see the other. What is
+                # published after this look alters the task that is cancelled below, so one of the two is refused.
+                _refuse_if_acquired(case)
             case.cancel_open_tasks(_cancellation(after))
         elif before is not None and before.get("priority") != after.get("priority"):
             _reprioritise(case)
@@ -264,6 +263,14 @@ class Orders:
 
     def _case(self, uow: Work, draft: Draft) -> Case | None:
         return Case.load(uow, self.context, f"ServiceRequest/{draft.id}") if draft.before is not None else None
+
+
+def _refuse_if_acquired(case: Case) -> None:
+    if case.status(TaskKind.ACQUIRE) == "completed":
+        raise Conflict(
+            "The order can no longer be cancelled: its images have been acquired and sent",
+            expression="ServiceRequest.status",
+        )
 
 
 def _has_images(study: Json) -> bool:

@@ -1,4 +1,4 @@
-"""A channel is a file and an entry: whatever implements the port is read, sent by, retried and ended like the rest-hook.
+"""A channel is a file and an entry: what implements the port is read, sent by, retried and ended like the rest-hook.
 
 FHIR R4 §2.46.7 http://hl7.org/fhir/R4/subscription.html#channels
 """

@@ -7,8 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from resources import task as tasks
-from resources.outcomes import FhirError
+from resources.outcomes import Conflict, FhirError
+from store.access import Change, Draft, Work
 from tests import builders
 from tests.workflow.conftest import Scene
 
@@ -53,6 +56,32 @@ def test_a_cancellation_and_the_images_do_not_both_win(scene: Scene) -> None:
         else:
             assert any(text.startswith("409") for text in outcome)
             assert scene.status("read") == "ready"
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_images_published_while_a_cancellation_is_guarded_refuse_it(scene: Scene) -> None:
+    """S2d against S4: another connection commits the images between the guard and the tasks' end (READ COMMITTED)."""
+
+    class Scanner:
+        """Sends the images once, after the guard has let the cancellation pass."""
+
+        sent = False
+
+        def prepare(self, uow: Work, draft: Draft) -> None:
+            if draft.type == "ServiceRequest" and not self.sent:
+                self.sent = True
+                with ThreadPoolExecutor(1) as elsewhere:
+                    elsewhere.submit(scene.images).result(timeout=30)
+
+        def changed(self, uow: Work, change: Change) -> None:
+            """Nothing follows."""
+
+    scene.accepted()
+    scene.store.observers.append(Scanner())
+    with pytest.raises(Conflict, match="no longer be cancelled"):
+        scene.update(scene.hospital, scene.order, status="revoked")
+    assert scene.read(scene.order)["status"] == "active"
+    assert scene.status("read") == "ready"
 
 
 def test_a_report_that_is_signed_twice_at_once_is_signed_once(scene: Scene) -> None:

@@ -1,0 +1,111 @@
+"""Which resource types have rules of the workflow, as a table: what guards a write, and what follows from it.
+
+A type with rules is a row here, a file with the rules, and a test (docs/extending.md). A rule may guard several types,
+and a type may have several rows; they are asked in the order of the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from resources.registry import TYPES
+from store.access import Change, Draft, Work
+from workflow.context import Context, is_acting
+from workflow.observations import Observations
+from workflow.orders import Orders
+from workflow.patients import Patients
+from workflow.people import People
+from workflow.reading import Reading
+from workflow.reports import Reports
+from workflow.rota import Rota
+from workflow.task_steps import TaskSteps
+
+Rule = TypeVar("Rule")
+
+
+class Guard(Protocol):
+    """Refuses or completes a caller's write before it becomes a version."""
+
+    def prepare(self, uow: Work, draft: Draft) -> None:
+        """Complete `draft.resource` in place, or raise."""
+        ...
+
+
+class Sequel(Protocol):
+    """Does what follows from a write, in the same commit."""
+
+    def changed(self, uow: Work, change: Change) -> None:
+        """React by writes through `uow.system`, or raise to refuse the whole."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the rows choose from: one object of each kind."""
+
+    context: Context
+    rota: Rota
+    people: People
+    orders: Orders
+    reports: Reports
+    task_steps: TaskSteps
+
+    @staticmethod
+    def of(context: Context) -> Parts:
+        """The parts of a deployment."""
+        rota = Rota(context)
+        people = People(context, rota)
+        orders = Orders(context, people, Reading(rota))
+        return Parts(context, rota, people, orders, Reports(context, people), TaskSteps(people))
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The rules of one type."""
+
+    type: str
+    guard: Callable[[Parts], Guard] | None = None
+    sequel: Callable[[Parts], Sequel] | None = None
+
+
+RULES: tuple[Row, ...] = (
+    Row("ServiceRequest", guard=lambda parts: parts.orders, sequel=lambda parts: parts.orders),
+    Row("Task", guard=lambda parts: parts.task_steps, sequel=lambda parts: parts.orders),
+    Row("ImagingStudy", sequel=lambda parts: parts.orders),
+    Row("DiagnosticReport", guard=lambda parts: parts.reports, sequel=lambda parts: parts.reports),
+    Row("Appointment", guard=lambda parts: parts.rota, sequel=lambda parts: parts.rota),
+    Row("Slot", guard=lambda parts: parts.rota),
+    Row("Observation", guard=lambda parts: Observations()),
+    Row("Patient", guard=lambda parts: Patients()),
+)
+
+
+class RulesObserver:
+    """Hands each draft and each change to the rules of its type; the workflow's own writes need no guard."""
+
+    def __init__(self, parts: Parts, rows: tuple[Row, ...] = RULES) -> None:
+        unknown = sorted({row.type for row in rows} - TYPES.keys())
+        if unknown:
+            raise ValueError(f"Not resource types of R4: {', '.join(unknown)}")
+        self._guards = _by_type((row.type, row.guard(parts)) for row in rows if row.guard is not None)
+        self._sequels = _by_type((row.type, row.sequel(parts)) for row in rows if row.sequel is not None)
+
+    def prepare(self, uow: Work, draft: Draft) -> None:
+        """As the store's Observer."""
+        if not is_acting():
+            for guard in self._guards.get(draft.type, ()):
+                guard.prepare(uow, draft)
+
+    def changed(self, uow: Work, change: Change) -> None:
+        """As the store's Observer."""
+        for sequel in self._sequels.get(change.after.type, ()):
+            sequel.changed(uow, change)
+
+
+def _by_type(found: Iterable[tuple[str, Rule]]) -> Mapping[str, tuple[Rule, ...]]:
+    rules: dict[str, tuple[Rule, ...]] = {}
+    for name, rule in found:
+        rules[name] = (*rules.get(name, ()), rule)
+    return rules
