@@ -8,15 +8,16 @@ told Unavailable, and so discloses nothing.
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
+import structlog
+
 from resources.outcomes import Unavailable
 
-logger = logging.getLogger("vigie.audit")
+log = structlog.get_logger("vigie.audit")
 Row = TypeVar("Row")
 
 Drain = Callable[[], Sequence[Row]]
@@ -71,7 +72,7 @@ class GroupCommitter(Generic[Row]):
             self._commit(drain)
         except Exception as raised:
             # Whatever it was, everyone in the group must hear of it and the lead must be handed on.
-            logger.exception("audit records could not be committed")
+            log.exception("audit records could not be committed")
             error = raised
             if not taken:
                 taken.extend(line.take(self._limit))

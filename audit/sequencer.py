@@ -8,7 +8,6 @@ any process may. A checkpoint that does not extend the last one is never signed:
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
 import secrets
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import orjson
+import structlog
 
 from audit import entry, events, merkle, queries, spool
 from audit.checkpoint import BadCheckpoint, Checkpoint, Signer
@@ -37,7 +37,7 @@ from store.versions.audiences import Audiences
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-logger = logging.getLogger("vigie.audit")
+log = structlog.get_logger("vigie.audit")
 
 BATCH = 100
 """Records of one transaction: on SQLite every writer waits for it."""
@@ -168,7 +168,7 @@ class Sequencer:
             rows = versions.extract("AuditEvent", stamped, self._base_urls)
         except Exception:
             # One event that cannot be indexed must not stop the log: it is logged, signed and read by its id.
-            logger.exception("AuditEvent/%s could not be indexed", row.event_id)
+            log.exception("an audit event could not be indexed", audit_event=row.event_id)
             rows = IndexRows()
         return _Prepared(head, tail, rows, tuple(patients_of("AuditEvent", stamped)))
 
@@ -181,7 +181,7 @@ class Sequencer:
             (event,) = events.build(caller, access, at, recorded=recorded, new_id=lambda: row.event_id, **site)
         except Exception:
             # One entry that nobody can read must not stop the log, nor be lost: it is logged as it stands.
-            logger.exception("AuditEvent/%s could not be built", row.event_id)
+            log.exception("an audit event could not be built", audit_event=row.event_id)
             event = events.unread(row.entry, recorded, **site)
         return event
 

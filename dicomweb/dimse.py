@@ -9,11 +9,11 @@ DICOM PS3.4 Annex A (verification), Annex B (storage); PS3.7 §9.1.1 (C-STORE); 
 
 from __future__ import annotations
 
-import logging
 import socket
 import threading
 from typing import Any
 
+import structlog
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.dsutils import encode_file_meta
 from pynetdicom.sop_class import Verification
@@ -30,7 +30,7 @@ from store.access import Access, Caller, Interaction
 from store.engine.faults import DRIVER_ERRORS
 from store.unit_of_work import Store
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger("vigie.dimse")
 
 TRANSFER_SYNTAXES = [EXPLICIT_LE, IMPLICIT_LE, *COMPRESSED, DEFLATED_LE, EXPLICIT_BE]
 """Stored as they come, best first."""
@@ -101,7 +101,7 @@ class Scp:
         try:
             caller = self._caller(calling, address)
         except (FhirError, *DRIVER_ERRORS):
-            log.exception("association refused: the database is not available")
+            log.exception("an association is refused: the database cannot serve")
             caller, reason = None, TEMPORARY_CONGESTION
         else:
             reason = CALLING_AE_NOT_RECOGNISED
@@ -144,7 +144,7 @@ class Scp:
         except FhirError:
             outcome = StoredOutcome(Result.OUT_OF_RESOURCES, reason="the instance could not be recorded")
         if not outcome.result.is_stored:
-            log.warning("C-STORE refused: %s", outcome.reason)
+            log.warning("an instance is refused", result=outcome.result.name)
         return outcome.result.value.dimse
 
     def _ended(self, event: Any) -> None:
@@ -159,7 +159,7 @@ class Scp:
         try:
             self._ingest.finish(batch)
         except FhirError:
-            log.exception("a study will be published by the loop")
+            log.exception("a study could not be published at once: the loop will")
 
 
 def _without_delay(event: Any) -> None:

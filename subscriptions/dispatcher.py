@@ -46,7 +46,7 @@ LOOK_INTERVAL_S = 1.0
 """Between two looks for leases whose process has died."""
 RECORD_PAUSE = timedelta(seconds=1)
 
-log = structlog.get_logger()
+log = structlog.get_logger("vigie.subscriptions")
 
 
 OnDelivered = Callable[[Work, str], None]
@@ -186,8 +186,8 @@ class Dispatcher:
 
             try:
                 self._store.transact(Caller.system(self._store.platform), note)
-            except Exception as fault:  # noqa: BLE001 - whatever it is, the hospital has the report
-                log.error("delivery not noted", subscription=message.subscription, error=type(fault).__name__)
+            except Exception as fault:  # whatever it is, the hospital has the report
+                log.error("a delivery could not be noted", subscription=message.subscription, exc_info=fault)
 
     def _work(self, held: Lease) -> None:
         following: Lease | None = held
@@ -229,7 +229,7 @@ class Dispatcher:
     def _failed(self, held: Lease, message: Message, answer: Answer, duration_ms: int) -> None:
         now = self._clock()
         reason = answer.reason
-        log.warning("notification failed", subscription=message.subscription, kind=str(message.kind), reason=reason)
+        log.warning("a notification failed", subscription=message.subscription, kind=str(message.kind), reason=reason)
         retry_at = _retry_at(held.state, message.kind, answer, now)
         ends = retry_at is None and message.kind is not Kind.HEARTBEAT
 
@@ -271,8 +271,9 @@ class Dispatcher:
     def _postpone(self, held: Lease, message: Message) -> None:
         """No record, no disclosure: try again soon, without counting it against the endpoint."""
         log.error(
-            "notification not recorded, hence not sent", subscription=message.subscription, kind=str(message.kind)
-        )
+            "a notification could not be recorded, hence is not sent",
+            subscription=message.subscription, kind=str(message.kind),
+        )  # fmt: skip
         soon = microseconds(self._clock() + RECORD_PAUSE)
 
         def settle(connection: Connection, current: State) -> None:

@@ -11,7 +11,7 @@ import structlog
 
 from subscriptions.leases import Lane, Lease
 
-log = structlog.get_logger()
+log = structlog.get_logger("vigie.subscriptions")
 
 
 class Threads:
@@ -58,4 +58,4 @@ class Threads:
             self._futures.discard(future)
         fault = future.exception()
         if fault is not None:  # the lease runs out, and it is tried again
-            log.error("dispatch failed", error=type(fault).__name__)
+            log.error("a delivery ended by an exception", exc_info=fault)

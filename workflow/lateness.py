@@ -6,8 +6,9 @@ its version to the watch.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field
+
+import structlog
 
 from resources import task as tasks
 from resources.codes import TELERADIOLOGY_TASK, TaskKind
@@ -15,7 +16,7 @@ from store.access import Caller, Work
 from store.unit_of_work import Store
 from workflow.deadlines import is_late
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger("vigie.workflow")
 
 _WATCHED = (TaskKind.REGULATE, TaskKind.ACQUIRE, TaskKind.READ, TaskKind.COMMUNICATE_CRITICAL)
 _OPEN = ("requested", "ready", "in-progress", "on-hold")
@@ -35,7 +36,7 @@ class LatenessWatch:
             late = self.late(uow)
         for task_id, kind in late.items():
             if task_id not in self._told:
-                log.warning("a task is past its deadline", extra={"task": task_id, "kind": kind.value})
+                log.warning("a task is past its deadline", task=task_id, kind=kind.value)
         self._told = set(late)
         return False
 

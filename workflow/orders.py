@@ -9,7 +9,6 @@ FHIR R4 workflow module  http://hl7.org/fhir/R4/workflow-module.html
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 
 from resources import service_request
@@ -27,8 +26,6 @@ from workflow.context import Context, before_of, look_up
 from workflow.deadlines import deadline
 from workflow.people import People
 from workflow.reading import Reading
-
-log = logging.getLogger(__name__)
 
 _CANCELLED = frozenset({"revoked", "entered-in-error"})
 _OPEN = frozenset({"active", "on-hold"})

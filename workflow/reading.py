@@ -6,10 +6,11 @@ without an owner and says so in businessStatus: it is never lost.
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
+
+import structlog
 
 from resources import task as tasks
 from resources.codes import TELERADIOLOGY_TASK, DutyFunction, TaskKind, codings
@@ -19,7 +20,7 @@ from workflow.assignment import Candidate, Choice, Order, choose
 from workflow.cases import Case
 from workflow.rota import Rota
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger("vigie.workflow")
 
 OPEN_READING = ("ready", "in-progress", "on-hold")
 
@@ -42,7 +43,7 @@ class Reading:
         choice = self._propose(uow, case)
         if choice is None:
             elements["businessStatus"] = tasks.business_status("no-reader-on-duty")
-            log.warning("no reader is on duty", extra={"order": case.order.reference})
+            log.warning("no reader is on duty", order=case.order.reference)
         else:
             elements["owner"] = {"reference": choice.practitioner}
             elements["note"] = [{"text": choice.because}]

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from fhir_server.server import logs
 from fhir_server.server.settings import Settings, SettingsError
 from resources.outcomes import FhirError
 
@@ -16,8 +17,11 @@ HERE = Path(__file__).resolve().parents[2]
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """Vigie, a FHIR R4-native interoperability server for emergency teleradiology."""
+    if context.invoked_subcommand != "test":  # pytest has its own
+        logs.configure("vigie", speaks=True)
 
 
 def _settings(**flags: Any) -> Settings:

@@ -24,7 +24,7 @@ _TICK_S = 0.1
 
 def serve(settings: Settings) -> int:
     """Run until told to stop (SIGTERM, SIGINT); the exit status."""
-    logs.configure("serve")
+    logs.configure("serve", speaks=True)
     settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
     lock = _only_one(settings.data / "serve.lock")
     if lock is None:

@@ -95,4 +95,4 @@ def _earlier_images(services: Services) -> None:
     try:
         services.imaging.store_files(Caller.system(world.HOSPITAL_B), named)
     except FhirError as error:
-        log.warning("earlier images left out", reason=error.diagnostics)
+        log.warning("earlier images are left out", exc_info=error)

@@ -53,7 +53,7 @@ def fault_of(error: Exception, request_id: str) -> Fault:
         return _of_fhir(told)
     if isinstance(error, HTTPException):
         return _of_http(error)
-    log.error("unexpected", exc_info=_scrubbed(error), request_id=request_id)
+    log.error("a request failed by an exception that nobody foresaw", exc_info=error, request_id=request_id)
     return Fault(500, (Issue("fatal", "exception", f"The server failed; request id {request_id}"),))
 
 
@@ -87,11 +87,6 @@ def _of_http(error: HTTPException) -> Fault:
     allowed = getattr(error, "valid_methods", None)
     headers = (("Allow", ", ".join(sorted(allowed))),) if allowed else ()
     return Fault(status, (Issue("error", _ISSUE_CODE.get(status, "processing"), error.name),), headers)
-
-
-def _scrubbed(error: Exception) -> Exception:
-    """The exception for the log: its class and trace; its own text may hold somebody's data."""
-    return RuntimeError(type(error).__name__).with_traceback(error.__traceback__)
 
 
 def _respond(error: Exception) -> Response:

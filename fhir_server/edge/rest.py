@@ -89,6 +89,7 @@ class Edge:
         except FhirError as error:
             self._record(error, Access(Interaction.OPERATION, query=raw), self.services.authority.guard(request))
             raise
+        request.environ[wire.ROUTE_KIND] = route.kind
         if route.kind in _PUBLIC:
             return self._public(route, request)
         intent = Access(_INTERACTION[route.kind], route.type, route.id, route.version, query=raw)

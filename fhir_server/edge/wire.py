@@ -18,6 +18,9 @@ from resources.outcomes import Malformed, TooLarge, UnsupportedMediaType
 
 Environ = dict[str, Any]
 
+ROUTE_KIND = "vigie.route_kind"
+"""Key of the WSGI environment under which whoever routes a request says which of the known kinds it is: for the log
+and the metrics, hence a name out of a table, never a part of the path."""
 RAW_LENGTH = 8000
 """Characters of a request line that the audit record keeps."""
 _NO_CONTENT = frozenset({204, 304})

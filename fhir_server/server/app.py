@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from flask import Flask
+from flask import Flask, request
+from flask.typing import ResponseReturnValue
 
-from fhir_server.edge import errors
+from fhir_server.edge import errors, wire
 from fhir_server.edge.rest import Edge
 from fhir_server.server import health
 from fhir_server.server.services import Services
@@ -26,6 +27,11 @@ class Application(Flask):
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """There are plain functions only: it need not be asked at each call whether one is a coroutine."""
         return func
+
+    def preprocess_request(self) -> ResponseReturnValue | None:
+        # Endpoints are named blueprint.view, and further after a dash where a view has several rules.
+        request.environ[wire.ROUTE_KIND] = (request.endpoint or "").rpartition(".")[2].partition("-")[0] or None
+        return super().preprocess_request()
 
     def wsgi_app(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         if Edge.serves(environ["PATH_INFO"]):

@@ -104,7 +104,7 @@ class Child:
             start_new_session=False,
         )
         self.started = now
-        log.info("started", child=self.name, pid=self.process.pid)
+        log.info("a process is started", child=self.name, pid=self.process.pid)
 
 
 @dataclass(slots=True)
@@ -132,7 +132,10 @@ class Supervisor:
             if process is not None and process.poll() is not None:
                 child.crashes = 1 if now - child.started > _CALM_S else child.crashes + 1
                 child.not_before = now + (0.0 if child.crashes == 1 else min(10.0, 0.25 * 2**child.crashes))
-                log.error("crashed", child=child.name, pid=process.pid, code=process.returncode, count=child.crashes)
+                log.error(
+                    "a process ended by itself",
+                    child=child.name, pid=process.pid, code=process.returncode, count=child.crashes,
+                )  # fmt: skip
                 child.process = None
             if child.process is None and now >= child.not_before:
                 child.start(now)

@@ -4,7 +4,7 @@
 an unknown Host (a proxy's inner name, or an attack) counts as the canonical base, so no link ever leads to a stranger.
 *Caches* keep nothing, unless the facade says otherwise.
 *The request id* is the client's, or minted; it is in the answer, in the log line and in the audit record.
-*The log line* names the facade, never the path: a path or a query may name a patient.
+*The log line* names the kind of request, never the path: a path or a query may name a patient.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from auth.guard import REQUEST_ID
+from fhir_server.edge.wire import ROUTE_KIND
 from fhir_server.server import logs
 from store.engine.ids import random_digits
 
 Environ = dict[str, Any]
 
-FACADES = frozenset({"fhir", "dicom-web", "oauth", ".well-known", "livez", "readyz", "bare"})
+FACADES = frozenset({"fhir", "dicom-web", "oauth", ".well-known", "livez", "readyz", "metrics", "bare"})
+_ALONE = frozenset({"livez", "readyz", "metrics", "bare"})
+"""Facades of one route each."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _CACHE_CONTROL = ("Cache-Control", "no-store")
 _GUARDS = (("X-Content-Type-Options", "nosniff"), ("Referrer-Policy", "no-referrer"))
@@ -48,9 +51,8 @@ class Threshold:
             headers += (("X-Request-Id", request_id), *_GUARDS)
             if _CACHE_CONTROL not in headers and not any(name.lower() == "cache-control" for name, _ in headers):
                 headers.append(_CACHE_CONTROL)
-            facade = environ["PATH_INFO"].split("/", 2)[1] if "/" in environ["PATH_INFO"] else ""
             logs.request(
-                environ["REQUEST_METHOD"], facade if facade in FACADES else "none", int(status[:3]),
+                environ["REQUEST_METHOD"], route_of(environ["PATH_INFO"], environ.get(ROUTE_KIND)), int(status[:3]),
                 (time.perf_counter() - began) * 1000, request_id,
             )  # fmt: skip
             told: Callable[[bytes], object] = start_response(status, headers, *rest)
@@ -68,3 +70,11 @@ class Threshold:
         else:
             scheme, host = self._canonical
         environ["wsgi.url_scheme"], environ["HTTP_HOST"] = scheme, host
+
+
+def route_of(path: str, kind: str | None) -> str:
+    """What the log and the metrics call a request: facade/kind. `kind`: as whoever routed it said; None: nobody did."""
+    facade = path.split("/", 2)[1] if "/" in path else ""
+    if facade not in FACADES:
+        return "none"
+    return facade if facade in _ALONE else f"{facade}/{kind or 'none'}"

@@ -29,6 +29,7 @@ def main() -> None:
         workers_kill_timeout=10,
         log_level=LogLevels.warning,
         log_access=False,
+        log_dictconfig=logs.GRANIAN,
         process_name=None,
         websockets=False,
     ).serve()

@@ -43,7 +43,7 @@ def _turn(services: Services, loop: Loop, stopping: threading.Event) -> None:
             else:
                 services.database.wait_for_change(loop.interval_s)  # fails too while the database is away
         except Exception:
-            log.exception("loop failed", loop=loop.name)
+            log.exception("a loop failed", loop=loop.name)
             stopping.wait(_AFTER_FAILURE_S)
 
 

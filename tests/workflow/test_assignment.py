@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from resources.codes import TaskKind
 from resources.service_request import PRIORITIES
@@ -73,26 +74,31 @@ def test_only_an_unfinished_task_is_late() -> None:
     assert not is_late({"status": "ready"}, NOW)
 
 
-def test_the_watch_tells_each_late_task_once(scene: Scene, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_watch_tells_each_late_task_once(scene: Scene, clock: Clock) -> None:
     """Logged, with no personal data, and nothing is written."""
     scene.ordered(priority="stat")
     watch = LatenessWatch(scene.store, "platform")
-    watch.step()
-    assert not caplog.records
+    with capture_logs() as told:
+        watch.step()
+    assert told == []
     clock.advance(minutes=6)
-    watch.step()
-    watch.step()
-    assert [record.getMessage() for record in caplog.records] == ["a task is past its deadline"]
+    with capture_logs() as told:
+        watch.step()
+        watch.step()
+    task = scene.tasks()["regulate"].id
+    late = {"event": "a task is past its deadline", "log_level": "warning", "task": task, "kind": "regulate"}
+    assert told == [late]
     assert scene.tasks()["regulate"].version == 1
 
 
 def test_the_watch_looks_through_all_open_tasks(
-    scene: Scene, clock: Clock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    scene: Scene, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A backlog of thousands is when it matters most: it is read in portions, and none is left out."""
     monkeypatch.setattr(search, "FIND_LIMIT", 2)
     for _ in range(5):
         scene.ordered(priority="stat")
     clock.advance(minutes=6)
-    LatenessWatch(scene.store, "platform").step()
-    assert [record.getMessage() for record in caplog.records] == ["a task is past its deadline"] * 5
+    with capture_logs() as told:
+        LatenessWatch(scene.store, "platform").step()
+    assert [one["event"] for one in told] == ["a task is past its deadline"] * 5
