@@ -122,6 +122,10 @@ PATTERNS: dict[Interaction, Pattern] = {
     Interaction.DICOM_STORE: Pattern(
         coding(DCM, "110104", "DICOM Instances Transferred"), coding(RESTFUL, "create", "create"), "C",
         SOURCE, DESTINATION, AUTHOR, Shape.STUDY),
+    # The first instances of a study are durable: if nothing follows, the log says at least that it began.
+    Interaction.DICOM_BEGIN: Pattern(
+        coding(DCM, "110102", "Begin Transferring DICOM Instances"), coding(RESTFUL, "create", "create"), "C",
+        SOURCE, DESTINATION, AUTHOR, Shape.STUDY),
     # BALP 3:5.7.8: the server is the source and the initiator, the subscriber receives.
     Interaction.NOTIFY: Pattern(
         coding(DCM, "110106", "Export"), DISCLOSE, "R",

@@ -20,12 +20,12 @@ from auth import metadata
 from auth.assertions import NotAuthenticated, claimed_client
 from auth.clients import GRANT_TYPE, Clients, Clock
 from auth.forms import MethodNotAllowed, for_the_record, read_form
-from auth.guard import CHALLENGE, Guard
+from auth.guard import CHALLENGE, RECORDING, Guard
+from auth.refusals import Refusals
 from auth.server import FormRequest, Reply, Server
-from auth.throttle import Throttle
 from resources.json import Json
 from resources.outcomes import Unavailable
-from store.access import Access, Interaction, Outcome, Trail
+from store.access import Access, Interaction, Outcome, Recording, Trail, outcome_of_status
 from store.engine.faults import DRIVER_ERRORS, is_away
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -46,7 +46,7 @@ class Endpoints:
         clients: Clients,
         trail: Trail,
         clock: Clock,
-        throttle: Throttle,
+        refusals: Refusals,
         origins: Sequence[str],
         public_keys: Sequence[Json],
     ) -> None:
@@ -55,7 +55,7 @@ class Endpoints:
         self._clients = clients
         self._trail = trail
         self._clock = clock
-        self._throttle = throttle
+        self._refusals = refusals
         self._origins = tuple(origins)
         self._public_keys = list(public_keys)
 
@@ -101,8 +101,10 @@ class Endpoints:
             if not asked.recorded:
                 access = Access(interaction, query=asked.asked, detail=asked.detail)
                 self._trail.disclose(self._server.caller_of(asked), [access], self._clock())
+            _mark()
             return _response(reply.status, reply.body, reply.headers)
-        wait_s = self._note_refusal(interaction, asked, error)
+        wait_s = self._note_refusal(interaction, asked, error, reply.status)
+        _mark()
         if wait_s:
             body = {"error": "temporarily_unavailable", "error_description": "Too many failed authentications"}
             return _response(429, body, [("Retry-After", str(wait_s))])
@@ -116,33 +118,25 @@ class Endpoints:
             headers.append(("Allow", "POST"))
         return _response(reply.status, reply.body, headers)
 
-    def _note_refusal(self, interaction: Interaction, asked: FormRequest, error: OAuth2Error) -> int:
+    def _note_refusal(self, interaction: Interaction, asked: FormRequest, error: OAuth2Error, status: int) -> int:
         """Record a refusal; seconds to wait where this address has failed too often as this client, else 0."""
-        now = self._clock()
-        now_s = now.timestamp()
         claimed = claimed_client(asked.form.get("client_assertion", ""))
         caller = self._server.caller_of(asked)
-        if not caller.client_id:
-            caller = replace(caller, client_id=claimed)
-        wait_s, count = 0, 1
-        if isinstance(error, InvalidClientError):
-            # Names that nobody has share one bucket, so that inventing names gains nothing.
-            key = claimed if claimed and self._clients.known(claimed) else ""
-            wait_s = self._throttle.wait_s(asked.peer.address, key, now_s)
-            if wait_s:
-                count = self._throttle.silenced(asked.peer.address, key, now_s)
+        access = Access(
+            interaction,
+            query=asked.asked,
+            outcome=Outcome.SERIOUS if isinstance(error, _REFUSED_FOR_SECURITY) else outcome_of_status(status),
+            reason=_reason(error),
+        )
+        if not isinstance(error, InvalidClientError):
+            if caller.client_id:
+                self._trail.disclose(caller, [access], self._clock())
             else:
-                self._throttle.failed(asked.peer.address, key, now_s)
-        if count:
-            access = Access(
-                interaction,
-                query=asked.asked,
-                detail=(("attempts", str(count)),) if count > 1 else (),
-                outcome=Outcome.SERIOUS if isinstance(error, _REFUSED_FOR_SECURITY) else Outcome.MINOR,
-                reason=_reason(error),
-            )
-            self._trail.disclose(caller, [access], now)
-        return wait_s
+                self._refusals.note(replace(caller, client_id=claimed), access)
+            return 0
+        # Names that nobody has share one bucket, so that inventing names gains nothing.
+        key = claimed if claimed and self._clients.known(claimed) else ""
+        return self._refusals.record(caller if caller.client_id else replace(caller, client_id=claimed), access, key)
 
     def _publish(self, document: Json) -> Response:
         if request.method not in ("GET", "HEAD"):
@@ -197,6 +191,13 @@ def _reason(error: OAuth2Error) -> str:
     text = getattr(error, "reason", None) or error.description or error.error
     code = "login" if isinstance(error, InvalidClientError) else "invalid"
     return f"{'forbidden' if isinstance(error, InvalidScopeError) else code}: {text}"
+
+
+def _mark() -> None:
+    """The request is on record."""
+    recording: Recording | None = request.environ.get(RECORDING)
+    if recording is not None:
+        recording.is_recorded = True
 
 
 def _response(status: int, body: Json, headers: Sequence[tuple[str, str]] = ()) -> Response:

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Protocol
 from urllib.parse import quote
 
 from auth.clients import Clock
-from auth.throttle import Throttle
+from auth.refusals import Refusals
 from auth.tokens import Token, Tokens
 from resources.outcomes import TooManyRequests, Unauthenticated
-from store.access import Access, Caller, Interaction, Outcome, Trail
+from store.access import Access, Caller, Interaction, Outcome, Recording
 from store.engine.ids import random_digits
 
 REALM = "Vigie"
@@ -28,6 +28,10 @@ INVALID_TOKEN = "The access token is unknown, expired or revoked"  # noqa: S105 
 
 REQUEST_ID = "vigie.request_id"
 """Key of the WSGI environment where the application has put the id of the request."""
+RECORDING = "vigie.recording"
+"""Key of the WSGI environment where the application has put the `Recording` of the request."""
+RAW_LENGTH = 8000
+"""Characters of a request line that the audit record keeps."""
 
 _BEARER = re.compile(r"Bearer +([A-Za-z0-9._~+/-]+=*)", re.ASCII | re.IGNORECASE)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
@@ -62,13 +66,10 @@ class Request(Protocol):
 class Guard:
     """`guard(request)` gives the Caller. Raises NotAuthorized, TooManyRequests, Unavailable."""
 
-    def __init__(
-        self, tokens: Tokens, *, trail: Trail, clock: Clock, throttle: Throttle, trusted_proxies: int = 0
-    ) -> None:
+    def __init__(self, tokens: Tokens, *, clock: Clock, refusals: Refusals, trusted_proxies: int = 0) -> None:
         self._tokens = tokens
-        self._trail = trail
         self._clock = clock
-        self._throttle = throttle
+        self._refusals = refusals
         self._trusted_proxies = trusted_proxies
 
     def __call__(self, request: Request) -> Caller:
@@ -83,7 +84,7 @@ class Guard:
         if token is None or not token.live(self._clock().timestamp()):
             reason = "unknown token" if token is None else token.fault or "expired token"
             raise self._refusal(request, peer, INVALID_TOKEN, reason, token)
-        return _caller(token, peer)
+        return _caller(token, peer, request.environ.get(RECORDING))
 
     def caller_for_token(self, token: str, *, address: str = "", request_id: str = "") -> Caller | None:
         """The Caller of a token that gives access now; None for any other."""
@@ -94,12 +95,19 @@ class Guard:
 
     def peer(self, request: Request) -> Peer:
         """Address and request id. A proxy is believed only as far as the setting counts them."""
-        environ = request.environ
+        return self._peer(request.environ)
+
+    def _peer(self, environ: dict[str, Any]) -> Peer:
         request_id = environ.get(REQUEST_ID)  # minted or checked at the threshold
         if request_id is None:
             given = environ.get("HTTP_X_REQUEST_ID", "")
             request_id = given if _REQUEST_ID.fullmatch(given) else random_digits()
         return Peer(self._address(environ), request_id)
+
+    def nobody(self, environ: dict[str, Any]) -> Caller:
+        """Who asks where no token was looked at: nobody, with the address and the id of the request."""
+        peer = self._peer(environ)
+        return Caller("", "", address=peer.address, request_id=peer.request_id, purpose="")
 
     def _address(self, environ: dict[str, Any]) -> str:
         address = environ.get("REMOTE_ADDR") or ""
@@ -112,45 +120,38 @@ class Guard:
     def _refusal(
         self, request: Request, peer: Peer, diagnostics: str, reason: str, token: Token | None = None
     ) -> Unauthenticated | TooManyRequests:
-        now = self._clock()
-        nobody = Caller(client_id="", organization="", address=peer.address, request_id=peer.request_id)
+        nobody = Caller("", "", address=peer.address, request_id=peer.request_id, purpose="")
         if token is not None:
-            nobody = Caller(
-                token.record.client_id, "", token_ref=token.record.token_ref, address=peer.address,
-                request_id=peer.request_id,
-            )  # fmt: skip
+            nobody = replace(nobody, client_id=token.record.client_id, token_ref=token.record.token_ref)
+        environ = request.environ
+        recording: Recording | None = environ.get(RECORDING)
         # A token that expired has its client's own bucket: it must hear 401, fetch a new one and go on.
-        wait_s = self._throttle.wait_s(peer.address, nobody.client_id, now.timestamp())
-        count = self._throttle.silenced(peer.address, nobody.client_id, now.timestamp()) if wait_s else 1
-        if count:
-            detail = (("attempts", str(count)),) if count > 1 else ()
-            access = Access(
+        wait_s = self._refusals.record(
+            nobody,
+            Access(
                 Interaction.OPERATION,
-                query=_raw(request),
-                detail=detail,
+                query=recording.request if recording is not None else raw_request(environ),
                 outcome=Outcome.SERIOUS,
                 reason=f"login: {reason}",
-            )
-            self._trail.disclose(nobody, [access], now)
-        refusal: Unauthenticated | TooManyRequests
+            ),
+        )
+        if recording is not None:
+            recording.is_recorded = True
         if wait_s:
-            refusal = TooManyRequests("Too many requests without a valid access token", retry_after_s=wait_s)
-        else:
-            self._throttle.failed(peer.address, nobody.client_id, now.timestamp())
-            challenge = CHALLENGE
-            if "HTTP_AUTHORIZATION" in request.environ:
-                challenge += f', error="invalid_token", error_description="{INVALID_TOKEN}"'
-            refusal = NotAuthorized(diagnostics, challenge=challenge, caller=nobody)
-        refusal.recorded = True
-        return refusal
+            return TooManyRequests("Too many requests without a valid access token", retry_after_s=wait_s)
+        challenge = CHALLENGE
+        if "HTTP_AUTHORIZATION" in environ:
+            challenge += f', error="invalid_token", error_description="{INVALID_TOKEN}"'
+        return NotAuthorized(diagnostics, challenge=challenge, caller=nobody)
 
 
-def _raw(request: Request) -> str:
-    """Method, path and query as they were sent: still percent-encoded, so that no character of theirs is special."""
-    environ = request.environ
+def raw_request(environ: dict[str, Any]) -> str:
+    """Method, URL and query as they were sent: still percent-encoded, so that no character of theirs is special."""
     query = environ.get("QUERY_STRING", "").encode("latin-1", "replace").decode("ascii", "replace")
-    path = environ.get("PATH_INFO", "").encode("latin-1", "replace")
-    return f"{environ['REQUEST_METHOD']} {quote(path)}" + (f"?{query}" if query else "")
+    path = quote(environ.get("PATH_INFO", "").encode("latin-1", "replace"))
+    base = f"{environ.get('wsgi.url_scheme', 'http')}://{environ.get('HTTP_HOST', '')}"
+    text = f"{environ['REQUEST_METHOD']} {base}{path}" + (f"?{query}" if query else "")
+    return text[:RAW_LENGTH]
 
 
 @lru_cache(maxsize=4096)
@@ -161,11 +162,11 @@ def _plain(address: str) -> str:
         return ""
 
 
-def _caller(token: Token, peer: Peer) -> Caller:
+def _caller(token: Token, peer: Peer, recording: Recording | None = None) -> Caller:
     record, client = token.record, token.client
     if client is None:
         raise ValueError("A live token has a client")
-    return Caller(
+    caller = Caller(
         client_id=record.client_id,
         organization=client.record.organization,
         scopes=token.scopes,
@@ -174,4 +175,8 @@ def _caller(token: Token, peer: Peer) -> Caller:
         token_ref=record.token_ref,
         address=peer.address,
         request_id=peer.request_id,
+        recording=recording,
     )
+    if recording is not None:
+        recording.caller = caller
+    return caller

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
+from typing import Any
 
 from flask import Blueprint
 
@@ -18,11 +19,12 @@ from auth.endpoints import Endpoints
 from auth.guard import Guard
 from auth.keys import PRIVATE_MEMBERS
 from auth.policy import Policy
+from auth.refusals import Refusals
 from auth.server import Server
 from auth.throttle import Throttle
 from auth.tokens import MAX_LIFETIME_S, Tokens
 from resources.json import Json
-from store.access import Caller, Loop, Observer, Permit, Trail
+from store.access import Access, Caller, Loop, Observer, Permit, Trail
 from store.engine.database import Database
 
 PURGE_INTERVAL_S = 60.0
@@ -57,16 +59,14 @@ class Authority:
         if any(PRIVATE_MEMBERS & key.keys() for key in signing_keys):
             raise ValueError("signing_keys are published: give the public halves")
         origins = tuple(origin.rstrip("/") for origin in origins)
-        throttle = throttle or Throttle()
         policy = Policy(platform)
         self.permit: Permit = policy
         self.observers: tuple[Observer, ...] = (Widening(policy.audiences),)
         """For the store: what a signed report's audience brings along."""
         self.clients = Clients(database, trail=trail, clock=clock, platform=platform)
         self._tokens = Tokens(database, clock=clock, lifetime_s=token_lifetime_s)
-        self.guard = Guard(
-            self._tokens, trail=trail, clock=clock, throttle=throttle, trusted_proxies=trusted_proxies
-        )
+        self.refusals = Refusals(throttle or Throttle(), trail=trail, clock=clock)
+        self.guard = Guard(self._tokens, clock=clock, refusals=self.refusals, trusted_proxies=trusted_proxies)
         server = Server(
             database,
             clients=self.clients,
@@ -84,7 +84,7 @@ class Authority:
             clients=self.clients,
             trail=trail,
             clock=clock,
-            throttle=throttle,
+            refusals=self.refusals,
             origins=origins,
             public_keys=signing_keys,
         )
@@ -105,6 +105,18 @@ class Authority:
         if client is None or not client.active:
             return None
         return client.caller(scope=client.scope)
+
+    def stranger(self, environ: dict[str, Any]) -> Caller:
+        """Who asks where no token was looked at."""
+        return self.guard.nobody(environ)
+
+    def refused(self, caller: Caller, access: Access) -> None:
+        """Record what a stranger was refused, or count it in a flood. Raises Unavailable."""
+        self.refusals.note(caller, access)
+
+    def close(self) -> None:
+        """Put on record what was only counted until now."""
+        self.refusals.close()
 
     def revoke_client(self, client_id: str) -> bool:
         """Take all rights from a client, its tokens included, everywhere within five seconds."""

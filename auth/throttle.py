@@ -19,17 +19,14 @@ MAX_BUCKETS = 10_000
 class _Bucket:
     tokens: float
     at_s: float
-    silenced: int = 0
-    said_at_s: float = -math.inf
 
 
 class Throttle:
     """`burst` failures at once, then one each `1 / refill_per_s` seconds, for each (address, client)."""
 
-    def __init__(self, *, burst: int = 20, refill_per_s: float = 0.5, said_every_s: float = 10.0) -> None:
+    def __init__(self, *, burst: int = 20, refill_per_s: float = 0.5) -> None:
         self._burst = float(burst)
         self._refill_per_s = refill_per_s
-        self._said_every_s = said_every_s
         self._buckets: OrderedDict[tuple[str, str], _Bucket] = OrderedDict()
         self._mutex = threading.Lock()
 
@@ -54,22 +51,6 @@ class Throttle:
             self._fill(bucket, now_s)
             bucket.tokens = max(0.0, bucket.tokens - 1)
             self._buckets.move_to_end(key)
-
-    def silenced(self, address: str, client_id: str, now_s: float) -> int:
-        """How many attempts to put on record now: 0, or all those turned away since the last time that it was not 0.
-
-        A flood must not fill the audit log, and must not pass unseen: one record tells of many.
-        """
-        with self._mutex:
-            bucket = self._buckets.get((network_of(address), client_id))
-            if bucket is None:
-                return 1
-            bucket.silenced += 1
-            if 0 <= now_s - bucket.said_at_s < self._said_every_s:
-                return 0
-            bucket.said_at_s = now_s
-            count, bucket.silenced = bucket.silenced, 0
-            return count
 
     def _fill(self, bucket: _Bucket, now_s: float) -> None:
         # A clock that was set back gives nothing and takes nothing.

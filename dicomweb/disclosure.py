@@ -1,5 +1,9 @@
 """Every DICOMweb read inside the spine: permitted, found, recorded durably, before a byte leaves.
 
+What was found may still be refused (no representation that is asked for, pixels that cannot be decoded). So for a
+caller with a `Recording` the record is only proposed here, and made with the final status; for any other it is made at
+once.
+
 One record per request and study. Frames are many and small: the first one of a study that a token asks for is recorded,
 durably and before it is answered, as access to the study's frames for the next 60 seconds; those that follow within
 that time are covered by it (IHE BALP and DICOM PS3.15 §A.5.3.7 record access per study, not per pixel).
@@ -51,9 +55,12 @@ class Disclosure:
         with self._store.work(caller, write=False, intent=intent) as uow:
             visible = self._permit.visibility(caller, Interaction.DICOM_RETRIEVE, "ImagingStudy")
             studies, rows = queries.retrieve(uow, visible, path, headers=headers, layouts=layouts)
-            for study in studies:
-                count = sum(row.study_pk == study.pk for row in rows)
-                uow.note(_access(study, what, count))
+            found = [_access(study, what, sum(row.study_pk == study.pk for row in rows)) for study in studies]
+            if caller.recording is None:
+                for access in found:
+                    uow.note(access)
+        if caller.recording is not None:
+            caller.recording.propose(*found)
         return studies, rows
 
     def frames(self, caller: Caller, path: Path) -> InstanceRow:
@@ -62,10 +69,13 @@ class Disclosure:
             visible = self._permit.visibility(caller, Interaction.DICOM_RETRIEVE, "ImagingStudy")
             row = queries.instance(uow, visible, path)
             key = (caller.client_id, caller.token_ref, caller.address, row.study_pk)
-            is_new = not self._recorded.has(key)
-            if is_new:
-                uow.note(_access(row, "frames", 1))
-        if is_new:
+            is_covered = self._recorded.has(key)
+            access = _access(row, "frames", 1)
+            if caller.recording is None and not is_covered:
+                uow.note(access)
+        if caller.recording is not None:
+            caller.recording.propose(access, is_covered=is_covered, then=lambda: self._recorded.add(key))
+        elif not is_covered:
             self._recorded.add(key)
         return row
 

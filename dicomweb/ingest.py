@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from dicomweb import frames, part10, rows, uids
@@ -24,7 +24,7 @@ from dicomweb.reader import Buffer, Unreadable
 from dicomweb.status import Result, StoredOutcome, refused
 from resources.json import Json
 from resources.outcomes import Forbidden, Unavailable
-from store.access import Access, Caller, Interaction, Permit, Work
+from store.access import Access, Caller, Interaction, Outcome, Permit, Work
 from store.unit_of_work import Store
 
 
@@ -146,6 +146,23 @@ class Ingest:
                 ("door", batch.origin.door),
             )
             self._publisher.publish(self.store, batch.caller, owner, uid, detail)
+
+
+    def note_refused(self, caller: Caller, origin: Origin, outcomes: Sequence[StoredOutcome]) -> None:
+        """One record of all the instances that a request had refused, beside those of the studies it stored."""
+        refusals = [one for one in outcomes if not one.result.is_stored]
+        if not refusals or caller.recording is None:
+            return
+        codes = sorted({f"{one.result.value.failure_reason or 0:04X}" for one in refusals})
+        access = Access(
+            Interaction.DICOM_STORE, "ImagingStudy", owner=caller.organization, query=caller.recording.request,
+            detail=(("refused", str(len(refusals))), ("reasons", " ".join(codes)), ("door", origin.door)),
+        )
+        if len(refusals) == len(outcomes):  # then the status says so, and the record is made with it
+            caller.recording.propose(access)
+            return
+        with self.store.work(caller, write=False) as uow:
+            uow.note(replace(access, outcome=Outcome.MINOR, reason=f"{codes[0]} instances were refused"))
 
 
 class _Group:

@@ -63,9 +63,10 @@ def write(
             writes.remove_empty(connection, studies[uid].pk)
     announced = set(fresh) - batch.announced
     for uid in sorted(announced):
-        uow.note(_access(owner, studies[uid], (("phase", "begin"), ("door", batch.origin.door))))
+        # Not yet the access itself, whose record comes with the last instance: so it is the server's own word.
+        uow.note(_began(owner, studies[uid], (("door", batch.origin.door),)))
     turned_away = [one for one in outcomes if not one.result.is_stored]
-    if turned_away:
+    if turned_away and caller.recording is None:  # else the request's record will tell of all that it refused
         uow.note(Access(Interaction.DICOM_STORE, "ImagingStudy", owner=owner, outcome=Outcome.MINOR,
                         detail=(("refused", str(len(turned_away))),), reason="0111 duplicate SOP instance differs"))
     return outcomes, announced
@@ -134,8 +135,8 @@ def _add(uow: Work, place: Place, study: Row, fresh: Sequence[Prepared]) -> None
     writes.set_row(connection, dicom_study, study.pk, values)
 
 
-def _access(owner: str, study: Row, detail: tuple[tuple[str, str], ...]) -> Access:
-    return Access(Interaction.DICOM_STORE, "ImagingStudy", study.imaging_study_id, owner=owner,
+def _began(owner: str, study: Row, detail: tuple[tuple[str, str], ...]) -> Access:
+    return Access(Interaction.DICOM_BEGIN, "ImagingStudy", study.imaging_study_id, owner=owner, derived=True,
                   patients=(study.patient,) if study.patient else (),
                   detail=(("StudyInstanceUID", study.study_instance_uid), *detail))
 

@@ -67,6 +67,7 @@ def store(
         outcomes.append(StoredOutcome(Result.NOT_UNDERSTOOD, reason=fault.diagnostics))
     if not outcomes:
         raise Malformed("The request holds no instance")
+    ingest.note_refused(caller, origin, outcomes)
     return outcomes
 
 

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import orjson
 from flask import Blueprint, Request, Response, request
 
+from auth.guard import RECORDING, raw_request
 from dicomweb import media_types, multipart, qido, query_keys, stow, uids, wado, xml
 from dicomweb.attributes import Level
 from dicomweb.batches import Origin
@@ -28,12 +29,13 @@ from dicomweb.queries import Path
 from dicomweb.status import http_status
 from dicomweb.wado import Payload, Retrieval
 from resources.json import Json
-from resources.outcomes import BadRequest, NotAcceptable, NotFound, UnsupportedMediaType
-from store.access import Caller
+from resources.outcomes import BadRequest, NotAcceptable, NotAllowed, NotFound, UnsupportedMediaType
+from store.access import Access, Caller, Interaction, Recording
 
 Guard = Callable[[Request], Caller]
 _OWNER = re.compile(r"[A-Za-z0-9\-.]{1,64}")
 _BULK = re.compile(r"[0-9A-F]{8}(?:/\d{1,6}/[0-9A-F]{8}){0,32}")
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 GZIP_FROM_BYTES = 1024
 JOINED_ROWS = 500
 """Metadata of more instances than these is streamed."""
@@ -46,10 +48,20 @@ def blueprint(
     """The DICOMweb service. `public_bases`: URLs of /dicom-web as clients know them."""
     views = _Views(guard, ingest, disclosure, retrieval, public_bases, max_request_bytes, spool)
     routes = Blueprint("dicomweb", __name__, url_prefix="/dicom-web")
+    defined: dict[str, set[str]] = {}
     for rule, view, methods in views.table():
         for prefix in ("", "/owners/<owner>"):
             name = f"{view.__name__}{'-owner' if prefix else ''}-{rule}".replace("/", "_").replace(".", "_")
-            routes.add_url_rule(prefix + rule, name, view, methods=methods)
+            routes.add_url_rule(prefix + rule, name, view, methods=methods, provide_automatic_options=False)
+            defined.setdefault(prefix + rule, set()).update(methods)
+    # A stranger hears 401 wherever he asks and by whatever method, and each refusal has its record.
+    for number, (rule, known) in enumerate(defined.items()):
+        others = [method for method in METHODS if method not in known and not (method == "HEAD" and "GET" in known)]
+        view = views.wrong_method(known)
+        routes.add_url_rule(rule, f"other-{number}", view, methods=others, provide_automatic_options=False)
+    for rule in ("/", "/<path:rest>"):
+        routes.add_url_rule(rule, f"nothing{rule}".replace("/", "_"), views.nothing, methods=METHODS,
+                            provide_automatic_options=False)
     return routes
 
 
@@ -94,11 +106,35 @@ class _Views:
             ]
         return found
 
+    # Who asks, and for what
+
+    def _enter(self, interaction: Interaction, what: str = "") -> Caller:
+        """The caller; and what the request is about, for its record, whatever becomes of it."""
+        recording: Recording | None = request.environ.get(RECORDING)
+        caller = self._guard(request)
+        if recording is not None:
+            detail = (("what", what),) if what else ()
+            recording.propose(Access(interaction, "ImagingStudy", query=recording.request, detail=detail))
+        return caller
+
+    def wrong_method(self, known: Iterable[str]) -> Callable[..., Response]:
+        """The view of an address for the methods that it does not know (RFC 9110 §15.5.6)."""
+        def refuse(**_: str) -> Response:
+            self._guard(request)
+            raise NotAllowed.but(known, "The method is not defined here")
+
+        return refuse
+
+    def nothing(self, rest: str = "") -> Response:
+        """The view of every address that there is not."""
+        self._guard(request)
+        raise NotFound("No such address")
+
     # Store
 
     def store(self, study: str | None = None, owner: str | None = None) -> Response:
         """STOW-RS (§10.5)."""
-        caller = self._guard(request)
+        caller = self._enter(Interaction.DICOM_STORE)
         if owner is not None and owner != caller.organization:
             raise NotFound("No such address to store to")
         if study is not None:
@@ -132,13 +168,13 @@ class _Views:
 
     def _search(self, level: Level, path: Path) -> Response:
         """QIDO-RS (§10.6)."""
-        caller = self._guard(request)
+        caller = self._enter(Interaction.DICOM_QUERY)
         form = media_types.json_or_xml(self._accepted())
         if form is None:
             raise NotAcceptable("Results are given as application/dicom+json or application/dicom+xml")
         query = query_keys.parse(level, request.args.items(multi=True))
         limit = min(query_keys.MAX_RESULTS, query_keys.MAX_RESULTS if query.limit is None else query.limit)
-        rows, more = self._disclosure.search(caller, query, path, limit, f"GET {request.full_path}")
+        rows, more = self._disclosure.search(caller, query, path, limit, raw_request(request.environ))
         warnings = []
         if more > 0:
             warnings.append(f"There are {more} additional results that can be requested")
@@ -158,7 +194,7 @@ class _Views:
     def retrieve(self, study: str, series: str | None = None, instance: str | None = None,
                  owner: str | None = None) -> Response:
         """Instances of a study or series, or one instance (§10.4)."""
-        caller, path = self._guard(request), _path(study, series, instance, owner)
+        caller, path = self._enter(Interaction.DICOM_RETRIEVE, "instances"), _path(study, series, instance, owner)
         ranges = self._accepted()
         _, rows = self._disclosure.retrieve(caller, path, "instances")
         alone = instance is not None
@@ -193,7 +229,7 @@ class _Views:
     def metadata(self, study: str, series: str | None = None, instance: str | None = None,
                  owner: str | None = None) -> Response:
         """Headers without bulk data (§10.4.1.1.2), from what was stored at ingest."""
-        caller, path = self._guard(request), _path(study, series, instance, owner)
+        caller, path = self._enter(Interaction.DICOM_RETRIEVE, "metadata"), _path(study, series, instance, owner)
         form = media_types.json_or_xml(self._accepted())
         if form is None:
             raise NotAcceptable("Metadata is given as application/dicom+json or application/dicom+xml")
@@ -212,7 +248,7 @@ class _Views:
 
     def frames(self, study: str, series: str, instance: str, frames: str, owner: str | None = None) -> Response:
         """Frames by number, as byte ranges of the stored file (§10.4.1.1.5)."""
-        caller, path = self._guard(request), _path(study, series, instance, owner)
+        caller, path = self._enter(Interaction.DICOM_RETRIEVE, "frames"), _path(study, series, instance, owner)
         numbers = wado.frame_numbers(frames)
         row = self._disclosure.frames(caller, path)
         choice = media_types.choose_frames(self._accepted(), row.transfer_syntax_uid)
@@ -223,7 +259,7 @@ class _Views:
 
     def bulkdata(self, study: str, series: str, instance: str, bulk: str, owner: str | None = None) -> Response:
         """The value that a BulkDataURI stands for (§10.4.1.1.3)."""
-        caller, path = self._guard(request), _path(study, series, instance, owner)
+        caller, path = self._enter(Interaction.DICOM_RETRIEVE, "frames"), _path(study, series, instance, owner)
         if not _BULK.fullmatch(bulk):
             raise BadRequest("The path is not that of an attribute")
         row = self._disclosure.frames(caller, path)
@@ -246,15 +282,17 @@ class _Views:
     def rendered(self, study: str, series: str | None = None, instance: str | None = None, frames: str | None = None,
                  owner: str | None = None) -> Response:
         """A picture of a frame, or of one that stands for the instance, series or study (§10.4.1.1.4)."""
-        return self._picture(_path(study, series, instance, owner), frames, thumbnail=False)
+        return self._picture("rendered", frames, study, series, instance, owner)
 
     def thumbnail(self, study: str, series: str | None = None, instance: str | None = None, frames: str | None = None,
                   owner: str | None = None) -> Response:
         """A small picture (§10.4.1.1.6). What has no pixels gets a blank one."""
-        return self._picture(_path(study, series, instance, owner), frames, thumbnail=True)
+        return self._picture("thumbnail", frames, study, series, instance, owner)
 
-    def _picture(self, path: Path, frames: str | None, *, thumbnail: bool) -> Response:
-        caller = self._guard(request)
+    def _picture(self, what: str, frames: str | None, study: str, series: str | None, instance: str | None,
+                 owner: str | None) -> Response:
+        caller, path = self._enter(Interaction.DICOM_RETRIEVE, what), _path(study, series, instance, owner)
+        thumbnail = what == "thumbnail"
         task = rendering_task(request.args, thumbnail=thumbnail)
         kind = next((k for one in self._accepted() for k in PICTURES if one.covers(k)), None)
         if kind is None:
@@ -263,7 +301,7 @@ class _Views:
         if path.instance is not None:
             rows: Sequence[Any] = [self._disclosure.frames(caller, path)]
         else:
-            _, rows = self._disclosure.retrieve(caller, path, "thumbnail" if thumbnail else "rendered")
+            _, rows = self._disclosure.retrieve(caller, path, what)
         row, frame = pick_frame(rows, number)
         if row is None:
             if not thumbnail:

@@ -68,8 +68,6 @@ class FhirError(Exception):
         where = (expression,) if isinstance(expression, str) else tuple(expression)
         self.issues: tuple[Issue, ...] = tuple(issues) or (Issue("error", code or self.code, diagnostics, where),)
         self.retry_after_s = retry_after_s
-        self.recorded = False
-        """Whether the audit trail has this fault already."""
 
     @property
     def diagnostics(self) -> str:
@@ -77,12 +75,12 @@ class FhirError(Exception):
 
     def within(self, prefix: str) -> FhirError:
         """The same fault, with every expression put under `prefix` (e.g. ``Bundle.entry[3]``)."""
-        placed = type(self)(self.issues[0].diagnostics, retry_after_s=self.retry_after_s)
+        placed = type(self)(self.issues[0].diagnostics)
+        placed.__dict__.update(self.__dict__)  # what it knows besides: whether it hides another's, which version, …
         placed.issues = tuple(
             Issue(i.severity, i.code, i.diagnostics, (prefix, *i.expression) if i.expression else (prefix,))
             for i in self.issues
         )
-        placed.recorded = self.recorded
         placed.__cause__ = self
         return placed
 

@@ -42,6 +42,8 @@ class Caller:
     purpose: str = "TREAT"
     """v3-ActReason code."""
     is_system: bool = False
+    recording: Recording | None = field(default=None, compare=False, repr=False)
+    """Whether what the caller does has its record yet; None where nobody looks after it: then it is made at once."""
 
     @staticmethod
     def system(organization: str, on_behalf_of: Caller | None = None) -> Caller:
@@ -49,6 +51,51 @@ class Caller:
         if on_behalf_of is None:
             return Caller("vigie", organization, role="system", is_system=True)
         return replace(on_behalf_of, organization=organization, is_system=True)
+
+
+class Recording:
+    """The record of one access from outside: a request, an entry of a batch. Settled once, where its answer leaves.
+
+    Made where the access comes in, and carried by its `Caller`. A unit of work that commits records what it did, and
+    the access is recorded. Everything else (a refusal, a failure, a read whose answer can still be refused) is only
+    proposed here, and `Store.settle` writes it with the outcome that the final status gives. So nobody can forget a
+    record, and nobody makes a second one.
+    """
+
+    __slots__ = (
+        "accesses", "caller", "failure", "fault", "is_covered", "is_lost", "is_recorded", "reason", "request", "then",
+    )  # fmt: skip
+
+    def __init__(self, request: str = "", caller: Caller | None = None) -> None:
+        self.request = request
+        """The raw request: method, URL and query as they came."""
+        self.caller = caller
+        """Who it is, once that is known."""
+        self.accesses: tuple[Access, ...] = ()
+        """What it is about, as far as that is known."""
+        self.failure: Access | None = None
+        """What a unit of work tried when it failed."""
+        self.fault: Exception | None = None
+        self.reason = ""
+        """Why it failed, machine text, for what is no FhirError."""
+        self.is_recorded = False
+        self.is_lost = False
+        """The record could not be written: the answer is 503 and gives nothing."""
+        self.is_covered = False
+        """An earlier record of the same caller says it already: a success needs none of its own."""
+        self.then: Callable[[], None] | None = None
+
+    def propose(
+        self, *accesses: Access, is_covered: bool = False, then: Callable[[], None] | None = None
+    ) -> None:
+        """Say what the access is about. `then` is called once that is durable as a success."""
+        self.accesses, self.is_covered, self.then = accesses, is_covered, then
+        self.failure = self.fault = None
+
+    def failed(self, access: Access | None, fault: Exception, reason: str = "") -> None:
+        """Say why it failed, and what was tried if that is known better than by what was proposed."""
+        self.failure = access or self.failure
+        self.fault, self.reason = fault, reason
 
 
 class Interaction(StrEnum):
@@ -71,6 +118,7 @@ class Interaction(StrEnum):
     DICOM_QUERY = "dicom-query"
     DICOM_RETRIEVE = "dicom-retrieve"
     DICOM_STORE = "dicom-store"
+    DICOM_BEGIN = "dicom-begin"
     NOTIFY = "notify"
     TOKEN = "token"  # noqa: S105 - the name of an interaction
     REVOKE = "revoke"
@@ -85,6 +133,19 @@ class Outcome(StrEnum):
     MINOR = "4"
     SERIOUS = "8"
     MAJOR = "12"
+
+
+def outcome_of_status(status: int) -> Outcome:
+    """AuditEvent.outcome of an answer by its HTTP status: the one place that says so.
+
+    401 and 403 are refusals for security (8), other 4xx the caller's fault (4), 5xx the server's (12). That a 404 hides
+    another organisation's resource (8 too) the status cannot tell: `store.unit_of_work.outcome_of` knows the fault.
+    """
+    if status < 400:
+        return Outcome.SUCCESS
+    if status in (401, 403):
+        return Outcome.SERIOUS
+    return Outcome.MINOR if status < 500 else Outcome.MAJOR
 
 
 @dataclass(frozen=True, slots=True)

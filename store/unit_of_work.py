@@ -1,8 +1,9 @@
 """The spine: no access without permission, none without a record.
 
 Leaving a unit of work commits the change, its index rows, what observers add to it and its audit records together.
-Leaving by an exception rolls back, and the failed intent is recorded in a transaction of its own. A read's record is
-durable before `work` is left, so build the answer after leaving. There is no second door (DESIGN §3).
+Leaving by an exception rolls back; the failed intent is recorded where the answer leaves (`Store.settle`), or at once
+for a caller without a `Recording`. A read's record is durable before `work` is left, so build the answer after leaving.
+There is no second door (DESIGN §3).
 
 Never hold a unit of work open while streaming, and do nothing slow inside: on SQLite every other writer waits.
 """
@@ -21,9 +22,21 @@ from typing import Literal, TypeVar
 
 from sqlalchemy import Connection
 
-from resources.outcomes import Conflict, FhirError, Forbidden, NotFound, Unauthenticated
+from resources.outcomes import Conflict, FhirError, NotFound, Unavailable
 from resources.times import microseconds, of_microseconds
-from store.access import Access, Caller, Change, Draft, Interaction, Observer, Outcome, Permit, Trail
+from store.access import (
+    Access,
+    Caller,
+    Change,
+    Draft,
+    Interaction,
+    Observer,
+    Outcome,
+    Permit,
+    Recording,
+    Trail,
+    outcome_of_status,
+)
 from store.engine.database import Database
 from store.engine.faults import is_race, translated
 from store.engine.ids import random_id
@@ -106,6 +119,10 @@ class UnitOfWork:
     def note(self, access: Access) -> None:
         """Record what was done beside the repository, e.g. an operation or a DICOMweb access."""
         self.accesses.append(access)
+
+    def note_as_one(self, accesses: Sequence[Access]) -> None:
+        """Record these accesses instead of what was noted until now: an operation is one access, whatever it read."""
+        self.accesses[:] = accesses
 
     def lock(self, key: str) -> None:
         """Hold `key` until the end of the transaction: others that ask for it wait. SQLite has one writer anyway."""
@@ -244,6 +261,7 @@ class Store:
                 if fault is error:
                     raise
                 raise fault from error
+            _mark(uow)
             return result
         raise AssertionError("unreachable")
 
@@ -256,11 +274,33 @@ class Store:
         return self._epoch
 
     def record_failure(self, caller: Caller, intent: Access | None, fault: Exception) -> None:
-        """Record that `intent` failed by `fault`, durably. Raises Unavailable where it cannot."""
+        """Record that `intent` failed by `fault`: when the answer leaves, else durably now. Raises Unavailable."""
         access = intent or Access(Interaction.OPERATION)
+        recording = caller.recording
+        if recording is not None and not recording.is_recorded:
+            recording.failed(access, fault)
+            return
         self.trail.disclose(
-            caller, [replace(access, outcome=outcome_of(fault), reason=_reason(fault))], self.now()
+            caller, [replace(access, outcome=outcome_of(fault), reason=reason_of(fault))], self.now()
         )
+
+    def settle(self, recording: Recording, status: int) -> None:
+        """Record an access that nobody has recorded yet, as the final `status` of its answer says; once.
+
+        Called before the answer leaves. Raises Unavailable: then nothing may be disclosed.
+        """
+        if recording.is_recorded or recording.is_lost or (recording.is_covered and status < 400):
+            return
+        accesses = recording.accesses or (Access(Interaction.OPERATION, query=recording.request),)
+        if status >= 400:
+            if recording.failure is not None:
+                accesses = (recording.failure,)
+            outcome, reason = _told(recording, status)
+            accesses = tuple(replace(access, outcome=outcome, reason=reason) for access in accesses)
+        self.trail.disclose(recording.caller or NOBODY, accesses, self.now())
+        recording.is_recorded = True
+        if status < 400 and recording.then is not None:
+            recording.then()
 
     def _failed(
         self, error: Exception, caller: Caller, intent: Access | None, opened: Sequence[UnitOfWork]
@@ -286,19 +326,44 @@ class Store:
 
     def _disclose(self, uow: UnitOfWork) -> None:
         if not uow.write and uow.accesses:
-            self.trail.disclose(uow.caller, uow.accesses, uow.now)
+            try:
+                self.trail.disclose(uow.caller, uow.accesses, uow.now)
+            except Unavailable:
+                if uow.caller.recording is not None:
+                    uow.caller.recording.is_lost = True
+                raise
+        _mark(uow)
+
+
+NOBODY = Caller("", "", purpose="")
+"""Who asked, where nothing is known of him."""
+
+
+def _mark(uow: UnitOfWork) -> None:
+    """What the unit of work did is on record. What only the server did of its own accord is not the access."""
+    recording = uow.caller.recording
+    if recording is not None and not all(access.derived for access in uow.accesses):
+        recording.is_recorded = True
+
+
+def _told(recording: Recording, status: int) -> tuple[Outcome, str]:
+    """Outcome and reason of an answer that is no success; the fault says more than the status, if they agree."""
+    fault = recording.fault
+    if isinstance(fault, FhirError) and fault.status == status:
+        return outcome_of(fault), reason_of(fault)
+    if fault is not None and status >= 500:
+        return outcome_of_status(status), reason_of(fault)
+    return outcome_of_status(status), recording.reason or str(status)
 
 
 def outcome_of(fault: BaseException) -> Outcome:
-    """AuditEvent.outcome of a failure: 8 a refusal for security, 4 another fault of the caller, 12 the server's."""
-    if isinstance(fault, Unauthenticated | Forbidden) or (isinstance(fault, NotFound) and fault.foreign):
+    """AuditEvent.outcome of a failure: as its status says, but 8 where a 404 hides what is another organisation's."""
+    if isinstance(fault, NotFound) and fault.foreign:
         return Outcome.SERIOUS
-    if isinstance(fault, FhirError) and fault.status < 500:
-        return Outcome.MINOR
-    return Outcome.MAJOR
+    return outcome_of_status(fault.status if isinstance(fault, FhirError) else 500)
 
 
-def _reason(fault: BaseException) -> str:
+def reason_of(fault: BaseException) -> str:
     """A fault without the caller's data: the kind, the status and the issue code."""
     if isinstance(fault, NotFound) and fault.foreign:
         return "404 not-found (another organisation's)"

@@ -102,17 +102,25 @@ class MemoryTrail:
         """Durable before the answer: reads and failures."""
         self.callers: list[Caller] = []
         self.failure: Exception | None = None
+        self._of_transactions: dict[tuple[str, str], tuple[Caller, Access]] = {}
+        self._of_reads: list[tuple[Caller, Access]] = []
+
+    def written(self) -> list[tuple[Caller, Access]]:
+        """Everything since the beginning; what a transaction wrote that was tried again, once."""
+        return [*self._of_transactions.values(), *self._of_reads]
 
     def append(self, connection: Connection, caller: Caller, accesses: Sequence[Access], at: datetime) -> None:
         if self.failure:
             raise self.failure
         self.appended += accesses
+        self._of_transactions |= {(caller.request_id, str(access)): (caller, access) for access in accesses}
         self.callers += [caller] * len(accesses)
 
     def disclose(self, caller: Caller, accesses: Sequence[Access], at: datetime) -> None:
         if self.failure:
             raise self.failure
         self.disclosed += accesses
+        self._of_reads += [(caller, access) for access in accesses]
         self.callers += [caller] * len(accesses)
 
     def clear(self) -> None:

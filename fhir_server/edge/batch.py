@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from auth.guard import RAW_LENGTH
 from fhir_server.edge import interactions, negotiation
 from fhir_server.edge.exchange import Answer, Asked, Parse, location
 from fhir_server.edge.interactions import Done, Parameters
@@ -22,7 +23,7 @@ from fhir_server.edge.routes import Kind, Route, resolve
 from resources import bundles, references, times, validation
 from resources.json import Json
 from resources.outcomes import BadRequest, FhirError, InvalidContent, Issue, NotAllowed, PreconditionFailed, outcome
-from store.access import Version
+from store.access import Recording, Version
 from store.unit_of_work import UnitOfWork
 
 MAX_ENTRIES = 1000
@@ -46,6 +47,8 @@ class Planned:
     if_match: int | None
     if_none_exist: Parameters | None
     headers: dict[str, str] = field(default_factory=dict)
+    raw: str = ""
+    """What it asks for, as a request of its own."""
     resolved: Json | None = None
     """`resource` with its references put right."""
     target: str | None = None
@@ -56,7 +59,7 @@ class Planned:
     done: Done | None = None
 
 
-def plan(bundle: Json, base_of: Callable[[str], str | None]) -> list[Planned]:
+def plan(bundle: Json, base_of: Callable[[str], str | None], base: str) -> list[Planned]:
     """The entries as `Planned`; BadRequest or InvalidContent, naming the entry, where one makes no sense."""
     entries = bundle.get("entry", [])
     if len(entries) > MAX_ENTRIES:
@@ -64,7 +67,9 @@ def plan(bundle: Json, base_of: Callable[[str], str | None]) -> list[Planned]:
     planned = []
     for index, entry in enumerate(entries):
         try:
-            planned.append(plan_one(index, entry, base_of))
+            one = plan_one(index, entry, base_of)
+            one.raw = raw_request(entry, base)
+            planned.append(one)
         except FhirError as error:
             raise error.within(f"Bundle.entry[{index}]") from error
     return planned
@@ -93,15 +98,33 @@ def transaction(
     return planned
 
 
-def batch(entry: Callable[[], Answer], refused: Callable[[FhirError], None]) -> list[bundles.Entry]:
-    """Carry out one entry by itself; what fails says so in its own entry (R4 §3.1.0.11.1)."""
+def batch(entry: Callable[[], Answer], recording: Recording) -> list[bundles.Entry]:
+    """Carry out one entry by itself; what fails says so in its own entry (R4 §3.1.0.11.1), and to its recording."""
     try:
         return [answered(entry())]
     except FhirError as error:
-        refused(error)
+        recording.failed(None, error)
         return [
             bundles.Entry(None, None, {"response": {"status": _status(error.status), "outcome": outcome(error.issues)}})
         ]
+
+
+def status_of(entries: list[bundles.Entry]) -> int:
+    """The status that the response entry of one batch entry tells."""
+    return int(entries[0].parts["response"]["status"][:3])
+
+
+def raw_request(entry: Json, base: str) -> str:
+    """What an entry of a Bundle asks for, as it would stand in a request of its own: for its audit record."""
+    request = entry.get("request")
+    if not isinstance(request, dict):
+        return f"(no request) {base}"
+    url = str(request.get("url", ""))
+    if not urlsplit(url).scheme:
+        url = f"{base}/{url.lstrip('/')}"
+    condition = request.get("ifNoneExist")
+    raw = f"{request.get('method', '')} {url}"
+    return (f"{raw}\nIf-None-Exist: ?{condition}" if isinstance(condition, str) else raw)[:RAW_LENGTH]
 
 
 def answered(answer: Answer) -> bundles.Entry:
@@ -339,7 +362,9 @@ def _carry_out(uow: UnitOfWork, asked: Asked, one: Planned, reader: Reader) -> N
         case Kind.DELETE:
             one.done = interactions.delete(uow, type_name, route.id or "", if_match=one.if_match)
         case Kind.CONDITIONAL_DELETE:
-            one.done = interactions.conditional_delete(uow, type_name, one.parameters, parse=asked.parse)
+            one.done = interactions.conditional_delete(
+                uow, type_name, one.parameters, parse=asked.parse, raw=one.raw
+            )
         case _:
             # In a Bundle a Binary is a resource: its bytes would become the JSON around them.
             headers = {**one.headers, "accept": negotiation.FHIR_JSON}

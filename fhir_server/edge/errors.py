@@ -6,16 +6,19 @@ gets a request id, the log has the rest.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
-from auth.guard import REQUEST_ID
+from auth.guard import RECORDING, REQUEST_ID
 from fhir_server.edge.exchange import Answer
 from resources import jsontext
 from resources.outcomes import FhirError, Issue, outcome
+from store.access import Recording
 from store.engine.faults import translated
 
 log = structlog.get_logger("vigie.http")
@@ -46,8 +49,16 @@ class Fault:
     headers: tuple[tuple[str, str], ...] = ()
 
 
-def fault_of(error: Exception, request_id: str) -> Fault:
-    """What to tell of `error`; what nobody foresaw is logged, and told as 500 with the request's id."""
+def fault_of(error: Exception, environ: Mapping[str, Any]) -> Fault:
+    """What to tell of `error`, and to record; what nobody foresaw is logged, and told as 500 with the request's id."""
+    fault = _fault_of(error, environ.get(REQUEST_ID, ""))
+    recording: Recording | None = environ.get(RECORDING)
+    if recording is not None:
+        recording.failed(None, translated(error), f"{fault.status} {fault.issues[0].code}")
+    return fault
+
+
+def _fault_of(error: Exception, request_id: str) -> Fault:
     told = translated(error)  # the database may fail outside a unit of work: where the guard looks for a token, say
     if isinstance(told, FhirError):
         return _of_fhir(told)
@@ -57,10 +68,20 @@ def fault_of(error: Exception, request_id: str) -> Fault:
     return Fault(500, (Issue("fatal", "exception", f"The server failed; request id {request_id}"),))
 
 
-def answer_of(error: Exception, request_id: str) -> Answer:
+def answer_of(error: Exception, environ: Mapping[str, Any]) -> Answer:
     """The answer of the FHIR edge: an OperationOutcome (R4 §3.1.0.1.6)."""
-    fault = fault_of(error, request_id)
+    fault = fault_of(error, environ)
     return Answer(fault.status, jsontext.dump(outcome(fault.issues)), fault.headers)
+
+
+def wsgi_answer(
+    error: Exception, environ: dict[str, Any], start_response: Callable[..., Any]
+) -> Iterable[bytes]:
+    """The answer outside the facades, in the words of the one that the path names."""
+    fault = fault_of(error, environ)
+    response = _rendered(fault, environ["PATH_INFO"])
+    response.headers.extend(fault.headers)
+    return response(environ, start_response)
 
 
 def register(app: Flask) -> None:
@@ -90,7 +111,7 @@ def _of_http(error: HTTPException) -> Fault:
 
 
 def _respond(error: Exception) -> Response:
-    fault = fault_of(error, request.environ.get(REQUEST_ID, ""))
+    fault = fault_of(error, request.environ)
     response = _rendered(fault, request.path)
     response.headers.extend(fault.headers)
     return response

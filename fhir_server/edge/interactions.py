@@ -98,10 +98,16 @@ def delete(uow: UnitOfWork, type_name: str, logical_id: str, *, if_match: int | 
         return Done(204, None)
 
 
-def conditional_delete(uow: UnitOfWork, type_name: str, criteria: Parameters, *, parse: Parse) -> Done:
-    """Conditional delete of one (R4 §3.1.0.7.1): none → 204, one → deleted, several → 412."""
+def conditional_delete(
+    uow: UnitOfWork, type_name: str, criteria: Parameters, *, parse: Parse, raw: str
+) -> Done:
+    """Conditional delete of one (R4 §3.1.0.7.1): none → 204, one → deleted, several → 412.
+
+    Where nothing is found it was a query all the same, and is recorded as one. `raw`: the request, for that record.
+    """
     found = matches(uow, type_name, criteria, parse)
     if not found:
+        uow.note(Access(Interaction.SEARCH_TYPE, type_name, query=raw, detail=(("deleted", "0"),)))
         return Done(204, None)
     return delete(uow, type_name, found[0].id, if_match=None)
 

@@ -51,6 +51,8 @@ def carry_out(services: Services, asked: Asked, intent: Access) -> Answer:
         query=asked.raw,
         detail=(("operation", f"${operation.name}"),),
     )
+    if asked.caller.recording is not None:
+        asked.caller.recording.propose(intent)
     return operation.carry_out(services, asked, intent)
 
 
@@ -78,7 +80,6 @@ def _validate(services: Services, asked: Asked, intent: Access) -> Answer:
     negotiation.require_fhir_json(asked.headers.get("content-type"))
     body = jsontext.parse(asked.body)
     resource = _resource_parameter(body) if body.get("resourceType") == "Parameters" else body
-    services.ledger.disclose(asked.caller, [intent], services.clock())
     issues = list(validation.validate(resource))
     if resource.get("resourceType") != asked.route.type:
         issues.append(Issue("error", "value", "The resource is of another type than the URL", ("resourceType",)))
@@ -103,9 +104,9 @@ def _of_subscriptions(name: str) -> Carry:
             negotiation.require_fhir_json(asked.headers.get("content-type"))
             parameters += subscription_operations.flatten(jsontext.parse(asked.body))
         with services.store.work(asked.caller, write=False, intent=intent) as uow:
-            if not uow.accesses:
-                uow.note(intent)
             resource = services.subscriptions.operations[name](uow, asked.route.id, parameters, asked.base)
+            told = [access for access in uow.accesses if access.interaction is Interaction.OPERATION]
+            uow.note_as_one(told or [intent])  # $events tells of each resource, $status of none
         return of_json(resource)
 
     return carry

@@ -8,9 +8,8 @@ from typing import Protocol
 
 from audit.service import Ledger
 from auth.service import Authority
-from resources.outcomes import FhirError
 from resources.search import Query
-from store.access import Access, Caller, Version
+from store.access import Caller, Version
 from store.unit_of_work import Store
 from subscriptions.service import Subscriptions
 from workflow.service import Workflow
@@ -50,8 +49,4 @@ class Services(Protocol):
 
     def shown(self, version: Version, caller: Caller) -> bytes:
         """The text of a version as this caller may see it."""
-        ...
-
-    def record_refusal(self, error: FhirError, intent: Access, caller: Caller) -> None:
-        """Record what was refused before a unit of work was opened. Raises Unavailable."""
         ...

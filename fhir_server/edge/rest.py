@@ -1,6 +1,7 @@
 """The FHIR edge: HTTP in, interactions, HTTP out. It reads the request into values, calls one function, answers.
 
-Whatever is refused before a unit of work was opened is recorded here, so that no refusal stays unseen.
+What a request is about is said to its `Recording` first of all: what nobody records by then is recorded when its answer
+leaves (`fhir_server.server.recorder`).
 
 FHIR R4 http://hl7.org/fhir/R4/http.html
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from auth.guard import REQUEST_ID
+from auth.guard import RAW_LENGTH
 from fhir_server.edge import batch, binary, capability, errors, interactions, negotiation, operations, reads, wire
 from fhir_server.edge.exchange import Answer, Asked, location, of_json, of_version, version_headers
 from fhir_server.edge.interactions import Done, Parameters
@@ -28,7 +29,7 @@ from resources.outcomes import (
     UnsupportedMediaType,
     outcome,
 )
-from store.access import Access, Caller, Interaction, Version
+from store.access import Access, Caller, Interaction, Recording, Version
 from store.unit_of_work import UnitOfWork
 
 PREFIX = "/fhir"
@@ -78,27 +79,28 @@ class Edge:
         try:
             answer = self.answer(request)
         except Exception as error:  # noqa: BLE001 - whatever it was, the caller gets an OperationOutcome
-            answer = errors.answer_of(error, environ[REQUEST_ID])
+            answer = errors.answer_of(error, environ)
         return wire.send(answer, request.method, start_response)
 
     def answer(self, request: wire.Request) -> Answer:
         """Raises what `errors` knows how to tell."""
-        raw = request.raw()
+        recording = request.recording
         try:
             route = resolve(request.method, _segments(request.path))
-        except FhirError as error:
-            self._record(error, Access(Interaction.OPERATION, query=raw), self.services.authority.guard(request))
+        except FhirError:
+            self.services.authority.guard(request)  # a stranger hears 401 wherever he asks
             raise
         request.environ[wire.ROUTE_KIND] = route.kind
         if route.kind in _PUBLIC:
             return self._public(route, request)
-        intent = Access(_INTERACTION[route.kind], route.type, route.id, route.version, query=raw)
+        intent = Access(_INTERACTION[route.kind], route.type, route.id, route.version, query=recording.request)
+        recording.propose(intent)
         caller = self.services.authority.guard(request)
-        try:
-            return self._dispatch(self._asked(route, request, caller, raw), intent)
-        except FhirError as error:
-            self._record(error, intent, caller)
-            raise
+        asked = self._asked(route, request, caller, recording.request)
+        if asked.raw is not recording.request:  # a form is part of the query
+            intent = replace(intent, query=asked.raw)
+            recording.propose(intent)
+        return self._dispatch(asked, intent)
 
     # — what a request is —
 
@@ -113,7 +115,7 @@ class Edge:
                 if kind != "application/x-www-form-urlencoded":
                     raise UnsupportedMediaType("_search by POST takes application/x-www-form-urlencoded")
                 parameters += wire.pairs(body)
-                raw = f"{raw}\n{body.decode('utf-8', 'replace')}"[: wire.RAW_LENGTH]
+                raw = f"{raw}\n{body.decode('utf-8', 'replace')}"[: RAW_LENGTH]
         if route.type != "Binary" or route.kind not in _BYTES:
             negotiation.accepted_format(headers.get("accept"), dict(parameters).get("_format"))
         prefer = headers.get("prefer")
@@ -152,7 +154,7 @@ class Edge:
             case Kind.DELETE | Kind.CONDITIONAL_DELETE:
                 return self._delete(asked, intent)
             case Kind.BATCH:
-                return self._bundle(asked)
+                return self._bundle(asked, intent)
             case Kind.OPERATION:
                 return operations.carry_out(self.services, asked, intent)
             case _:
@@ -177,7 +179,7 @@ class Edge:
         return self.store.look(
             asked.caller,
             lambda uow: self._reader(uow, asked),
-            intent=intent if not asked.body else replace(intent, query=asked.raw),
+            intent=intent,
             glance=asked.route.kind in _ONE,
         )
 
@@ -250,7 +252,9 @@ class Edge:
             done = self._write(
                 asked,
                 intent,
-                lambda uow: interactions.conditional_delete(uow, type_name, asked.parameters, parse=asked.parse),
+                lambda uow: interactions.conditional_delete(
+                    uow, type_name, asked.parameters, parse=asked.parse, raw=asked.raw
+                ),
             )
         else:
             logical_id = asked.route.id
@@ -292,7 +296,7 @@ class Edge:
 
     # — batch and transaction —
 
-    def _bundle(self, asked: Asked) -> Answer:
+    def _bundle(self, asked: Asked, intent: Access) -> Answer:
         negotiation.require_fhir_json(asked.headers.get("content-type"))
         bundle = jsontext.parse(asked.body)
         if bundle.get("resourceType") != "Bundle":
@@ -304,6 +308,8 @@ class Edge:
             wrong = Issue("error", "value", "Bundle.type must be batch or transaction", ("Bundle.type",))
             raise InvalidContent("Bundle.type must be batch or transaction", issues=(*issues, wrong))
         own, of_entry = batch.split_issues(bundle)
+        if kind == "transaction" and asked.caller.recording is not None:
+            asked.caller.recording.propose(replace(intent, interaction=Interaction.TRANSACTION))
         if own or (kind == "transaction" and of_entry):
             raise InvalidContent("The Bundle is not valid", issues=(*own, *(i for e in of_entry.values() for i in e)))
         if kind == "transaction":
@@ -322,11 +328,11 @@ class Edge:
         )
 
     def _transaction(self, asked: Asked, bundle: Json) -> list[bundles.Entry]:
-        planned = batch.plan(bundle, self._base_of)
+        planned = batch.plan(bundle, self._base_of, asked.base)
         done = self.store.transact(
             asked.caller,
             lambda uow: batch.transaction(uow, asked, planned, reader=self._reader, new_id=self.services.new_id),
-            intent=Access(Interaction.TRANSACTION),
+            intent=Access(Interaction.TRANSACTION, query=asked.raw),
         )
         return [batch.response_entry(one, asked, self._shown) for one in done]
 
@@ -336,23 +342,39 @@ class Edge:
             if index == batch.MAX_ENTRIES:
                 raise BadRequest(f"A Bundle holds at most {batch.MAX_ENTRIES} entries here", code="too-costly")
 
-            def one_entry(entry: Json = entry, index: int = index) -> Answer:
+            def one_entry(single: Asked, entry: Json = entry, index: int = index) -> Answer:
                 if index in of_entry:
                     raise InvalidContent("The resource is not valid", issues=of_entry[index])
-                return self._entry(asked, batch.plan_one(index, entry, self._base_of))
+                return self._entry(single, batch.plan_one(index, entry, self._base_of))
 
-            entries.extend(batch.batch(one_entry, self._noted(asked)))
+            entries.extend(self._recorded(asked, batch.raw_request(entry, asked.base), one_entry))
         return entries
 
-    def _noted(self, asked: Asked) -> Callable[[FhirError], None]:
-        return lambda error: self._record(error, Access(Interaction.BATCH), asked.caller)
+    def _recorded(
+        self, asked: Asked, raw: str, carry_out: Callable[[Asked], Answer]
+    ) -> list[bundles.Entry]:
+        """Carry out one entry of a batch, which is an access of its own, with a record of its own."""
+        recording = Recording(raw)
+        recording.propose(Access(Interaction.BATCH, query=raw))
+        recording.caller = caller = replace(asked.caller, recording=recording)
+        status = 500
+        try:
+            entries = batch.batch(lambda: carry_out(replace(asked, caller=caller, raw=raw)), recording)
+            status = batch.status_of(entries)
+        finally:
+            self.store.settle(recording, status)
+            if asked.caller.recording is not None:
+                asked.caller.recording.is_recorded = True
+        return entries
 
     def _entry(self, asked: Asked, one: batch.Planned) -> Answer:
         route = one.route
         headers = dict(one.headers)
         if one.if_match is not None:
             headers["if-match"] = negotiation.etag(one.if_match)
-        intent = Access(_INTERACTION[route.kind], route.type, route.id, route.version)
+        intent = Access(_INTERACTION[route.kind], route.type, route.id, route.version, query=asked.raw)
+        if asked.caller.recording is not None:
+            asked.caller.recording.propose(intent)
         prefers = replace(asked.preference, returns=asked.preference.returns if asked.prefers else "minimal")
         single = replace(
             asked,
@@ -361,7 +383,6 @@ class Edge:
             headers={**headers, "content-type": negotiation.FHIR_JSON, "accept": negotiation.FHIR_JSON},
             body=jsontext.dump(one.resource) if one.resource is not None else b"",
             preference=prefers,
-            raw=f"{asked.method} entry",
         )
         if one.if_none_exist is not None:
             done = self._write(
@@ -377,12 +398,6 @@ class Edge:
     def _base_of(self, url: str) -> str | None:
         bases = [f"{base}/fhir/" for base in self.services.bases]
         return next((base for base in bases if url.startswith(base)), None)
-
-    # — refusals —
-
-    def _record(self, error: FhirError, intent: Access, caller: Caller) -> None:
-        if not error.recorded:
-            self.services.record_refusal(error, intent, caller)
 
 
 def _segments(path: str) -> list[str]:

@@ -13,16 +13,16 @@ from urllib.parse import parse_qsl
 
 from werkzeug.wsgi import get_input_stream
 
+from auth.guard import RECORDING, raw_request
 from fhir_server.edge.exchange import Answer
 from resources.outcomes import Malformed, TooLarge, UnsupportedMediaType
+from store.access import Recording
 
 Environ = dict[str, Any]
 
 ROUTE_KIND = "vigie.route_kind"
 """Key of the WSGI environment under which whoever routes a request says which of the known kinds it is: for the log
 and the metrics, hence a name out of a table, never a part of the path."""
-RAW_LENGTH = 8000
-"""Characters of a request line that the audit record keeps."""
 _NO_CONTENT = frozenset({204, 304})
 _STATUS = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
 
@@ -79,11 +79,13 @@ class Request:
         """The public base that the client used (`threshold` has seen to it that it is one of ours)."""
         return f"{self.environ['wsgi.url_scheme']}://{self.environ['HTTP_HOST']}"
 
-    def raw(self) -> str:
-        """The request line as received, for the audit record."""
-        query = self.query.encode("latin-1", "replace").decode("ascii", "replace") if self.query else ""
-        text = f"{self.method} {self.path}?{query}" if query else f"{self.method} {self.path}"
-        return text[:RAW_LENGTH]
+    @property
+    def recording(self) -> Recording:
+        """Where the record of this request is kept until it is settled; its own where nobody settles it."""
+        found: Recording | None = self.environ.get(RECORDING)
+        if found is None:
+            found = self.environ[RECORDING] = Recording(raw_request(self.environ))
+        return found
 
     def parameters(self) -> tuple[tuple[str, str], ...]:
         """The query, decoded."""

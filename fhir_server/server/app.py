@@ -11,6 +11,7 @@ from flask.typing import ResponseReturnValue
 from fhir_server.edge import errors, wire
 from fhir_server.edge.rest import Edge
 from fhir_server.server import health
+from fhir_server.server.recorder import Recorder
 from fhir_server.server.services import Services
 from fhir_server.server.settings import Settings
 from fhir_server.server.threshold import Threshold
@@ -48,5 +49,6 @@ def create_app(services: Services | None = None) -> Flask:
     app.register_blueprint(services.imaging.blueprint(services.authority.guard))
     errors.register(app)
     app.extensions["vigie"] = services
-    app.wsgi_app = Threshold(app.wsgi_app, services.settings.bases)  # type: ignore[method-assign]
+    recorded = Recorder(app.wsgi_app, services.store, services.authority)
+    app.wsgi_app = Threshold(recorded, services.settings.bases)  # type: ignore[method-assign]
     return app

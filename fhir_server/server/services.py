@@ -17,9 +17,8 @@ from auth.service import Authority
 from dicomweb.service import Imaging
 from fhir_server.server.settings import Settings
 from resources import search
-from resources.outcomes import FhirError
 from resources.search import Query
-from store.access import Access, Caller, Loop, Version
+from store.access import Caller, Loop, Version
 from store.engine.database import Database, open_engine, ping
 from store.engine.ids import random_id
 from store.loops import statistician, sweeper
@@ -161,11 +160,6 @@ class Services:
         """The text of a version as this caller may see it: channel headers are for their creator alone."""
         return self.subscriptions.shown(version, caller) if version.type == "Subscription" else version.content
 
-    def record_refusal(self, error: FhirError, intent: Access, caller: Caller) -> None:
-        """Record what was refused before a unit of work was opened. Raises Unavailable where it cannot."""
-        self.store.record_failure(caller, intent, error)
-        error.recorded = True
-
     def verify_audit(self) -> Report:
         """Verify the whole audit log, against the checkpoints published beside the database too."""
         published = self.settings.data / CHECKPOINTS
@@ -196,6 +190,7 @@ class Services:
         """Settle what is under way and let go of everything."""
         self.subscriptions.close()
         self.imaging.close()
+        self.authority.close()
         self.ledger.close()
         self.database.dispose()
 

@@ -255,9 +255,10 @@ def _columns(version: FromClause) -> list[ColumnElement[Any]]:
 def _raw(reader: Reader, query: Query) -> str:
     """The request as the record has it: as received if the edge said so, else as understood."""
     intent = reader.uow.intent
-    if intent is not None and intent.query is not None:
+    if intent is not None and intent.query is not None and intent.interaction is not Interaction.TRANSACTION:
         return intent.query
-    return f"{query.type or ''}?{urlencode(query.processed, errors='replace')}"
+    base = next(iter(reader.uow.store.base_urls), "")
+    return f"GET {base}/{query.type or ''}?{urlencode(query.processed, errors='replace')}"
 
 
 def _refuse_half_characters(query: Query) -> None:

@@ -164,7 +164,7 @@ def _note(
             id,
             patients=tuple(patients),
             owner=versions[0].owner if versions and id is not None else None,
-            query=intent.query if intent else None,
+            query=intent.query if intent and intent.interaction is interaction else None,
             detail=(("count", str(len(versions))),),
         )
     )

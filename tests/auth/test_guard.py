@@ -5,16 +5,19 @@ RFC 6750 https://www.rfc-editor.org/rfc/rfc6750
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 from flask.testing import FlaskClient
 from sqlalchemy import event
 
+from auth.refusals import Refusals
 from auth.service import Authority
 from auth.throttle import Throttle
 from resources.outcomes import Unavailable
-from store.access import Interaction, Outcome
+from store.access import Access, Caller, Interaction, Outcome
 from store.engine.database import Database
 from tests.auth.conftest import application
 from tests.auth.engines import ON_ONE_ENGINE
@@ -65,7 +68,7 @@ def test_without_a_good_token_there_is_a_challenge(
     assert ("error=" in challenge) is (error is not None)
     (access,) = trail.disclosed
     assert (access.interaction, access.outcome) == (Interaction.OPERATION, Outcome.SERIOUS)
-    assert access.query == "GET /fhir/whoami?name=Martin"
+    assert access.query == "GET http://localhost/fhir/whoami?name=Martin"
     assert (access.reason or "").startswith("login: ")
 
 
@@ -172,13 +175,23 @@ def test_a_refusal_that_cannot_be_recorded_is_a_503(http: FlaskClient, trail: Me
 # — failures are slowed down —
 
 
+STRANGER = Caller("", "", address="192.0.2.1")
+REFUSED = Access(Interaction.OPERATION, outcome=Outcome.SERIOUS, reason="login: unknown token")
+
+
 @pytest.fixture
-def slow(database: Database, trail: MemoryTrail, clock: Clock) -> FlaskClient:
+def slow_authority(database: Database, trail: MemoryTrail, clock: Clock) -> Iterator[Authority]:
     made = Authority(
         database, trail=trail, platform=PLATFORM, origins=(ORIGIN,), clock=clock,
         throttle=Throttle(burst=3, refill_per_s=0.5),
     )  # fmt: skip
-    return application(made).test_client()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def slow(slow_authority: Authority) -> FlaskClient:
+    return application(slow_authority).test_client()
 
 
 def test_failures_of_one_address_and_client_are_slowed_down(slow: FlaskClient, ehr: Machine, clock: Clock) -> None:
@@ -228,19 +241,68 @@ def test_invented_names_share_one_bucket(slow: FlaskClient, ehr: Machine) -> Non
 
 
 def test_a_flood_is_on_record_without_filling_it(
-    slow: FlaskClient, trail: MemoryTrail, clock: Clock
+    slow: FlaskClient, slow_authority: Authority, trail: MemoryTrail
 ) -> None:
-    """Reference §4.3: denials are recorded; one record tells of many."""
-    for _ in range(50):
-        slow.get("/fhir/whoami", headers=bearer("x" * 43))
-    assert len(trail.disclosed) == 4
-    clock.advance(seconds=1)
-    slow.get("/fhir/whoami", headers=bearer("x" * 43))
-    clock.advance(seconds=9)
-    for _ in range(6):
-        slow.get("/fhir/whoami", headers=bearer("x" * 43))
+    """Reference §4.3: denials are recorded; one record tells of many, and of every one."""
+    statuses = [slow.get("/fhir/whoami", headers=bearer("x" * 43)).status_code for _ in range(60)]
+    assert statuses == [401] * 3 + [429] * 57
+    assert len(trail.disclosed) == 3
+    assert slow_authority.refusals.flush() == 57
     counted = [int(dict(access.detail).get("attempts", "1")) for access in trail.disclosed]
-    assert sum(counted) >= 51
+    assert counted == [1, 1, 1, 57]
+    assert {access.outcome for access in trail.disclosed} == {Outcome.SERIOUS}
+    assert slow_authority.refusals.flush() == 0
+
+
+def test_what_was_only_counted_is_on_record_without_a_further_request(
+    database: Database, trail: MemoryTrail, clock: Clock
+) -> None:
+    """Nobody need come again for it: a timer writes it down."""
+    counting = Refusals(Throttle(burst=1), trail=trail, clock=clock, flush_s=0.01)
+    for _ in range(5):
+        counting.record(STRANGER, REFUSED)
+    deadline = time.monotonic() + 30
+    while _attempts(trail) < 5:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert _attempts(trail) == 5
+
+
+def test_a_process_that_stops_writes_down_what_it_counted(trail: MemoryTrail, clock: Clock) -> None:
+    counting = Refusals(Throttle(burst=1), trail=trail, clock=clock, flush_s=3600)
+    for _ in range(5):
+        counting.record(STRANGER, REFUSED)
+    counting.close()
+    assert _attempts(trail) == 5
+
+
+def test_counts_that_cannot_be_written_are_counted_on(trail: MemoryTrail, clock: Clock) -> None:
+    counting = Refusals(Throttle(burst=1), trail=trail, clock=clock, flush_s=3600)
+    for _ in range(5):
+        counting.record(STRANGER, REFUSED)
+    trail.failure = Unavailable("away")
+    assert counting.flush() == 0
+    trail.failure = None
+    counting.record(STRANGER, REFUSED)
+    assert counting.flush() == 5
+    assert _attempts(trail) == 6
+
+
+def test_however_many_senders_none_is_lost(trail: MemoryTrail, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The memory that a flood from many addresses takes is bounded; beyond, they are counted together."""
+    monkeypatch.setattr("auth.refusals.MAX_COUNTED", 3)
+    counting = Refusals(Throttle(burst=1), trail=trail, clock=clock, flush_s=3600)
+    for number in range(20):
+        for _ in range(2):
+            counting.record(replace(STRANGER, address=f"192.0.2.{number}"), REFUSED)
+    counting.flush()
+    assert _attempts(trail) == 40
+    assert len(trail.disclosed) == 20 + 4
+    counting.close()
+
+
+def _attempts(trail: MemoryTrail) -> int:
+    return sum(int(dict(access.detail).get("attempts", "1")) for access in trail.disclosed)
 
 
 def test_neighbours_in_one_ipv6_network_are_one_sender() -> None:

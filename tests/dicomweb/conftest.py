@@ -11,18 +11,21 @@ from typing import Any
 
 import pydicom
 import pytest
-from flask import Flask, Request, Response
+from flask import Flask, Request
 from flask.testing import FlaskClient
 from werkzeug.serving import make_server
 
+from auth.guard import RECORDING, REQUEST_ID
 from dicomweb.phantom import Phantom, series
 from dicomweb.service import Imaging
 from dicomweb.workers import Workers
+from fhir_server.edge import errors
+from fhir_server.server.recorder import Recorder
 from resources.json import Json
-from resources.outcomes import FhirError
-from store.access import Caller
+from store.access import Access, Caller
 from store.objects import ObjectStore
 from store.unit_of_work import Store
+from tests.counting import watch_trail
 from tests.support import PLATFORM, MemoryTrail, OpenPermit, caller
 
 PYDICOM_FILES = Path(pydicom.__file__).parent / "data" / "test_files"
@@ -65,17 +68,36 @@ class Service:
 
 def guard(request: Request) -> Caller:
     """The tests name the organisation in a header (a real server has `auth.guard`)."""
-    return caller(request.headers.get("X-Organization", "hospital-a"), token_ref="token-of-the-test")
+    return identified(request, request.headers.get("X-Organization", "hospital-a"), token_ref="token-of-the-test")
 
 
-def app_of(imaging: Imaging, guarding: Callable[[Request], Caller] = guard) -> Flask:
+def identified(request: Request, organization: str, **more: Any) -> Caller:
+    """A caller as the guard makes one: the request's record is his."""
+    recording = request.environ[RECORDING]
+    found = caller(organization, request_id=request.environ[REQUEST_ID], recording=recording, **more)
+    recording.caller = found
+    return found
+
+
+class Strangers:
+    """Nobody is a stranger to these tests but by his path."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def stranger(self, environ: dict[str, Any]) -> Caller:
+        return Caller("", "", request_id=environ[REQUEST_ID])
+
+    def refused(self, caller: Caller, access: Access) -> None:
+        self._store.trail.disclose(caller, [access], self._store.now())
+
+
+def app_of(imaging: Imaging, store: Store, guarding: Callable[[Request], Caller] = guard) -> Flask:
+    """The images' routes inside the recorder, as the server has them."""
     app = Flask("images")
     app.register_blueprint(imaging.blueprint(guarding))
-
-    @app.errorhandler(FhirError)
-    def told(error: FhirError) -> Response:
-        return Response(error.diagnostics, status=error.status, content_type="text/plain")
-
+    errors.register(app)
+    app.wsgi_app = Recorder(app.wsgi_app, store, Strangers(store))  # type: ignore[method-assign]
     return app
 
 
@@ -98,8 +120,9 @@ def port() -> int:
 @pytest.fixture
 def service(
     make_store: Callable[..., Store], tmp_path: Path, trail: MemoryTrail, permit: OpenPermit, port: int,
-    workers: Workers,
-) -> Service:
+    workers: Workers, request: pytest.FixtureRequest,
+) -> Iterator[Service]:
+    """The service; at the end each request must have had its records."""
     objects = ObjectStore(tmp_path / "objects")
     store = make_store()
     imaging = Imaging(
@@ -107,7 +130,12 @@ def service(
         public_bases=(f"http://127.0.0.1:{port}/dicom-web",),
     )
     store.observers.append(imaging.observer)
-    return Service(imaging, store, objects, trail, permit, app_of(imaging))
+    app = app_of(imaging, store)
+    counted = watch_trail(trail, app.wsgi_app)
+    app.wsgi_app = counted  # type: ignore[method-assign]
+    yield Service(imaging, store, objects, trail, permit, app)
+    if "uncounted" not in request.keywords:
+        counted.check()
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from dicomweb.workers import Workers
 from store.access import Caller
 from store.objects import ObjectStore
 from store.unit_of_work import Store
-from tests.dicomweb.conftest import Service, app_of, stow
-from tests.support import PLATFORM, MemoryTrail, caller
+from tests.counting import watch_trail
+from tests.dicomweb.conftest import Service, app_of, identified, stow
+from tests.support import PLATFORM, MemoryTrail
 
 SCOPES = {
     "hospital-a": "system/ImagingStudy.cu",
@@ -31,7 +32,7 @@ SCOPES = {
 @pytest.fixture
 def service(
     make_store: Callable[..., Store], tmp_path: Path, trail: MemoryTrail, workers: Workers
-) -> Service:
+) -> Iterator[Service]:
     """A service whose callers are of hospital A, each with the scope that its header names."""
     policy = Policy(PLATFORM)
     store = make_store(permit=policy)
@@ -41,10 +42,14 @@ def service(
 
     def guard(request: Request) -> Caller:
         name = request.headers["X-Organization"]
-        return caller("hospital-a", scopes=frozenset({SCOPES[name]}), client_id=name)
+        return identified(request, "hospital-a", scopes=frozenset({SCOPES[name]}), client_id=name)
 
     unused: Any = None
-    return Service(imaging, store, objects, trail, unused, app_of(imaging, guard))
+    app = app_of(imaging, store, guard)
+    counted = watch_trail(trail, app.wsgi_app)
+    app.wsgi_app = counted  # type: ignore[method-assign]
+    yield Service(imaging, store, objects, trail, unused, app)
+    counted.check()
 
 
 def test_the_scope_decides_over_storing_searching_and_retrieving(

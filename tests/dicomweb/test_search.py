@@ -162,6 +162,7 @@ def test_a_query_is_recorded_with_the_patients_found(studies: Service) -> None:
     assert dict(access.detail)["results"] == "1"
 
 
+@pytest.mark.uncounted
 def test_nothing_is_answered_when_the_record_cannot_be_written(studies: Service) -> None:
     """DESIGN §3: if the record cannot be written, the answer is 503."""
     from resources.outcomes import Unavailable

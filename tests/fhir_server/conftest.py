@@ -28,6 +28,7 @@ from fhir_server.server.settings import Settings
 from resources.json import Json
 from store.access import Caller
 from tests.conftest import ENGINES
+from tests.counting import Counted, watch
 
 HOST = "localhost"
 BASE = f"http://{HOST}/fhir"
@@ -205,18 +206,28 @@ def settings(engine: str, template: Template, tmp_path: Path, request: pytest.Fi
 
 
 @pytest.fixture
-def make_api(settings: Settings, template: Template) -> Iterator[Callable[..., Api]]:
-    """Assemble the server; keyword arguments replace settings."""
-    opened: list[Services] = []
+def make_api(
+    settings: Settings, template: Template, request: pytest.FixtureRequest
+) -> Iterator[Callable[..., Api]]:
+    """Assemble the server; keyword arguments replace settings. At the end each request must have had its records."""
+    opened: list[tuple[Services, Counted]] = []
 
     def make(**changed: Any) -> Api:
         services = Services.of(replace(settings, **changed))
-        opened.append(services)
-        return Api(services, create_app(services), template.keys)
+        app = create_app(services)
+        counted = watch(services, app.wsgi_app)
+        app.wsgi_app = counted  # type: ignore[method-assign]
+        opened.append((services, counted))
+        return Api(services, app, template.keys)
 
     yield make
-    for services in opened:
-        services.close()
+    try:
+        if "uncounted" not in request.keywords:
+            for _, counted in opened:
+                counted.check()
+    finally:
+        for services, _ in opened:
+            services.close()
 
 
 @pytest.fixture

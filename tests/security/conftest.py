@@ -14,6 +14,7 @@ from fhir_server.server.app import create_app
 from fhir_server.server.services import Services
 from fhir_server.server.settings import Settings
 from tests.conftest import ENGINES
+from tests.counting import Counted, watch
 from tests.fhir_server.conftest import (  # noqa: F401 - fixtures of the assembled server
     HOST,
     Api,
@@ -29,6 +30,17 @@ from tests.fhir_server.conftest import (  # noqa: F401 - fixtures of the assembl
     templates,
 )
 from tests.security.scene import World
+
+_worlds: list[Counted] = []
+
+
+@pytest.fixture(autouse=True)
+def _counted(request: pytest.FixtureRequest) -> Iterator[None]:
+    """At the end of each test every request must have had its records."""
+    yield
+    if "uncounted" not in request.keywords:
+        for counted in _worlds:
+            counted.check()
 
 
 @pytest.fixture(scope="session", params=ENGINES)
@@ -46,9 +58,14 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     services = Services.of(loaded)
     receivers = {"a": Endpoint(), "b": Endpoint()}
     try:
-        found = World(Api(services, create_app(services), laid.keys), receivers)
+        app = create_app(services)
+        counted = watch(services, app.wsgi_app)
+        app.wsgi_app = counted  # type: ignore[method-assign]
+        found = World(Api(services, app, laid.keys), receivers)
         found.live_through()
+        _worlds.append(counted)
         yield found
+        _worlds.remove(counted)
     finally:
         services.close()
         for receiver in receivers.values():

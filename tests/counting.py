@@ -1,0 +1,228 @@
+"""Counts the records of every request that a test's server answers, and fails the test where the number is not right.
+
+One access, one record: one AuditEvent, or one per patient whom it concerns (IHE BALP 3:5.7.4.5); one for each entry of
+a Bundle; none for a public document, and none for a frame that an earlier record of the same minute covers. What is
+counted is what is durable at the end of the test, whatever wrote it; what is expected follows from the request alone.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import re
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select
+
+from audit import entry as entries
+from audit import spool
+from audit.tables import audit_inbox, audit_log
+from auth.guard import REQUEST_ID
+from fhir_server.server.recorder import PUBLIC
+from fhir_server.server.services import Services
+from resources import references
+from resources.json import Json
+from store.access import Access
+from tests.support import MemoryTrail
+
+_STUDY = re.compile(r"^/dicom-web(?:/owners/[^/]+)?/studies/([0-9.]+)/series/[0-9.]+/instances/[0-9.]+/")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One durable record of a request."""
+
+    request_id: str
+    access: Access
+    """With one patient, or none."""
+
+    @property
+    def attempts(self) -> int:
+        return int(dict(self.access.detail).get("attempts", "1"))
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A request, and how it was answered."""
+
+    method: str
+    path: str
+    status: int
+    request_id: str
+    sender: str
+    """Credentials and address."""
+    preflight: bool
+    bundle: Json | None
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path} → {self.status}"
+
+
+class Counted:
+    """WSGI middleware around the whole server."""
+
+    def __init__(self, application: Callable[..., Any], durable: Callable[[], list[Record]]) -> None:
+        self._application = application
+        self._durable = durable
+        self._seen: list[Seen] = []
+        self._lock = threading.Lock()
+        self._frames: set[tuple[str, str]] = set()
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        environ.setdefault(REQUEST_ID, f"counted-{next(_numbers)}")
+        path, method = environ["PATH_INFO"], environ["REQUEST_METHOD"]
+        bundle = _bundle(environ) if method == "POST" and path.rstrip("/") == "/fhir" else None
+        told: list[Any] = []
+
+        def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
+            told[:] = [int(status[:3]), dict(headers).get("X-Request-Id", environ[REQUEST_ID])]
+            return start_response(status, headers, *rest)
+
+        result: Iterable[bytes] = self._application(environ, start)
+        sender = f"{environ.get('HTTP_AUTHORIZATION', environ.get('HTTP_X_ORGANIZATION'))} {environ.get('REMOTE_ADDR')}"
+        preflight = method == "OPTIONS" and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ
+        with self._lock:
+            self._seen.append(Seen(method, path, told[0], told[1], sender, preflight, bundle))
+        return result
+
+    def check(self) -> None:
+        """Compare what was recorded since the last time with what should have been."""
+        with self._lock:
+            seen, self._seen = self._seen, []
+        if not seen:
+            return
+        records: dict[str, list[Record]] = {}
+        for record in self._durable():
+            records.setdefault(record.request_id, []).append(record)
+        expected: dict[str, tuple[int, list[Seen]]] = {}
+        for one in seen:
+            count, told = expected.get(one.request_id, (0, []))
+            expected[one.request_id] = (count + self._expected(one, records.get(one.request_id, [])), [*told, one])
+        counted_only = sum(record.attempts - 1 for listed in records.values() for record in listed)
+        wrong = []
+        for request_id, (count, requests) in expected.items():
+            found = records.get(request_id, [])
+            if accesses(found) == count:
+                continue
+            if not found and counted_only > 0 and requests[0].status in (400, 401, 404, 405, 406, 413, 415, 429):
+                counted_only -= 1  # one of a flood, which one record tells of by number
+                continue
+            told = ", ".join(str(request) for request in requests)
+            wrong.append(f"{told}: {count} expected, {[record.access for record in found]}")
+        assert not wrong, "\n".join(wrong)
+
+    def _expected(self, one: Seen, found: list[Record]) -> int:
+        if one.method in ("GET", "HEAD") and (one.path in PUBLIC or one.path.rstrip("/") in PUBLIC):
+            return 0
+        if one.method == "OPTIONS" and (one.path.rstrip("/") == "/fhir" or (one.preflight and one.status < 400)):
+            return 0
+        if one.bundle is not None and one.status == 200:
+            return _of_bundle(one.bundle)
+        if one.path.startswith("/dicom-web"):
+            return self._of_images(one, found)
+        if one.path.endswith("/$events") and one.status == 200:
+            return max(1, accesses(found))
+        return 1
+
+    def _of_images(self, one: Seen, found: list[Record]) -> int:
+        """One per study: several owners may have one of this UID, and a STOW hold several, and refuse some."""
+        study = _STUDY.match(one.path)
+        if study is not None and one.status < 400:
+            key = (one.sender, study[1])
+            if not found and key in self._frames:
+                return 0
+            if any(("what", "frames") in record.access.detail for record in found):
+                self._frames.add(key)
+        several = one.status < 400 and (one.method == "POST" or "/studies/" in one.path)
+        if not several:
+            return 1
+        studies = {(record.access.owner, dict(record.access.detail).get("StudyInstanceUID")) for record in found}
+        return max(1, len(studies))
+
+
+_numbers = itertools.count(1)
+
+
+def accesses(records: list[Record]) -> int:
+    """How many accesses these records are of: those of one access differ in the patient alone."""
+    patients: dict[Any, Counter[tuple[str, ...]]] = {}
+    for record in records:
+        one = record.access
+        key = (one.interaction, one.type, one.id, one.version, one.owner, one.query, one.detail, one.outcome)
+        patients.setdefault(key, Counter())[one.patients] += 1
+    return sum(max(counter.values()) for counter in patients.values())
+
+
+def watch(services: Services, application: Callable[..., Any]) -> Counted:
+    """Count the requests of an assembled server."""
+    written: dict[str, str] = {}
+    rows = services.ledger._rows
+
+    def noted(*arguments: Any) -> Any:
+        made = rows(*arguments)
+        written.update({row.event_id: row.entry for row in made})
+        return made
+
+    services.ledger._rows = noted  # type: ignore[method-assign]
+
+    def durable() -> list[Record]:
+        services.authority.refusals.flush()
+        taken = dict(written)
+        return [_record(taken[event_id]) for event_id in _durable(services) if event_id in taken]
+
+    return Counted(application, lambda: [record for record in durable() if not record.access.derived])
+
+
+def watch_trail(trail: MemoryTrail, application: Callable[..., Any]) -> Counted:
+    """Count the requests of a part of the server, whose records a `MemoryTrail` keeps."""
+    return Counted(
+        application,
+        lambda: [Record(caller.request_id, access) for caller, access in trail.written() if not access.derived],
+    )
+
+
+def _durable(services: Services) -> Iterator[str]:
+    with services.database.read() as connection:
+        found = {event_id for (event_id,) in connection.execute(select(audit_log.c.event_id))}
+        found |= {event_id for (event_id,) in connection.execute(select(audit_inbox.c.event_id))}
+    folder = services.ledger._spooled
+    if folder is not None:
+        found |= {row.event_id for row in spool.read(folder, {}, 10**9)}
+    return iter(found)
+
+
+def _record(entry: str) -> Record:
+    caller, access, _ = entries.parse(entry)
+    return Record(caller.request_id, access)
+
+
+def _bundle(environ: dict[str, Any]) -> Json | None:
+    length = environ.get("CONTENT_LENGTH") or ""
+    body = environ["wsgi.input"].read(int(length)) if length.isdigit() else b""
+    if length.isdigit():
+        environ["wsgi.input"] = io.BytesIO(body)
+    try:
+        bundle = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return bundle if isinstance(bundle, dict) else None
+
+
+def _of_bundle(bundle: Json) -> int:
+    """One for each entry, and one for each conditional reference of a transaction: it is a search."""
+    listed = bundle.get("entry", [])
+    searches = 0
+    if bundle.get("type") == "transaction":
+        for one in listed:
+            texts = {
+                found.holder["reference"]
+                for found in references.walk(one.get("resource") or {})
+                if "?" in str(found.holder.get("reference", ""))
+            }
+            searches += len(texts)
+    return max(1, len(listed) + searches)
