@@ -7,17 +7,18 @@ timer writes the counts down every few seconds, and once more when the process s
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+import structlog
+
 from auth.throttle import Throttle, network_of
 from resources.outcomes import Unavailable
 from store.access import Access, Caller, Interaction, Trail
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger("vigie.auth")
 
 FLUSH_S = 5.0
 """A refusal that was only counted is on record after this long, and the time that the record takes."""

@@ -59,9 +59,8 @@ def blueprint(
         others = [method for method in METHODS if method not in known and not (method == "HEAD" and "GET" in known)]
         view = views.wrong_method(known)
         routes.add_url_rule(rule, f"other-{number}", view, methods=others, provide_automatic_options=False)
-    for rule in ("/", "/<path:rest>"):
-        routes.add_url_rule(rule, f"nothing{rule}".replace("/", "_"), views.nothing, methods=METHODS,
-                            provide_automatic_options=False)
+    for number, rule in enumerate(("/", "/<path:rest>")):
+        routes.add_url_rule(rule, f"nothing-{number}", views.nothing, methods=METHODS, provide_automatic_options=False)
     return routes
 
 
