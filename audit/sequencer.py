@@ -13,7 +13,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ from audit.offline import split_notes
 from resources.index_rows import IndexRows
 from resources.json import Json
 from resources.registry import patients_of
-from resources.times import instant_text, microseconds, of_microseconds
+from resources.times import instant_text, microseconds, of_microseconds, utc_now
 from store.access import Loop
 from store.engine.database import Database
 from store.engine.faults import DRIVER_ERRORS, is_race
@@ -71,7 +71,7 @@ class Sequencer:
         platform: str,
         base_urls: Sequence[str] = (),
         published: Path | None = None,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Callable[[], datetime] = utc_now,
         batch: int = BATCH,
         checkpoint_interval_s: float = CHECKPOINT_INTERVAL_S,
         spooled: Path | None = None,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from audit.checkpoint import Signer
 from audit.committer import Drain, GroupCommitter
 from audit.sequencer import CHECKPOINT_INTERVAL_S, Sequencer
 from audit.spool import SpoolWriter
-from resources.times import microseconds
+from resources.times import microseconds, utc_now
 from store.access import Access, Caller, Loop
 from store.engine.database import Database
 from store.engine.ids import random_id
@@ -42,7 +42,7 @@ class Ledger:
         platform: str,
         base_urls: Sequence[str] = (),
         published: Path | None = None,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Callable[[], datetime] = utc_now,
         ids: Callable[[], str] = random_id,
         timeout_s: float = DISCLOSE_TIMEOUT_S,
         spooled: Path | None = None,

@@ -13,14 +13,14 @@ import re
 import secrets
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from audit import merkle, queries
 from audit.checkpoint import Verifier
 from audit.offline import FORMAT, Judge, Key, Report
-from resources.times import microseconds
+from resources.times import instant_text, microseconds, utc_now
 from store.engine.database import Database
 from store.versions.audiences import audience_id
 
@@ -73,7 +73,7 @@ def verify(
             judge.outside(end, "outside", f"{reference} is not in the log")
         for reference in queries.versions_unrecorded(connection, written):
             judge.outside(end, "unrecorded", f"{reference} was written without an audit record")
-        _inbox(connection, judge, end, now or datetime.now(UTC), spooled)
+        _inbox(connection, judge, end, now or utc_now(), spooled)
     return report
 
 
@@ -134,7 +134,7 @@ def _inbox(
 
 def _export_lines(database: Database, verifier: Verifier) -> Iterator[dict[str, object]]:
     yield {"format": FORMAT, "origin": verifier.name, "key": verifier.text(),
-           "exported": datetime.now(UTC).isoformat(timespec="seconds")}
+           "exported": instant_text(utc_now())}
     with database.read() as connection:
         notes = queries.checkpoints(connection)
         at = 0

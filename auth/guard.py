@@ -86,13 +86,6 @@ class Guard:
             raise self._refusal(request, peer, INVALID_TOKEN, reason, token)
         return _caller(token, peer, request.environ.get(RECORDING))
 
-    def caller_for_token(self, token: str, *, address: str = "", request_id: str = "") -> Caller | None:
-        """The Caller of a token that gives access now; None for any other."""
-        found = self._tokens.find(token)
-        if found is None or not found.live(self._clock().timestamp()):
-            return None
-        return _caller(found, Peer(address, request_id))
-
     def peer(self, request: Request) -> Peer:
         """Address and request id. A proxy is believed only as far as the setting counts them."""
         return self._peer(request.environ)

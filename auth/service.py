@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -24,14 +23,11 @@ from auth.server import Server
 from auth.throttle import Throttle
 from auth.tokens import MAX_LIFETIME_S, Tokens
 from resources.json import Json
+from resources.times import utc_now
 from store.access import Access, Caller, Loop, Observer, Permit, Trail
 from store.engine.database import Database
 
 PURGE_INTERVAL_S = 60.0
-
-
-def utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 class Authority:

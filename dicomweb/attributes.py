@@ -174,11 +174,3 @@ def names(json: Json, tag: str) -> str:
         for group in value.values()
     ]
     return "=" + "=".join(groups) + "=" if groups else ""
-
-
-def shown_name(json: Json, tag: str) -> str:
-    """The first name of an attribute, alphabetic group first."""
-    for value in json.get(tag, {}).get("Value") or []:
-        if isinstance(value, dict):
-            return str(value.get("Alphabetic") or next(iter(value.values()), ""))
-    return ""

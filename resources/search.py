@@ -53,7 +53,7 @@ def parse(
     named = _types(parameters, known) if type_name is None else ()
     if len(named) == 1:
         type_name, named = named[0], ()
-    reading = Reading(tuple(base_urls), zone, times.ticks(now or datetime.now(UTC)))
+    reading = Reading(tuple(base_urls), zone, times.ticks(now or times.utc_now()))
     draft = _Draft(type_name, named, reading)
     for name, value in parameters:
         try:

@@ -131,11 +131,6 @@ def ticks(at: datetime) -> int:
     return since // timedelta(microseconds=1) * MICROSECOND
 
 
-def of_ticks(at: int) -> datetime:
-    """The UTC datetime of a tick, cut to whole microseconds."""
-    return datetime(1, 1, 1, tzinfo=UTC) + timedelta(microseconds=at // MICROSECOND)
-
-
 def microseconds(at: datetime) -> int:
     """µs since 1970-01-01T00:00Z of an aware datetime, exactly: the form in which tables keep instants."""
     return (at - _EPOCH) // timedelta(microseconds=1)

@@ -16,14 +16,14 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cached_property
 from typing import Literal, TypeVar
 
 from sqlalchemy import Connection
 
 from resources.outcomes import Conflict, FhirError, NotFound, Unavailable
-from resources.times import microseconds, of_microseconds
+from resources.times import microseconds, of_microseconds, utc_now
 from store.access import (
     Access,
     Caller,
@@ -171,10 +171,6 @@ class UnitOfWork:
             self.store.trail.append(self.connection, self.caller, self.accesses, self.now)
 
 
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
 class Store:
     """The one door to the data. Assembled once per process by `fhir_server.server.services`."""
 
@@ -185,7 +181,7 @@ class Store:
         permit: Permit,
         trail: Trail,
         observers: Sequence[Observer] = (),
-        clock: Callable[[], datetime] = _utc_now,
+        clock: Callable[[], datetime] = utc_now,
         ids: Callable[[], str] = random_id,
         platform: str,
         base_urls: Sequence[str] = (),

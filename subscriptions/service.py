@@ -11,11 +11,12 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 
 from resources import jsontext
 from resources.json import Json
+from resources.times import utc_now
 from store.access import Caller, Loop, Observer, Version, Work
 from store.unit_of_work import Store
 from subscriptions import leases, outbox, topics
@@ -76,7 +77,7 @@ class Subscriptions:
         """`on_delivered`: told, in a unit of work of the server, of each signed report that a hospital's endpoint has
         accepted the notification of; perhaps more than once."""
         self._store = store
-        self._clock = clock or _utc_now
+        self._clock = clock or utc_now
         keyring, channels = Keyring(settings.key), channels_of(settings)
         versions = Versions(store.permit, store.audiences, store.base_urls)
         composer = Composer(store, versions, caller_of, keyring, channels, settings.base_url)
@@ -133,7 +134,3 @@ class Subscriptions:
 def _turn_off(uow: Work, subscription_id: str) -> None:
     if write_status(uow, subscription_id, "off"):
         outbox.halt(uow.connection, subscription_id, status="off")
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)

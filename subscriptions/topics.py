@@ -203,11 +203,6 @@ def is_published(name: str) -> bool:
     return name not in registry.TYPES
 
 
-def named(name: str) -> Topic | None:
-    """The topic of a stored subscription: published, or every change of a type."""
-    return _BY_URL.get(name) or every(name)
-
-
 @cache
 def of_type(type_name: str) -> tuple[Topic, ...]:
     """The topics that a change of this type may fire."""

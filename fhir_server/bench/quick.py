@@ -10,7 +10,6 @@ import tempfile
 import threading
 import time
 import uuid
-from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -28,6 +27,7 @@ from fhir_server.server.services import Services
 from fhir_server.server.settings import Settings
 from resources.codes import LOINC, SNOMED
 from resources.json import Json
+from resources.times import instant_text, utc_now
 
 _ROUNDS = 5
 """Of the bare route and of reads, by turns: the kernel spreads connections over the workers as it likes (12 to 4 as
@@ -63,7 +63,7 @@ def quick(*, seconds: float, resources: int, out: Path | None, database: str | N
     _print(figures)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        path = out / f"quick-{figures['database']}-{datetime.now(UTC):%Y%m%d-%H%M%S}.json"
+        path = out / f"quick-{figures['database']}-{utc_now():%Y%m%d-%H%M%S}.json"
         path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
         click.echo(f"raw figures: {path}")
     return 0
@@ -141,7 +141,7 @@ class _Bench:
 
         return {
             "database": "sqlite" if "sqlite" in self.settings.database_url else "postgresql",
-            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "at": instant_text(utc_now()),
             "python": platform.python_version(),
             "cores": os.cpu_count(),
             "seconds": self.seconds,

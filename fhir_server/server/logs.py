@@ -24,7 +24,7 @@ import traceback
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
-from datetime import UTC, datetime
+from datetime import datetime
 from multiprocessing.util import Finalize
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +32,8 @@ from typing import Any, NamedTuple
 
 import orjson
 import structlog
+
+from resources.times import instant_text, utc_now
 
 _ID = r"[A-Za-z0-9\-.]{1,64}"
 _WORDS = r"[A-Za-z0-9][A-Za-z0-9 ,'()\-_.:/]{0,95}"
@@ -151,7 +153,7 @@ GRANIAN: dict[str, Any] = {
 def request(method: str, route: str, status: int, ms: float, request_id: str) -> None:
     """The line of one request; it is made and written ten times a second, without structlog."""
     if _writer_pid:
-        _lines.append((datetime.now(UTC), method, route, status, ms, request_id))
+        _lines.append((utc_now(), method, route, status, ms, request_id))
 
 
 def on_requests(listener: Callable[[Iterable[Request]], None]) -> None:
@@ -165,7 +167,7 @@ def _line(told: Request) -> bytes:
         {
             "event": "request",
             "level": "info",
-            "timestamp": told.at.isoformat(timespec="milliseconds"),
+            "timestamp": instant_text(told.at),
             "method": told.method,
             "route": told.route,
             "status": told.status,
@@ -254,7 +256,7 @@ def _complete(logger: Any, __: str, event: MutableMapping[str, Any]) -> MutableM
     kept = {name: _in_form(name, value) for name, value in event.items() if name in FIELDS and value is not None}
     if error is not None:
         kept |= scrubbed(error)
-    kept["timestamp"] = datetime.now(UTC).isoformat(timespec="milliseconds")
+    kept["timestamp"] = utc_now().isoformat(timespec="milliseconds")
     kept["logger"] = _in_form("logger", getattr(logger, "name", "vigie"))
     kept["process"] = _process
     with _telling:

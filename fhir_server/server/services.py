@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from audit import checkpoint, verify
@@ -18,6 +18,7 @@ from dicomweb.service import Imaging
 from fhir_server.server.settings import Settings
 from resources import search
 from resources.search import Query
+from resources.times import utc_now
 from store.access import Caller, Loop, Version
 from store.engine.database import Database, open_engine, ping
 from store.engine.ids import random_id
@@ -225,7 +226,3 @@ def endpoint_policy(settings: Settings) -> EndpointPolicy:
         insecure_hosts=frozenset(settings.endpoints_insecure),
         allow_insecure_loopback=settings.endpoints_on_loopback,
     )
-
-
-def utc_now() -> datetime:
-    return datetime.now(UTC)

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 import httpcore2
 
+from resources.times import utc_now
 from subscriptions.channels.port import Answer
 from subscriptions.endpoints import Endpoint, EndpointPolicy, GuardedBackend, RefusedEndpoint
 
@@ -108,5 +109,5 @@ def _retry_after(headers: Sequence[tuple[bytes, bytes]]) -> float | None:
             return None
         if at.tzinfo is None:
             at = at.replace(tzinfo=UTC)
-        return max((at - datetime.now(UTC)).total_seconds(), 0)
+        return max((at - utc_now()).total_seconds(), 0)
     return None

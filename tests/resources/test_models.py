@@ -9,6 +9,7 @@ import pytest
 
 from resources import models
 from resources.validation import validate
+from tests.second_opinion import second_opinion
 
 
 def test_the_server_builds_its_own_resources() -> None:
@@ -50,5 +51,5 @@ def test_a_mistake_of_the_servers_own_is_not_a_callers_fault() -> None:
 )
 def test_a_second_opinion_names_the_place_and_no_value(resource: Any, code: str, expression: str) -> None:
     """A contained resource of unknown type is a bare KeyError in the library; here it is an issue like any other."""
-    (issue,) = models.second_opinion(resource)
+    (issue,) = second_opinion(resource)
     assert (issue.code, issue.expression) == (code, (expression,))

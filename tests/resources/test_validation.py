@@ -15,12 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resources import models
 from resources.jsontext import dump, parse
 from resources.outcomes import FhirError, InvalidContent, Malformed
 from resources.shapes import MAX_ISSUES
 from resources.validation import check, validate
 from tests.resources.examples import FHIR, files, here, name
+from tests.second_opinion import second_opinion
 
 PATIENT = {"resourceType": "Patient"}
 ORDER = {"resourceType": "ServiceRequest", "status": "active", "intent": "order", "subject": {"reference": "Patient/1"}}
@@ -50,7 +50,7 @@ def test_the_valid_examples_of_others_are_accepted(path: Path) -> None:
         assert [issue.expression for issue in issues] == [("Observation.performer[0]",)]
     else:
         assert issues == []
-    assert models.second_opinion(resource) == []
+    assert second_opinion(resource) == []
 
 
 _FOR_THE_PROCESSOR = {
