@@ -256,7 +256,7 @@ def _complete(logger: Any, __: str, event: MutableMapping[str, Any]) -> MutableM
     kept = {name: _in_form(name, value) for name, value in event.items() if name in FIELDS and value is not None}
     if error is not None:
         kept |= scrubbed(error)
-    kept["timestamp"] = utc_now().isoformat(timespec="milliseconds")
+    kept["timestamp"] = instant_text(utc_now())
     kept["logger"] = _in_form("logger", getattr(logger, "name", "vigie"))
     kept["process"] = _process
     with _telling:
