@@ -75,20 +75,46 @@ class SpoolWriter:
                 return self._descriptor
             self.close()
         with self._opening:
-            name = f"{os.getpid()}-{secrets.token_hex(8)}.spool"
-            # O_DSYNC: each write returns once it is on the disk. A sync of its own would be a second call.
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_DSYNC
-            self._descriptor = os.open(self._folder / name, flags, 0o600)
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-            _write_all(self._descriptor, bytes(FILE_BYTES), 0)
-            os.fsync(self._descriptor)
-            folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            self._descriptor = _new_file(self._folder)
             self._pid, self._offset = os.getpid(), 0
         return self._descriptor
+
+
+def check_writable(folder: Path) -> None:
+    """Raise OSError where no record could be made durable in the spool: tried with a file that is removed again."""
+    probe = folder / f"{os.getpid()}-{secrets.token_hex(8)}.probe"
+    descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_DSYNC, 0o600)
+    try:
+        _write_all(descriptor, bytes(4096), 0)
+    finally:
+        os.close(descriptor)
+        probe.unlink()
+
+
+def _new_file(folder: Path) -> int:
+    """The descriptor of a new file, locked and full of zeros. Raises OSError, and then nothing of it is left.
+
+    The space is asked for first: on a full disk that fails at once, and does not eat what little others still have.
+    """
+    path = folder / f"{os.getpid()}-{secrets.token_hex(8)}.spool"
+    # O_DSYNC: each write returns once it is on the disk. A sync of its own would be a second call.
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_DSYNC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        os.posix_fallocate(descriptor, 0, FILE_BYTES)
+        _write_all(descriptor, bytes(FILE_BYTES), 0)
+        os.fsync(descriptor)
+        directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except BaseException:
+        # A descriptor kept here for each refused request once ended a process that could have gone on.
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def files(folder: Path) -> list[str]:

@@ -37,6 +37,7 @@ _OWNER = re.compile(r"[A-Za-z0-9\-.]{1,64}")
 _BULK = re.compile(r"[0-9A-F]{8}(?:/\d{1,6}/[0-9A-F]{8}){0,32}")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 GZIP_FROM_BYTES = 1024
+STORE_RETRY_AFTER_S = 5
 JOINED_ROWS = 500
 """Metadata of more instances than these is streamed."""
 
@@ -150,7 +151,10 @@ class _Views:
         outcomes = stow.store(self._ingest, caller, origin, bodies, study)
         answer = stow.response(outcomes, self._base(None), study)
         body = xml.native_model(answer) if form == DICOM_XML else orjson.dumps(answer)
-        return _answer(body, form, http_status(outcomes))
+        response = _answer(body, form, http_status(outcomes))
+        if response.status_code == 503:  # RFC 9110 §10.2.3: the same instances may be taken soon
+            response.headers["Retry-After"] = str(STORE_RETRY_AFTER_S)
+        return response
 
     # Search
 

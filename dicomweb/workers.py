@@ -155,8 +155,9 @@ class _Worker:
             target.flush()
         except OSError:
             raise _Late from None
-        ready, _, _ = select.select([source], [], [], timeout_s)
-        line = source.readline() if ready else b""
+        waiting = select.poll()  # not select(2), which takes no descriptor above 1,023
+        waiting.register(source, select.POLLIN)
+        line = source.readline() if waiting.poll(timeout_s * 1000) else b""
         if not line:
             raise _Late
         answer: Json = json.loads(line)

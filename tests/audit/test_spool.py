@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -240,3 +241,77 @@ def make_dead() -> Callable[[subprocess.Popen[str]], list[str]]:
         return [line for line in [*lines, *whole] if line]
 
     return kill
+
+
+# — a full disk —
+
+
+@pytest.fixture(params=["limit", "volume"])
+def full(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    """(folder, function that frees it): a folder in which no file of the spool can be made for want of space.
+
+    A volume of 1 MiB where this process may mount one; else, and beside it, the limit of the kernel on a file's size.
+    """
+    folder = tmp_path / "full"
+    folder.mkdir()
+    mounted = request.param == "volume" and mount(folder, "1m")
+    if mounted:
+        yield folder, lambda: subprocess.run(["mount", "-o", "remount,size=16m", str(folder)], check=True)
+        subprocess.run(["umount", str(folder)], check=True)
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, hard))
+    try:
+        yield folder, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def mount(folder: Path, size: str) -> bool:
+    """A small volume at `folder`; False where this process may not mount."""
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    return os.geteuid() == 0 and subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_a_full_disk_leaves_no_descriptor_and_no_file_behind_and_heals(full: Any) -> None:
+    """Each refused request once kept a locked descriptor and an empty file: at 1,024 the process never came back."""
+    folder, free = full
+    writer = spool.SpoolWriter(folder)
+    before = descriptors()
+    for _ in range(50):
+        with pytest.raises(OSError, match=r"\[Errno"):
+            writer.append([("id", 1, "{}")])
+    assert descriptors() == before
+    assert list(folder.iterdir()) == []
+
+    free()
+    writer.append([("id", 1, "{}")])
+    assert [row.event_id for row in spool.read(folder, {}, 10)] == ["id"]
+    writer.close()
+
+
+def test_a_file_that_cannot_be_made_takes_nothing_of_the_space_that_is_left(tmp_path: Path) -> None:
+    """The first failing file once ate the last MiB of the volume, and with it what the database could have used."""
+    folder = tmp_path / "volume"
+    folder.mkdir()
+    if not mount(folder, "2m"):
+        return
+    try:
+        free = os.statvfs(folder).f_bavail
+        with pytest.raises(OSError, match="No space"):
+            spool.SpoolWriter(folder).append([("id", 1, "{}")])
+        assert os.statvfs(folder).f_bavail == free
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_the_probe_of_the_spool_leaves_nothing(tmp_path: Path) -> None:
+    """Readiness asks whether a record could be made durable; a probe is no file of the spool, and is gone."""
+    spool.check_writable(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(FileNotFoundError):
+        spool.check_writable(tmp_path / "absent")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dicomweb.phantom import Phantom
 from resources import validation
+from resources.outcomes import Unavailable
 from tests.dicomweb.conftest import Service, stow
 
 
@@ -21,3 +22,16 @@ def test_a_stored_series_becomes_one_version_of_an_imaging_study(
     assert study["numberOfInstances"] == 4
     assert study["identifier"][0] == {"system": "urn:dicom:uid", "value": f"urn:oid:{small.study_uid}"}
     assert validation.validate(study) == []
+
+
+def test_what_cannot_be_stored_now_may_be_sent_again_soon(service: Service, files: list[bytes]) -> None:
+    """RFC 9110 §10.2.3: a 503 says when to come back; FHIR's does, and so does STOW-RS."""
+    service.trail.failure = Unavailable("The trail cannot be written")
+    answer = stow(service.client(), files)
+    assert answer.status_code == 503
+    assert answer.headers["Retry-After"] == "5"
+
+    service.trail.failure = None
+    again = stow(service.client(), files)
+    assert again.status_code == 200
+    assert "Retry-After" not in again.headers
