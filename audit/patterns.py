@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from resources.interactions import TABLE, Interaction, Recorded
 from resources.json import Json
-from store.access import Interaction
 
 PROFILES = "https://profiles.ihe.net/ITI/BALP/StructureDefinition/"
 MINIMAL = PROFILES + "IHE.BasicAudit.OAUTHaccessTokenUse.Minimal"
@@ -87,31 +87,19 @@ class Pattern:
     """Claimed by a successful event that concerns a patient."""
 
 
-def _rest(code: str, action: str, shape: Shape, profile: str | None = None) -> Pattern:
+def _rest(code: str, recorded: Recorded) -> Pattern:
     """A RESTful interaction: BALP 3:5.7.4, one profile per kind in a plain and in a Patient form."""
+    action, profile = recorded.action, recorded.profile
     client, server = {"R": (DESTINATION, SOURCE), "D": (APPLICATION, CUSTODIAN)}.get(action, (SOURCE, DESTINATION))
     person = RECIPIENT_PERSON if action in "RE" else AUTHOR
     plain, patient = (f"{PROFILES}IHE.BasicAudit.{profile}", f"{PROFILES}IHE.BasicAudit.Patient{profile}") \
         if profile else (None, None)
+    shape = Shape(recorded.entity)
     return Pattern(REST, coding(RESTFUL, code, code), action, client, server, person, shape, plain, patient)
 
 
 PATTERNS: dict[Interaction, Pattern] = {
-    Interaction.READ: _rest("read", "R", Shape.DATA, "Read"),
-    Interaction.VREAD: _rest("vread", "R", Shape.DATA, "Read"),
-    Interaction.CREATE: _rest("create", "C", Shape.DATA, "Create"),
-    Interaction.UPDATE: _rest("update", "U", Shape.DATA, "Update"),
-    Interaction.PATCH: _rest("patch", "U", Shape.DATA, "Update"),
-    Interaction.DELETE: _rest("delete", "D", Shape.DATA, "Delete"),
-    Interaction.SEARCH_TYPE: _rest("search-type", "E", Shape.QUERY, "Query"),
-    Interaction.SEARCH_SYSTEM: _rest("search-system", "E", Shape.QUERY, "Query"),
-    # BALP has no profile for what follows: the codes are FHIR's own, no profile is claimed.
-    Interaction.HISTORY_INSTANCE: _rest("history-instance", "R", Shape.DATA),
-    Interaction.HISTORY_TYPE: _rest("history-type", "E", Shape.QUERY),
-    Interaction.HISTORY_SYSTEM: _rest("history-system", "E", Shape.QUERY),
-    Interaction.TRANSACTION: _rest("transaction", "E", Shape.QUERY),
-    Interaction.BATCH: _rest("batch", "E", Shape.QUERY),
-    Interaction.OPERATION: _rest("operation", "E", Shape.QUERY),
+    **{row.interaction: _rest(row.interaction, row.recorded) for row in TABLE if row.recorded},
     # DICOM PS3.15 §A.5.3.10 Query, §A.5.3.7 DICOM Instances Transferred.
     Interaction.DICOM_QUERY: Pattern(
         coding(DCM, "110112", "Query"), coding(RESTFUL, "search-type", "search-type"), "E",

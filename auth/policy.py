@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from auth import scopes
 from auth.audience import Audiences
-from resources import indexing, matching
+from resources import indexing, interactions, matching
 from resources.json import Json
 from resources.outcomes import Forbidden
 from store.access import EVERYONE, Audience, Caller, Draft, Interaction, Visibility
@@ -26,28 +26,10 @@ if TYPE_CHECKING:
 
     from store.access import Work
 
-LETTERS: Mapping[Interaction, str] = {
-    Interaction.READ: "r",
-    Interaction.VREAD: "r",
-    Interaction.HISTORY_INSTANCE: "r",
-    Interaction.SEARCH_TYPE: "s",
-    Interaction.SEARCH_SYSTEM: "s",
-    Interaction.HISTORY_TYPE: "s",
-    Interaction.HISTORY_SYSTEM: "s",
-    Interaction.CREATE: "c",
-    Interaction.UPDATE: "u",
-    Interaction.PATCH: "u",
-    Interaction.DELETE: "d",
-    Interaction.NOTIFY: "r",
-    Interaction.OPERATION: "r",
-    Interaction.DICOM_QUERY: "s",
-    Interaction.DICOM_RETRIEVE: "r",
-    Interaction.DICOM_STORE: "cu",
-}
+LETTERS: Mapping[Interaction, str] = {row.interaction: row.letters for row in interactions.TABLE if row.letters}
 """The scope letter that each interaction needs; of several, one is enough. What is not here is never allowed on a type.
 
-`u` covers update-as-create, as SMART says. An instance stored into a study is a create or an update as one looks at it,
-so either letter admits it. A batch or transaction asks for each entry.
+`u` covers update-as-create, as SMART says. A batch or transaction asks for each entry.
 """
 
 SERVER_ONLY = frozenset({"AuditEvent"})

@@ -13,11 +13,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from resources import definitions
+from resources import definitions, interactions
+from resources.interactions import Interaction
 from resources.json import Json
 
-READ = frozenset({"read", "vread", "history-instance", "search-type"})
-WRITE = frozenset({"create", "update", "delete"})
+READ = interactions.of_type(writes=False)
+WRITE = interactions.of_type(writes=True)
 """Codes of http://hl7.org/fhir/R4/valueset-type-restful-interaction.html"""
 
 _READ_ONLY = frozenset({"AuditEvent"})
@@ -38,7 +39,7 @@ class ResourceType:
     name: str
     id: int
     """Fixed for ever; 1 is the first."""
-    interactions: frozenset[str]
+    interactions: frozenset[Interaction]
     patient_params: tuple[str, ...]
     """Search parameters that put it into a Patient compartment."""
     patient_paths: tuple[tuple[str, ...], ...]

@@ -15,6 +15,7 @@ from typing import Protocol
 from sqlalchemy import Connection
 
 from resources import jsontext
+from resources.interactions import Interaction as Interaction  # named with Access wherever either is used
 from resources.json import Json
 from resources.search import Query
 
@@ -96,34 +97,6 @@ class Recording:
         """Say why it failed, and what was tried if that is known better than by what was proposed."""
         self.failure = access or self.failure
         self.fault, self.reason = fault, reason
-
-
-class Interaction(StrEnum):
-    """restful-interaction codes, and the names of what else is audited."""
-
-    READ = "read"
-    VREAD = "vread"
-    CREATE = "create"
-    UPDATE = "update"
-    PATCH = "patch"
-    DELETE = "delete"
-    SEARCH_TYPE = "search-type"
-    SEARCH_SYSTEM = "search-system"
-    HISTORY_INSTANCE = "history-instance"
-    HISTORY_TYPE = "history-type"
-    HISTORY_SYSTEM = "history-system"
-    TRANSACTION = "transaction"
-    BATCH = "batch"
-    OPERATION = "operation"
-    DICOM_QUERY = "dicom-query"
-    DICOM_RETRIEVE = "dicom-retrieve"
-    DICOM_STORE = "dicom-store"
-    DICOM_BEGIN = "dicom-begin"
-    NOTIFY = "notify"
-    TOKEN = "token"  # noqa: S105 - the name of an interaction
-    REVOKE = "revoke"
-    INTROSPECT = "introspect"
-    ADMIN = "admin"
 
 
 class Outcome(StrEnum):
@@ -213,7 +186,7 @@ class Version:
     last_updated: datetime
     deleted: bool
     method: str
-    """HTTP method of the interaction that made it: POST, PUT, PATCH, DELETE."""
+    """HTTP method of the interaction that made it: POST, PUT, DELETE."""
     owner: str
     content: bytes
     patients: tuple[str, ...] = ()

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from sqlalchemy import Select, bindparam, select
 
-from resources import jsontext
+from resources import interactions, jsontext
 from resources.criteria import Query
 from resources.json import Json, copy_json
 from resources.outcomes import Gone, NotFound, PreconditionFailed
@@ -55,12 +55,8 @@ from store.versions.tables import CURRENT, resource_version
 EVERYTHING = Visibility(None)
 """What the server itself sees."""
 
-METHODS = {
-    Interaction.CREATE: "POST",
-    Interaction.UPDATE: "PUT",
-    Interaction.PATCH: "PATCH",
-    Interaction.DELETE: "DELETE",
-}
+METHODS = {name: interactions.ROWS[name].forms[0].method for name in interactions.of_type(writes=True)}
+"""What `Version.method` says: the HTTP method of the interaction that made the version."""
 
 
 class Keeper(Searchable, Protocol):
@@ -321,7 +317,7 @@ class Repository:
 
     def _new_version(self, draft: Draft, version: int) -> NewVersion:
         uow = self.uow
-        method = METHODS.get(draft.interaction, "PUT")
+        method = METHODS[draft.interaction]
         if draft.resource is None:
             before = draft.before
             assert before is not None  # noqa: S101 - a deletion is of something

@@ -16,11 +16,12 @@ from http import HTTPStatus
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from auth.guard import RAW_LENGTH
-from fhir_server.edge import interactions, negotiation
+from fhir_server.edge import negotiation, writes
 from fhir_server.edge.exchange import Answer, Asked, Parse, location
-from fhir_server.edge.interactions import Done, Parameters
-from fhir_server.edge.routes import Kind, Route, resolve
+from fhir_server.edge.routes import Route, resolve
+from fhir_server.edge.writes import Done, Parameters
 from resources import bundles, references, times, validation
+from resources.interactions import Interaction
 from resources.json import Json
 from resources.outcomes import BadRequest, FhirError, InvalidContent, Issue, NotAllowed, PreconditionFailed, outcome
 from store.access import Recording, Version
@@ -90,7 +91,7 @@ def transaction(
     for method in ("DELETE", "POST", "PUT", "GET"):
         # Writes in one order for everyone: two transactions cannot wait for each other.
         for one in sorted(
-            (p for p in planned if _METHOD[p.route.kind] == method),
+            (p for p in planned if p.route.form.entry == method),
             key=lambda p: (p.route.type or "", p.target or "") if method != "GET" else ("", ""),
         ):
             with _Entry(one):
@@ -178,20 +179,13 @@ def split_issues(bundle: Json) -> tuple[list[Issue], dict[int, list[Issue]]]:
 
 # — planning —
 
-_METHOD = {
-    Kind.READ: "GET",
-    Kind.VREAD: "GET",
-    Kind.SEARCH_TYPE: "GET",
-    Kind.SEARCH_SYSTEM: "GET",
-    Kind.HISTORY_INSTANCE: "GET",
-    Kind.HISTORY_TYPE: "GET",
-    Kind.HISTORY_SYSTEM: "GET",
-    Kind.CREATE: "POST",
-    Kind.UPDATE: "PUT",
-    Kind.CONDITIONAL_UPDATE: "PUT",
-    Kind.DELETE: "DELETE",
-    Kind.CONDITIONAL_DELETE: "DELETE",
-}
+_HEADERS = (
+    ("ifMatch", "if-match"),
+    ("ifNoneMatch", "if-none-match"),
+    ("ifModifiedSince", "if-modified-since"),
+    ("ifNoneExist", "if-none-exist"),
+)
+"""Bundle.entry.request's elements that are headers of the interaction."""
 
 
 def plan_one(index: int, entry: Json, base_of: Callable[[str], str | None]) -> Planned:
@@ -202,21 +196,22 @@ def plan_one(index: int, entry: Json, base_of: Callable[[str], str | None]) -> P
         )
     segments, query = _target(str(request.get("url", "")), base_of)
     route = resolve(str(request.get("method", "")), segments)
-    if route.kind not in _METHOD:
+    method = route.form.entry
+    if method is None:
         raise NotAllowed("This interaction cannot stand in a batch or transaction here", expression="request")
     resource = entry.get("resource")
-    wants_body = _METHOD[route.kind] in ("POST", "PUT")
+    wants_body = method in ("POST", "PUT")
     if wants_body != (resource is not None):
         text = "needs a resource" if wants_body else "takes no resource"
         raise InvalidContent(f"This request {text}", code="required", expression="resource")
     if resource is not None and resource["resourceType"] != route.type:
         raise BadRequest("request.url names another type than the resource", expression="request.url")
-    if resource is not None and route.kind is Kind.UPDATE and resource.get("id") != route.id:
+    if resource is not None and route.id is not None and resource.get("id") != route.id:
         raise BadRequest("The resource must bear the id of request.url", expression="resource.id")
     conditional = request.get("ifNoneExist")
     headers = {
         name: str(request[key])
-        for key, name in (("ifNoneMatch", "if-none-match"), ("ifModifiedSince", "if-modified-since"))
+        for key, name in _HEADERS
         if key in request
     }
     return Planned(
@@ -226,14 +221,9 @@ def plan_one(index: int, entry: Json, base_of: Callable[[str], str | None]) -> P
         parameters=query,
         resource=resource,
         if_match=negotiation.if_match(request.get("ifMatch")),
-        if_none_exist=None if conditional is None else criteria(conditional),
+        if_none_exist=None if conditional is None else writes.criteria(conditional),
         headers=headers,
     )
-
-
-def criteria(text: str) -> Parameters:
-    """The criteria of If-None-Exist / ifNoneExist: with or without ``Type?`` in front."""
-    return tuple(parse_qsl(text.partition("?")[2] if "?" in text else text, keep_blank_values=True))
 
 
 def _target(url: str, base_of: Callable[[str], str | None]) -> tuple[list[str], Parameters]:
@@ -255,7 +245,7 @@ def _refuse_twice(planned: list[Planned]) -> None:
     seen: dict[tuple[str | None, str], int] = {}
     urls: dict[str, int] = {}
     for one in planned:
-        if one.route.kind in (Kind.UPDATE, Kind.DELETE) and one.route.id is not None:
+        if one.route.id is not None and one.route.form.entry != "GET":
             key = (one.route.type, one.route.id)
             if key in seen:
                 raise BadRequest(
@@ -277,7 +267,11 @@ def _refuse_twice(planned: list[Planned]) -> None:
 def _identities(uow: UnitOfWork, planned: list[Planned], new_id: Callable[[], str], parse: Parse) -> dict[str, str]:
     """Give every written resource its id, find what conditional entries mean; fullUrl → ``Type/id``."""
     agreed: dict[tuple[str, Parameters], Planned] = {}
-    conditional = [one for one in planned if one.if_none_exist is not None or one.route.kind is Kind.CONDITIONAL_UPDATE]
+    conditional = [
+        one
+        for one in planned
+        if one.if_none_exist is not None or (one.route.interaction is Interaction.UPDATE and one.route.id is None)
+    ]
     for one in sorted(conditional, key=lambda p: (p.route.type or "", p.if_none_exist or p.parameters)):
         with _Entry(one):
             wanted = one.if_none_exist if one.if_none_exist is not None else one.parameters
@@ -287,7 +281,7 @@ def _identities(uow: UnitOfWork, planned: list[Planned], new_id: Callable[[], st
                     "Two entries have the same conditional criteria", code="duplicate", expression="request.ifNoneExist"
                 )
             agreed[key] = one
-            found = interactions.matches(uow, one.route.type or "", wanted, parse)
+            found = writes.matches(uow, one.route.type or "", wanted, parse)
             if found and one.if_none_exist is not None:
                 one.existing = uow.resources.read(found[0].type, found[0].id)
                 one.done = Done(200, one.existing)
@@ -298,7 +292,7 @@ def _identities(uow: UnitOfWork, planned: list[Planned], new_id: Callable[[], st
             one.target = one.route.id
             continue
         if one.target is None:
-            given = one.resource.get("id") if one.route.kind is not Kind.CREATE else None
+            given = one.resource.get("id") if one.route.interaction is not Interaction.CREATE else None
             one.target = one.route.id or given or new_id()
         if one.full_url:
             mapping[one.full_url] = f"{one.route.type}/{one.target}"
@@ -345,13 +339,13 @@ def _conditional_reference(uow: UnitOfWork, text: str, parse: Parse) -> str:
 def _carry_out(uow: UnitOfWork, asked: Asked, one: Planned, reader: Reader) -> None:
     route = one.route
     type_name = route.type or ""
-    match route.kind:
-        case Kind.CREATE:
+    match route.interaction:
+        case Interaction.CREATE:
             if one.existing is None:
                 one.done = Done(201, uow.resources.create(type_name, one.resolved or {}, id=one.target))
-        case Kind.UPDATE | Kind.CONDITIONAL_UPDATE:
+        case Interaction.UPDATE:
             body = {**(one.resolved or {}), "id": one.target}
-            one.done = interactions.update(
+            one.done = writes.alter(
                 uow,
                 type_name,
                 one.target or "",
@@ -359,12 +353,10 @@ def _carry_out(uow: UnitOfWork, asked: Asked, one: Planned, reader: Reader) -> N
                 if_match=one.if_match,
                 if_none_match_any=one.headers.get("if-none-match") == "*",
             )
-        case Kind.DELETE:
-            one.done = interactions.delete(uow, type_name, route.id or "", if_match=one.if_match)
-        case Kind.CONDITIONAL_DELETE:
-            one.done = interactions.conditional_delete(
-                uow, type_name, one.parameters, parse=asked.parse, raw=one.raw
-            )
+        case Interaction.DELETE if route.id is None:
+            one.done = writes.remove_found(uow, type_name, one.parameters, parse=asked.parse, raw=one.raw)
+        case Interaction.DELETE:
+            one.done = writes.remove(uow, type_name, route.id or "", if_match=one.if_match)
         case _:
             # In a Bundle a Binary is a resource: its bytes would become the JSON around them.
             headers = {**one.headers, "accept": negotiation.FHIR_JSON}

@@ -9,7 +9,8 @@ from functools import lru_cache
 
 from fhir_server.edge import operations
 from fhir_server.edge.ports import Services
-from resources import registry, search_parameters
+from resources import interactions, registry, search_parameters
+from resources.interactions import Interaction, Level
 from resources.json import Json
 
 SOFTWARE_VERSION = "0.1.0"
@@ -28,6 +29,8 @@ _TOPICS = (
     "http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition/capabilitystatement-subscriptiontopic-canonical"
 )
 _BACKPORT = "http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition/backport-subscription"
+
+_READ_CONDITIONS = ("if-none-match", "if-modified-since")
 
 
 def statement(services: Services, base: str) -> Json:
@@ -74,7 +77,7 @@ def _statement(base: str, topics: tuple[str, ...]) -> Json:
                     ],
                 },
                 "resource": [_resource(name, topics) for name in registry.TYPES],
-                "interaction": [{"code": code} for code in ("transaction", "batch", "search-system", "history-system")],
+                "interaction": [{"code": code} for code in _declared(Level.SYSTEM)],
                 "searchParam": [
                     _parameter(p) for p in search_parameters.parameters("Resource").values() if p.supported
                 ],
@@ -85,31 +88,22 @@ def _statement(base: str, topics: tuple[str, ...]) -> Json:
 
 def _resource(name: str, topics: tuple[str, ...]) -> Json:
     row = registry.TYPES[name]
-    writable = "create" in row.interactions
+    writable = Interaction.CREATE in row.interactions
     resource: Json = {
         "type": name,
         "profile": f"http://hl7.org/fhir/StructureDefinition/{name}",
         "interaction": [
             {"code": code}
-            for code in (
-                "read",
-                "vread",
-                "create",
-                "update",
-                "delete",
-                "history-instance",
-                "history-type",
-                "search-type",
-            )
-            if code in row.interactions or (code == "history-type" and "history-instance" in row.interactions)
+            for code in _declared(Level.TYPE)
+            if code in row.interactions
         ],
         "versioning": "versioned-update" if writable else "versioned",
         "readHistory": True,
         "updateCreate": writable,
-        "conditionalCreate": writable,
-        "conditionalRead": "full-support",
-        "conditionalUpdate": writable,
-        "conditionalDelete": "single" if writable else "not-supported",
+        "conditionalCreate": writable and _heeds(Interaction.CREATE, "if-none-exist"),
+        "conditionalRead": "full-support" if _heeds(Interaction.READ, *_READ_CONDITIONS) else "not-supported",
+        "conditionalUpdate": writable and _by_criteria(Interaction.UPDATE),
+        "conditionalDelete": "single" if writable and _by_criteria(Interaction.DELETE) else "not-supported",
         "referencePolicy": ["literal", "logical", "local", "enforced"],
         "searchInclude": ["*", *sorted(_includes(name))],
         "searchParam": [
@@ -126,6 +120,18 @@ def _resource(name: str, topics: tuple[str, ...]) -> Json:
         resource["supportedProfile"] = [_BACKPORT]
         resource["extension"] = [{"url": _TOPICS, "valueCanonical": topic} for topic in topics]
     return resource
+
+
+def _declared(level: Level) -> list[str]:
+    return [row.interaction for row in interactions.TABLE if row.declared is level]
+
+
+def _heeds(interaction: Interaction, *headers: str) -> bool:
+    return any(form.heeds.issuperset(headers) for form in interactions.ROWS[interaction].forms)
+
+
+def _by_criteria(interaction: Interaction) -> bool:
+    return any(form.criteria for form in interactions.ROWS[interaction].forms)
 
 
 def _parameter(parameter: search_parameters.SearchParameter) -> Json:

@@ -31,11 +31,15 @@ class Asked:
     parse: Parse
     base: str
     """The FHIR base that the client used, e.g. ``https://host/fhir``."""
+    origin: str = ""
+    """The same without the path, e.g. ``https://host``."""
     parameters: tuple[tuple[str, str], ...] = ()
     """Query and, for POST _search, form parameters, in order."""
     headers: Mapping[str, str] = field(default_factory=dict)
     """Header names in lower case."""
     body: bytes = b""
+    resource: Json | None = None
+    """What the body holds, where it is known to be valid already (an entry of a Bundle)."""
     preference: Preference = field(default_factory=Preference)
     method: str = "GET"
     raw: str = ""

@@ -5,19 +5,16 @@ FHIR R4 http://hl7.org/fhir/R4/operations.html
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from fhir_server.edge import negotiation
 from fhir_server.edge.exchange import Answer, Asked, of_json, of_version
-from fhir_server.edge.ports import Services
+from fhir_server.edge.ports import Handler, Services
 from resources import jsontext, validation
 from resources.json import Json
 from resources.outcomes import BadRequest, Issue, NotFound, outcome
 from store.access import Access, Interaction
 from subscriptions import operations as subscription_operations
-
-Carry = Callable[[Services, Asked, Access], Answer]
 
 CANONICAL = "http://hl7.org/fhir/OperationDefinition/"
 
@@ -28,7 +25,7 @@ class Operation:
 
     name: str
     definition: str
-    carry_out: Carry
+    carry_out: Handler
     types: frozenset[str] | None
     """None: every type."""
     on_type: bool = False
@@ -95,7 +92,7 @@ def _resource_parameter(parameters: Json) -> Json:
     raise BadRequest("Parameters must hold one named resource", code="required", expression="Parameters.parameter")
 
 
-def _of_subscriptions(name: str) -> Carry:
+def _of_subscriptions(name: str) -> Handler:
     """$status and $events, which `subscriptions` carries out in a read-only unit of work."""
 
     def carry(services: Services, asked: Asked, intent: Access) -> Answer:

@@ -8,8 +8,9 @@ from typing import Protocol
 
 from audit.service import Ledger
 from auth.service import Authority
+from fhir_server.edge.exchange import Answer, Asked
 from resources.search import Query
-from store.access import Caller, Version
+from store.access import Access, Caller, Version
 from store.unit_of_work import Store
 from subscriptions.service import Subscriptions
 from workflow.service import Workflow
@@ -50,3 +51,8 @@ class Services(Protocol):
     def shown(self, version: Version, caller: Caller) -> bytes:
         """The text of a version as this caller may see it."""
         ...
+
+
+Handler = Callable[[Services, Asked, Access], Answer]
+"""Carries out one interaction. The Access is what it is about, for its record.
+Raises what `errors` knows how to tell."""

@@ -1,4 +1,6 @@
-"""The read interactions on a unit of work: read, vread, history, search → Answer.
+"""The read interactions: read, vread, search and history.
+
+`carry_out` answers a request; `within` is the same inside a unit of work, as a transaction needs it.
 
 FHIR R4 §3.1.0.2, §3.1.0.9, §3.1.1 http://hl7.org/fhir/R4/http.html
 """
@@ -6,21 +8,58 @@ FHIR R4 §3.1.0.2, §3.1.0.9, §3.1.1 http://hl7.org/fhir/R4/http.html
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from urllib.parse import urlencode
 
-from fhir_server.edge import negotiation, summary
+from fhir_server.edge import binary, negotiation, summary
 from fhir_server.edge.exchange import Answer, Asked, version_headers
+from fhir_server.edge.ports import Services
 from resources import bundles, jsontext, times
+from resources.interactions import Interaction
 from resources.outcomes import BadRequest, Issue, outcome
-from store.access import Version
+from store.access import Access, Version
 from store.unit_of_work import UnitOfWork
 
 PAGE = "_page"
 """The parameter of a paging link that carries the signed token."""
 
 Shown = Callable[[Version, Asked], bytes]
-"""How a version is shown to the one who asks: its text, or with what is not his masked."""
+"""How a version is shown to a caller: its text, or with what is not the caller's masked."""
+
+_ONE = frozenset({Interaction.READ, Interaction.VREAD})
+"""Reads of one resource, which need no transaction of their own (`Store.look`)."""
+
+
+def carry_out(services: Services, asked: Asked, intent: Access) -> Answer:
+    """Answer a read interaction; its record is durable before the answer leaves."""
+    if asked.route.type == "AuditEvent":
+        asked = replace(asked, is_behind=not services.ledger.catch_up())
+    return services.store.look(
+        asked.caller,
+        lambda uow: within(services, uow, asked),
+        intent=intent,
+        glance=asked.route.interaction in _ONE,
+    )
+
+
+def within(services: Services, uow: UnitOfWork, asked: Asked) -> Answer:
+    """Answer a read interaction in this unit of work."""
+
+    def shown(version: Version, asked: Asked) -> bytes:
+        return services.shown(version, asked.caller)
+
+    match asked.route.interaction:
+        case Interaction.READ | Interaction.VREAD:
+            if asked.route.type == "Binary" and binary.wants_bytes(
+                asked.headers.get("accept"), dict(asked.parameters).get("_format")
+            ):
+                return read(uow, asked, shown, bytes_of=binary.as_bytes)
+            return read(uow, asked, shown)
+        case Interaction.SEARCH_TYPE | Interaction.SEARCH_SYSTEM:
+            return search(uow, asked, shown, services.new_id)
+        case _:
+            return history(uow, asked, shown, services.new_id)
 
 
 def read(uow: UnitOfWork, asked: Asked, shown: Shown, bytes_of: Callable[[Version], Answer] | None = None) -> Answer:
@@ -48,7 +87,7 @@ def read(uow: UnitOfWork, asked: Asked, shown: Shown, bytes_of: Callable[[Versio
     return Answer(200, summary.subset(shown(version, asked), subset), version_headers(version))
 
 
-def search_type(uow: UnitOfWork, asked: Asked, shown: Shown, new_id: Callable[[], str]) -> Answer:
+def search(uow: UnitOfWork, asked: Asked, shown: Shown, new_id: Callable[[], str]) -> Answer:
     """search at type and system level (R4 §3.1.1): a searchset Bundle with truthful self and next links."""
     token, parameters = _without_page(asked.parameters)
     query = asked.parse(asked.route.type, parameters, lenient=asked.preference.lenient)

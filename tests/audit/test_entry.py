@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sqlalchemy import insert, select
 
 from audit import entry, events, queries
+from audit.patterns import PATTERNS
 from audit.service import Ledger
 from store.access import Access, Caller, Interaction, Outcome
 from store.engine.database import Database
@@ -34,7 +35,7 @@ callers = st.builds(
 )
 accesses = st.builds(
     Access,
-    interaction=st.sampled_from(Interaction),
+    interaction=st.sampled_from(list(PATTERNS)),
     type=maybe,
     id=maybe,
     version=st.none() | st.integers(0, 2**31),

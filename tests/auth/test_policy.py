@@ -31,7 +31,7 @@ PERMITTED = {
     Interaction.READ: "r", Interaction.VREAD: "r", Interaction.HISTORY_INSTANCE: "r",
     Interaction.SEARCH_TYPE: "s", Interaction.SEARCH_SYSTEM: "s",
     Interaction.HISTORY_TYPE: "s", Interaction.HISTORY_SYSTEM: "s",
-    Interaction.CREATE: "c", Interaction.UPDATE: "u", Interaction.PATCH: "u", Interaction.DELETE: "d",
+    Interaction.CREATE: "c", Interaction.UPDATE: "u", Interaction.DELETE: "d",
     Interaction.NOTIFY: "r", Interaction.OPERATION: "r",
     Interaction.DICOM_QUERY: "s", Interaction.DICOM_RETRIEVE: "r", Interaction.DICOM_STORE: "cu",
 }  # fmt: skip
@@ -41,7 +41,7 @@ PERMITTED = {
 @pytest.mark.parametrize("interaction", list(Interaction))
 @pytest.mark.parametrize("letter", list("cruds"))
 def test_each_interaction_needs_its_letter(interaction: Interaction, letter: str) -> None:
-    """SMART 2.2: r also vread and instance history, s also type and system history, u also patch."""
+    """SMART 2.2: r also vread and instance history, s also type and system history, u also update-as-create."""
     policy = Policy(PLATFORM)
     allowed = letter in PERMITTED.get(interaction, "")
     for scope in (f"system/ImagingStudy.{letter}", f"system/*.{letter}"):

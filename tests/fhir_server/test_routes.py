@@ -4,34 +4,35 @@ from __future__ import annotations
 
 import pytest
 
-from fhir_server.edge.routes import Kind, Route, resolve
+from fhir_server.edge.routes import Route, resolve
+from resources.interactions import Interaction
 from resources.outcomes import BadRequest, NotAllowed, NotFound
 
 
 @pytest.mark.parametrize(
     ("method", "path", "route"),
     [
-        ("GET", "metadata", Route(Kind.CAPABILITIES)),
-        ("OPTIONS", "", Route(Kind.CAPABILITIES)),
-        ("GET", ".well-known/smart-configuration", Route(Kind.SMART)),
-        ("POST", "", Route(Kind.BATCH)),
-        ("GET", "", Route(Kind.SEARCH_SYSTEM)),
-        ("POST", "_search", Route(Kind.SEARCH_SYSTEM)),
-        ("GET", "_history", Route(Kind.HISTORY_SYSTEM)),
-        ("GET", "Patient", Route(Kind.SEARCH_TYPE, "Patient")),
-        ("POST", "Patient", Route(Kind.CREATE, "Patient")),
-        ("PUT", "Patient", Route(Kind.CONDITIONAL_UPDATE, "Patient")),
-        ("DELETE", "Patient", Route(Kind.CONDITIONAL_DELETE, "Patient")),
-        ("POST", "Patient/_search", Route(Kind.SEARCH_TYPE, "Patient")),
-        ("GET", "Patient/_history", Route(Kind.HISTORY_TYPE, "Patient")),
-        ("GET", "Patient/a-1.b", Route(Kind.READ, "Patient", "a-1.b")),
-        ("HEAD", "Patient/1", Route(Kind.READ, "Patient", "1")),
-        ("PUT", "Patient/1", Route(Kind.UPDATE, "Patient", "1")),
-        ("DELETE", "Patient/1", Route(Kind.DELETE, "Patient", "1")),
-        ("GET", "Patient/1/_history", Route(Kind.HISTORY_INSTANCE, "Patient", "1")),
-        ("GET", "Patient/1/_history/3", Route(Kind.VREAD, "Patient", "1", 3)),
-        ("GET", "Subscription/1/$status", Route(Kind.OPERATION, "Subscription", "1", operation="status")),
-        ("POST", "Patient/$validate", Route(Kind.OPERATION, "Patient", operation="validate")),
+        ("GET", "metadata", Route(Interaction.CAPABILITIES)),
+        ("OPTIONS", "", Route(Interaction.CAPABILITIES)),
+        ("GET", ".well-known/smart-configuration", Route(Interaction.SMART)),
+        ("POST", "", Route(Interaction.BATCH)),
+        ("GET", "", Route(Interaction.SEARCH_SYSTEM)),
+        ("POST", "_search", Route(Interaction.SEARCH_SYSTEM)),
+        ("GET", "_history", Route(Interaction.HISTORY_SYSTEM)),
+        ("GET", "Patient", Route(Interaction.SEARCH_TYPE, "Patient")),
+        ("POST", "Patient", Route(Interaction.CREATE, "Patient")),
+        ("PUT", "Patient", Route(Interaction.UPDATE, "Patient")),
+        ("DELETE", "Patient", Route(Interaction.DELETE, "Patient")),
+        ("POST", "Patient/_search", Route(Interaction.SEARCH_TYPE, "Patient")),
+        ("GET", "Patient/_history", Route(Interaction.HISTORY_TYPE, "Patient")),
+        ("GET", "Patient/a-1.b", Route(Interaction.READ, "Patient", "a-1.b")),
+        ("HEAD", "Patient/1", Route(Interaction.READ, "Patient", "1")),
+        ("PUT", "Patient/1", Route(Interaction.UPDATE, "Patient", "1")),
+        ("DELETE", "Patient/1", Route(Interaction.DELETE, "Patient", "1")),
+        ("GET", "Patient/1/_history", Route(Interaction.HISTORY_INSTANCE, "Patient", "1")),
+        ("GET", "Patient/1/_history/3", Route(Interaction.VREAD, "Patient", "1", 3)),
+        ("GET", "Subscription/1/$status", Route(Interaction.OPERATION, "Subscription", "1", operation="status")),
+        ("POST", "Patient/$validate", Route(Interaction.OPERATION, "Patient", operation="validate")),
     ],
 )
 def test_each_path_of_the_summary_table_is_its_interaction(method: str, path: str, route: Route) -> None:

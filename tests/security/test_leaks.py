@@ -361,7 +361,7 @@ FHIR_RULES = {
     (rule, frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"}))
     for rule in ("/fhir", "/fhir/", "/fhir/<path:rest>")
 }
-"""The FHIR edge has a router of its own (`fhir_server.rest.Edge`): whatever is below its prefix, by any method."""
+"""The FHIR edge has a router of its own (`fhir_server.edge.rest.Edge`): whatever is below its prefix, by any method."""
 PUBLIC_FHIR = ("metadata", ".well-known/smart-configuration")
 OWN_AUTHENTICATION = {"/oauth/token", "/oauth/introspect", "/oauth/revoke"}
 """Authenticate the client by the body (RFC 6749 §2.3); tests/auth."""
