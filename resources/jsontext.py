@@ -19,20 +19,9 @@ from typing import Any, NoReturn, Self
 
 import orjson
 
+from resources.budgets import BODY_BYTES, JSON_DEPTH, NUMBER_DIGITS, NUMBER_EXPONENT
 from resources.json import Json
 from resources.outcomes import Malformed, TooLarge
-
-MAX_BYTES = 16 * 1024 * 1024
-"""Of one body, unless the caller says otherwise."""
-
-MAX_DEPTH = 50
-"""Objects and arrays inside one another."""
-
-MAX_DIGITS = 400
-"""Of one number. R4 asks for 18 digits of a decimal; longer ones are kept, endless ones are an attack."""
-
-MAX_EXPONENT = 300
-"""Of one number, so that every number that is stored can be indexed as a double."""
 
 
 class JsonDecimal(Decimal):
@@ -56,7 +45,7 @@ class JsonDecimal(Decimal):
         return self
 
 
-def parse(raw: bytes | str, *, max_bytes: int = MAX_BYTES, max_depth: int = MAX_DEPTH) -> Json:
+def parse(raw: bytes | str, *, max_bytes: int = BODY_BYTES.value, max_depth: int = JSON_DEPTH.value) -> Json:
     """The object that the text says.
 
     Whole numbers become int, others `JsonDecimal`. A byte order mark at the head is ignored, as RFC 8259 §8.1 allows.
@@ -145,7 +134,8 @@ class _BadNumber(Exception):
         self.rule = rule
 
 
-_RANGE = f"A number is outside the range of 1E-{MAX_EXPONENT} to 1E+{MAX_EXPONENT}"
+_MOST_DIGITS, _MOST_EXPONENT = NUMBER_DIGITS.value, NUMBER_EXPONENT.value
+_RANGE = NUMBER_EXPONENT.text
 
 
 def _members(pairs: list[tuple[str, Any]]) -> Json:
@@ -164,13 +154,13 @@ def _whole(text: str) -> int | JsonDecimal:
 def _fraction(text: str) -> JsonDecimal:
     if len(text) < 32 and "e" not in text and "E" not in text:
         return JsonDecimal(text)
-    if len(text) > MAX_DIGITS:
-        raise _BadNumber(text, f"A number has more than {MAX_DIGITS} digits")
+    if len(text) > _MOST_DIGITS:
+        raise _BadNumber(text, NUMBER_DIGITS.text)
     try:
         number = JsonDecimal(text)
     except InvalidOperation:
         raise _BadNumber(text, _RANGE) from None
-    if abs(number.adjusted()) > MAX_EXPONENT:
+    if abs(number.adjusted()) > _MOST_EXPONENT:
         raise _BadNumber(text, _RANGE)
     return number
 

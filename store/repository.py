@@ -14,7 +14,8 @@ from typing import Protocol
 
 from sqlalchemy import Select, bindparam, select
 
-from resources import interactions, jsontext
+from resources import interactions, jsontext, sizes
+from resources.budgets import RESOURCE_INDEX_ROWS
 from resources.criteria import Query
 from resources.json import Json, copy_json
 from resources.outcomes import Gone, NotFound, PreconditionFailed
@@ -351,7 +352,10 @@ class Repository:
         found = list(integrity.mentions(draft.resource, uow.store.base_urls))
         past = draft.type in integrity.RECORDS_OF_THE_PAST
         targets = () if past else dict.fromkeys(mention.target for mention in found)
-        uow.buffer.add(after.pk, extract(draft.type, draft.resource, uow.store.base_urls), targets)
+        rows = extract(draft.type, draft.resource, uow.store.base_urls)
+        if not self.derived:  # the edge has counted them before the transaction; this is for every other way in
+            RESOURCE_INDEX_ROWS.check(sizes.row_count(rows), draft.type)
+        uow.buffer.add(after.pk, rows, targets)
         uow.integrity.wrote(here, found, by_server=self.derived or self.caller.is_system)
 
 

@@ -20,14 +20,13 @@ from fhir_server.edge import negotiation, writes
 from fhir_server.edge.exchange import Answer, Asked, Parse, location
 from fhir_server.edge.routes import Route, resolve
 from fhir_server.edge.writes import Done, Parameters
-from resources import bundles, references, times, validation
+from resources import bundles, references, sizes, times, validation
+from resources.budgets import BUNDLE_ELEMENTS, BUNDLE_ENTRIES, TRANSACTION_INDEX_ROWS
 from resources.interactions import Interaction
 from resources.json import Json
 from resources.outcomes import BadRequest, FhirError, InvalidContent, Issue, NotAllowed, PreconditionFailed, outcome
 from store.access import Recording, Version
 from store.unit_of_work import UnitOfWork
-
-MAX_ENTRIES = 1000
 
 _IN_ENTRY = re.compile(r"^Bundle\.entry\[(\d+)\]\.resource\b(.*)$")
 
@@ -61,19 +60,40 @@ class Planned:
 
 
 def plan(bundle: Json, base_of: Callable[[str], str | None], base: str) -> list[Planned]:
-    """The entries as `Planned`; BadRequest or InvalidContent, naming the entry, where one makes no sense."""
-    entries = bundle.get("entry", [])
-    if len(entries) > MAX_ENTRIES:
-        raise BadRequest(f"A Bundle holds at most {MAX_ENTRIES} entries here", code="too-costly")
+    """The entries of a transaction as `Planned`.
+
+    BadRequest or InvalidContent, naming the entry, where one makes no sense or costs too much to keep.
+    """
     planned = []
-    for index, entry in enumerate(entries):
+    for index, entry in enumerate(bundle.get("entry", [])):
         try:
             one = plan_one(index, entry, base_of)
             one.raw = raw_request(entry, base)
             planned.append(one)
         except FhirError as error:
             raise error.within(f"Bundle.entry[{index}]") from error
+    check_rows(planned)
     return planned
+
+
+def check_size(bundle: Json) -> None:
+    """Refuse (413) a batch or transaction of too many entries or values: before anything else looks at it."""
+    entries = bundle.get("entry")
+    BUNDLE_ENTRIES.check(len(entries) if isinstance(entries, list) else 0, "Bundle.entry")
+    BUNDLE_ELEMENTS.check(sizes.elements(bundle), "Bundle.entry")
+
+
+def check_rows(planned: list[Planned]) -> None:
+    """Refuse (422) a transaction of which a resource, or all together, would have too many index rows."""
+    most = 0
+    for one in planned:
+        if one.resource is not None:
+            with _Entry(one):
+                most += sizes.check(one.route.type or "", one.resource)
+    if most <= TRANSACTION_INDEX_ROWS.value:
+        return
+    total = sum(sizes.index_rows(one.route.type or "", one.resource) for one in planned if one.resource is not None)
+    TRANSACTION_INDEX_ROWS.check(total, "Bundle.entry")
 
 
 def transaction(

@@ -11,7 +11,7 @@ from dataclasses import replace
 from fhir_server.edge import batch, negotiation, reads, writes
 from fhir_server.edge.exchange import Answer, Asked
 from fhir_server.edge.ports import Handler, Services
-from resources import bundles, jsontext, times
+from resources import bundles, jsontext, sizes, times
 from resources.interactions import Interaction
 from resources.json import Json
 from resources.outcomes import BadRequest, InvalidContent, Issue
@@ -38,6 +38,7 @@ def carry_out(services: Services, asked: Asked, intent: Access) -> Answer:
     bundle = jsontext.parse(asked.body)
     if bundle.get("resourceType") != "Bundle":
         raise BadRequest("A Bundle is posted to the base", code="value", expression="resourceType")
+    batch.check_size(bundle)
     kind = bundle.get("type")
     own, of_entry = batch.split_issues(bundle)
     of_entries = [issue for listed in of_entry.values() for issue in listed]
@@ -82,9 +83,7 @@ def _transaction(services: Services, asked: Asked, bundle: Json) -> list[bundles
 def _batch(services: Services, asked: Asked, bundle: Json, of_entry: dict[int, list[Issue]]) -> list[bundles.Entry]:
     entries: list[bundles.Entry] = []
 
-    for index, entry in enumerate(bundle.get("entry", [])[: batch.MAX_ENTRIES + 1]):
-        if index == batch.MAX_ENTRIES:
-            raise BadRequest(f"A Bundle holds at most {batch.MAX_ENTRIES} entries here", code="too-costly")
+    for index, entry in enumerate(bundle.get("entry", [])):
 
         def one_entry(single: Asked, entry: Json = entry, index: int = index) -> Answer:
             if index in of_entry:
@@ -119,6 +118,8 @@ def _entry(services: Services, asked: Asked, one: batch.Planned) -> Answer:
     intent = Access(route.interaction, route.type, route.id, route.version, query=asked.raw)
     if asked.caller.recording is not None:
         asked.caller.recording.propose(intent)
+    if one.resource is not None:
+        sizes.check(route.type or "", one.resource)
     single = replace(
         asked,
         route=route,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fhir_server.edge import negotiation
 from fhir_server.edge.exchange import Answer, Asked, of_json, of_version
 from fhir_server.edge.ports import Handler, Services
-from resources import jsontext, validation
+from resources import jsontext, sizes, validation
 from resources.json import Json
 from resources.outcomes import BadRequest, Issue, NotFound, outcome
 from store.access import Access, Interaction
@@ -77,6 +77,7 @@ def _validate(services: Services, asked: Asked, intent: Access) -> Answer:
     negotiation.require_fhir_json(asked.headers.get("content-type"))
     body = jsontext.parse(asked.body)
     resource = _resource_parameter(body) if body.get("resourceType") == "Parameters" else body
+    sizes.check_elements(resource)
     issues = list(validation.validate(resource))
     if resource.get("resourceType") != asked.route.type:
         issues.append(Issue("error", "value", "The resource is of another type than the URL", ("resourceType",)))

@@ -15,6 +15,7 @@ from werkzeug.wsgi import get_input_stream
 
 from auth.guard import RECORDING, raw_request
 from fhir_server.edge.exchange import Answer
+from resources.budgets import PARAMETERS
 from resources.outcomes import Malformed, TooLarge, UnsupportedMediaType
 from store.access import Recording
 
@@ -105,8 +106,10 @@ class Request:
 
 
 def pairs(text: bytes) -> tuple[tuple[str, str], ...]:
+    """The name, value pairs of a query or a form. BadRequest for too many, Malformed for what is no text."""
+    PARAMETERS.check(text.count(b"&") + 1)
     try:
-        return tuple(parse_qsl(text.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=500))
+        return tuple(parse_qsl(text.decode("ascii"), keep_blank_values=True, errors="strict"))
     except (UnicodeDecodeError, ValueError):
         raise Malformed("The parameters are not percent-encoded UTF-8") from None
 

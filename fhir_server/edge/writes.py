@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl
 from fhir_server.edge import binary, negotiation
 from fhir_server.edge.exchange import Answer, Asked, Parse, location, of_json, of_version, version_headers
 from fhir_server.edge.ports import Services
-from resources import jsontext, validation
+from resources import jsontext, sizes, validation
 from resources.json import Json
 from resources.outcomes import BadRequest, Issue, NotFound, PreconditionFailed, outcome
 from store.access import Access, Interaction, Version
@@ -127,7 +127,10 @@ def criteria(text: str) -> Parameters:
 
 
 def checked(type_name: str, resource: Json, *, logical_id: str | None = None) -> Json:
-    """`resource`, valid for `type_name` (and bearing `logical_id` on update), or InvalidContent / BadRequest."""
+    """`resource`, valid for `type_name` (and bearing `logical_id` on update), or InvalidContent / BadRequest.
+
+    Here, before the write transaction, it is also seen whether it costs too much to keep (`resources.budgets`).
+    """
     if resource.get("resourceType") != type_name:
         raise BadRequest(
             f"resourceType must be {type_name}, as in the URL", code="value", expression=f"{type_name}.resourceType"
@@ -136,7 +139,9 @@ def checked(type_name: str, resource: Json, *, logical_id: str | None = None) ->
         raise BadRequest(
             "The resource must bear the id of the URL (R4 §3.1.0.3)", code="value", expression=f"{type_name}.id"
         )
+    sizes.check_elements(resource)
     validation.check(resource)
+    sizes.check(type_name, resource)
     return resource
 
 
