@@ -18,7 +18,7 @@ from audit.patterns import PATTERNS, Shape
 from resources.times import microseconds, of_microseconds
 from store.access import Access, Caller, Interaction, Outcome
 
-_CALLER = frozenset(field.name for field in fields(Caller)) - {"scopes"}
+_CALLER = frozenset(field.name for field in fields(Caller)) - {"scopes", "recording"}
 _ACCESS = frozenset(field.name for field in fields(Access)) - {"patients"}
 
 
@@ -46,6 +46,8 @@ def entries(caller: Caller, access: Access, at: datetime) -> Iterator[str]:
         "reason": access.reason,
         "derived": access.derived,
     }
+    if access.context:
+        what["context"] = access.context
     if access.query:
         of_token = PATTERNS[access.interaction].shape is Shape.TOKEN
         what["query"] = events.without_credentials(access.query, form_of_token=of_token)
@@ -65,6 +67,7 @@ def parse(entry: str) -> tuple[Caller, Access, datetime]:
     what["interaction"] = Interaction(what["interaction"])
     what["outcome"] = Outcome(what.get("outcome", Outcome.SUCCESS))
     what["detail"] = tuple((name, value) for name, value in what.get("detail", ()))
+    what["context"] = tuple(what.get("context", ()))
     patient = content.get("patient")
     return caller, Access(**what, patients=() if patient is None else (patient,)), of_microseconds(content["at"])
 

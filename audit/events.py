@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
 from urllib.parse import unquote_plus, urlsplit
@@ -87,8 +88,9 @@ def build(
     """
     pattern = PATTERNS[access.interaction]
     good = access.outcome is Outcome.SUCCESS
+    purpose = pattern.purpose or caller.purpose
     agents = _agents(access.interaction, caller.client_id, caller.organization, caller.role, caller.practitioner,
-                     caller.token_ref, caller.address, caller.purpose, caller.is_system,
+                     caller.token_ref, caller.address, purpose, caller.is_system,
                      access.owner if access.interaction is Interaction.NOTIFY else None,
                      _fact(access, "endpoint") if access.interaction is Interaction.NOTIFY else None,
                      observer, base_url)
@@ -123,7 +125,8 @@ def build(
         event["outcome"] = access.outcome.value
         if not good:
             event["outcomeDesc"] = access.reason or _DEFAULT_ISSUE[access.outcome]
-        event["purposeOfEvent"] = _purpose(caller.purpose)
+        if purpose:
+            event["purposeOfEvent"] = _purpose(purpose)
         event["agent"] = agents
         event["source"] = _source(observer, platform)
         concerned = [{"what": {"reference": patient}, "type": PERSON, "role": ROLE_PATIENT}] if patient else []
@@ -161,6 +164,9 @@ def _data(caller: Caller, access: Access, pattern: Pattern) -> list[Json]:
             # A conditional interaction is identified by its request, kept as BALP keeps a query.
             entity["description"] = cleaned(access.query)
         entities.append(entity)
+    entities += [
+        {"what": {"reference": reference}, "type": SYSTEM_OBJECT, "role": ROLE_RESOURCE} for reference in access.context
+    ]
     return entities + _facts(access, skip=frozenset({"endpoint"}))
 
 
@@ -172,7 +178,7 @@ def _query(caller: Caller, access: Access, pattern: Pattern) -> list[Json]:
     elif pattern.profile is not None:
         entities.append(_request(f"GET {access.type or ''}", secrets_only=False))
     elif access.type is not None:
-        entities += _data(caller, access, pattern)[:1]
+        entities += _data(caller, replace(access, detail=()), pattern)
     return entities + _facts(access, skip=_RESULTS)
 
 
@@ -321,7 +327,8 @@ def _person(pattern: Pattern, practitioner: str, role: str, policy: list[str] | 
         person["role"] = [{"text": role}]
     if policy is not None:
         person["policy"] = policy
-    person["purposeOfUse"] = _purpose(purpose)
+    if purpose:
+        person["purposeOfUse"] = _purpose(purpose)
     return person
 
 
@@ -349,7 +356,7 @@ def _profiles(interaction: Interaction, patient: bool, token: bool, person: bool
 
 @lru_cache(maxsize=64)
 def _purpose(code: str) -> list[Json]:
-    return [{"coding": [{"system": ACT_REASON, "code": code or "TREAT"}]}]
+    return [{"coding": [{"system": ACT_REASON, "code": code}]}]
 
 
 @lru_cache(maxsize=16)

@@ -85,6 +85,8 @@ class Pattern:
     """Claimed by a successful event that concerns no patient."""
     patient_profile: str | None = None
     """Claimed by a successful event that concerns a patient."""
+    purpose: str = ""
+    """The purpose of such an act, whoever's; empty: the caller's own."""
 
 
 def _rest(code: str, recorded: Recorded) -> Pattern:
@@ -129,5 +131,5 @@ PATTERNS: dict[Interaction, Pattern] = {
         APPLICATION, AUTHORIZATION_SERVICE, RECIPIENT_PERSON, Shape.TOKEN),
     Interaction.ADMIN: Pattern(
         coding(DCM, "110100", "Application Activity"), coding(VIGIE, "admin", "Administration"), "E",
-        SOURCE, DESTINATION, AUTHOR, Shape.DATA),
+        SOURCE, DESTINATION, AUTHOR, Shape.DATA, purpose="HSYSADMIN"),
 }

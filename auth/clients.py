@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import urlsplit
 
-from auth import keys, queries, scopes
+from auth import keys, purposes, queries, scopes
 from auth.queries import ClientRecord
 from resources.json import Json
 from resources.outcomes import BadRequest, Conflict
@@ -94,6 +94,7 @@ class Client:
             token_ref=token_ref,
             address=address,
             request_id=request_id,
+            purpose=purposes.of_role(self.record.role),
         )
 
 

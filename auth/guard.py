@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Any, Protocol
 from urllib.parse import quote
 
+from auth import purposes
 from auth.clients import Clock
 from auth.refusals import Refusals
 from auth.tokens import Token, Tokens
@@ -100,7 +101,7 @@ class Guard:
     def nobody(self, environ: dict[str, Any]) -> Caller:
         """Who asks where no token was looked at: nobody, with the address and the id of the request."""
         peer = self._peer(environ)
-        return Caller("", "", address=peer.address, request_id=peer.request_id, purpose="")
+        return Caller("", "", address=peer.address, request_id=peer.request_id)
 
     def _address(self, environ: dict[str, Any]) -> str:
         address = environ.get("REMOTE_ADDR") or ""
@@ -113,7 +114,7 @@ class Guard:
     def _refusal(
         self, request: Request, peer: Peer, diagnostics: str, reason: str, token: Token | None = None
     ) -> Unauthenticated | TooManyRequests:
-        nobody = Caller("", "", address=peer.address, request_id=peer.request_id, purpose="")
+        nobody = Caller("", "", address=peer.address, request_id=peer.request_id)
         if token is not None:
             nobody = replace(nobody, client_id=token.record.client_id, token_ref=token.record.token_ref)
         environ = request.environ
@@ -168,6 +169,7 @@ def _caller(token: Token, peer: Peer, recording: Recording | None = None) -> Cal
         token_ref=record.token_ref,
         address=peer.address,
         request_id=peer.request_id,
+        purpose=purposes.of_role(client.record.role),
         recording=recording,
     )
     if recording is not None:

@@ -103,7 +103,7 @@ class Refusals:
     def _count(self, caller: Caller, access: Access, client: str) -> None:
         key = (network_of(caller.address), client, access.interaction)
         if key not in self._counted and len(self._counted) >= MAX_COUNTED:
-            key, caller = ("", "", access.interaction), Caller("", "", purpose="")
+            key, caller = ("", "", access.interaction), Caller("", "")
         self._add(key, _Counted(caller, access, 1))
         with self._mutex:
             if self._timer is None and not self._is_closed:

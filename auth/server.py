@@ -21,7 +21,7 @@ from authlib.oauth2.rfc7009 import RevocationEndpoint
 from authlib.oauth2.rfc7662 import IntrospectionEndpoint
 from werkzeug.datastructures import Headers
 
-from auth import queries
+from auth import purposes, queries
 from auth.assertions import NotAuthenticated, PrivateKeyJwt
 from auth.clients import AUTH_METHOD, GRANT_TYPE, Client, Clients, Clock
 from auth.guard import Peer
@@ -281,6 +281,7 @@ class Server(AuthorizationServer):  # type: ignore[misc]
             organization=request.client.organization,
             role=request.client.role,
             practitioner=request.client.practitioner,
+            purpose=purposes.of_role(request.client.role),
         )
 
     def _generate(self, *, client: Client, scope: str | None = None, **_: Any) -> Json:

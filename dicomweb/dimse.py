@@ -118,7 +118,7 @@ class Scp:
         with self._store.database.read() as connection:
             known = writes.ae_of(connection, calling)
         if known is not None and known.active and known.address in {"", address}:
-            return Caller(f"ae:{calling}", known.organization, SCOPES, role="modality", address=address)
+            return Caller(f"ae:{calling}", known.organization, SCOPES, "modality", address=address, purpose="TREAT")
         nobody = Caller(f"ae:{calling}", "", address=address)
         refusal = Forbidden("The calling AE title is not known here")
         self._store.record_failure(nobody, Access(Interaction.DICOM_STORE, "ImagingStudy"), refusal)

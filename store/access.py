@@ -40,8 +40,8 @@ class Caller:
     address: str = ""
     """Network address of the peer."""
     request_id: str = ""
-    purpose: str = "TREAT"
-    """v3-ActReason code."""
+    purpose: str = ""
+    """Why: a v3-ActReason code below PurposeOfUse; empty where that is not known (of a stranger)."""
     is_system: bool = False
     recording: Recording | None = field(default=None, compare=False, repr=False)
     """Whether what the caller does has its record yet; None where nobody looks after it: then it is made at once."""
@@ -50,7 +50,8 @@ class Caller:
     def system(organization: str, on_behalf_of: Caller | None = None) -> Caller:
         """The server acting by itself, or on a caller's behalf: no permit is asked, every write is still recorded."""
         if on_behalf_of is None:
-            return Caller("vigie", organization, role="system", is_system=True)
+            # Healthcare operations: "administrative … activities related to the provision of health care".
+            return Caller("vigie", organization, role="system", purpose="HOPERAT", is_system=True)
         return replace(on_behalf_of, organization=organization, is_system=True)
 
 
@@ -142,6 +143,8 @@ class Access:
     """Why it failed, machine text."""
     derived: bool = False
     """Done by the server on the caller's behalf."""
+    context: tuple[str, ...] = ()
+    """What went along with it: ``Type/id/_history/n`` of each."""
 
 
 @dataclass(frozen=True, slots=True)

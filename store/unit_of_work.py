@@ -331,7 +331,7 @@ class Store:
         _mark(uow)
 
 
-NOBODY = Caller("", "", purpose="")
+NOBODY = Caller("", "")
 """Who asked, where nothing is known of him."""
 
 

@@ -97,7 +97,7 @@ class Composer:
                 return self._withheld(state, kind, (first, last), ENDPOINT_REFUSED)
             if kind is Kind.HANDSHAKE and not topics.is_published(state.topic):
                 detail = _detail(state, kind, (first, last), state.origin)
-                accesses = _accesses(state, kind, detail, ())
+                accesses = _accesses(state, kind, detail, (), ())
                 return Message(
                     kind, state.subscription_id, first, last, caller, accesses, detail, accepted.channel,
                     accepted.address, activates=True,
@@ -178,7 +178,7 @@ class Composer:
             tuple(self._opened(accepted, state)), accepted.mime_type, body, resource,
         )  # fmt: skip
         detail = _detail(state, kind, numbers, accepted.address.origin)
-        accesses = _accesses(state, kind, detail, allowed) + _withheld_accesses(state, detail, withheld)
+        accesses = _accesses(state, kind, detail, allowed, events) + _withheld_accesses(state, detail, withheld)
         return Message(
             kind, state.subscription_id, *numbers, caller, accesses, detail, accepted.channel, accepted.address, notice,
             signed=tuple(version.reference for _, version in allowed if _is_signed(version)),
@@ -233,8 +233,10 @@ def _numbers(state: State, kind: Kind) -> tuple[int, int]:
 
 
 def _notified(version: Version, *, full: bool) -> Notified:
-    resource = version.json() if full else None
-    return Notified(version.reference, version.version, version.method, version.last_updated, resource)
+    return Notified(
+        version.reference, version.version, version.method, version.last_updated,
+        version.json() if full else None, version.patients,
+    )  # fmt: skip
 
 
 def _detail(state: State, kind: Kind, numbers: tuple[int, int], origin: str) -> tuple[tuple[str, str], ...]:
@@ -248,20 +250,23 @@ def _detail(state: State, kind: Kind, numbers: tuple[int, int], origin: str) -> 
 
 
 def _accesses(
-    state: State, kind: Kind, detail: tuple[tuple[str, str], ...], allowed: Sequence[tuple[EventRow, Version]]
+    state: State,
+    kind: Kind,
+    detail: tuple[tuple[str, str], ...],
+    allowed: Sequence[tuple[EventRow, Version]],
+    events: Sequence[Event],
 ) -> tuple[Access, ...]:
-    """One record per focus; its patients where content leaves (a disclosure), not where only an id does."""
+    """One record per focus with what goes along; its patients where content leaves (a disclosure), not an id."""
     if kind is not Kind.EVENT:
         return (
             Access(Interaction.NOTIFY, "Subscription", state.subscription_id, owner=state.organization, detail=detail),
         )
-    full = state.content == "full-resource"
     return tuple(
         Access(
-            Interaction.NOTIFY, version.type, version.id, version.version, patients=version.patients if full else (),
-            owner=version.owner, detail=detail,
+            Interaction.NOTIFY, version.type, version.id, version.version, patients=event.disclosed_patients(),
+            owner=version.owner, detail=detail, context=event.disclosed_context(),
         )
-        for _, version in allowed
+        for (_, version), event in zip(allowed, events, strict=True)
     )  # fmt: skip
 
 

@@ -45,6 +45,8 @@ class Notified:
     last_updated: datetime
     resource: Json | None = None
     """Given for full-resource only."""
+    patients: tuple[str, ...] = ()
+    """``Patient/id`` of whom it concerns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,15 @@ class Event:
     at: datetime
     focus: Notified
     context: tuple[Notified, ...] = ()
+
+    def disclosed_context(self) -> tuple[str, ...]:
+        """What leaves in full beside the focus: ``Type/id/_history/n`` of each."""
+        return tuple(f"{one.reference}/_history/{one.version}" for one in self.context if one.resource is not None)
+
+    def disclosed_patients(self) -> tuple[str, ...]:
+        """The patients of all that leaves in full."""
+        whole = [one for one in (self.focus, *self.context) if one.resource is not None]
+        return tuple(dict.fromkeys(patient for one in whole for patient in one.patients))
 
 
 @dataclass(frozen=True, slots=True)

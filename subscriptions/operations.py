@@ -75,12 +75,11 @@ class Operations:
             ("events", f"{first}-{last}"),
             ("content", content[0]),
         )
-        full = content[0] == "full-resource"
-        for _, focus in allowed:
+        for (_, focus), event in zip(allowed, events, strict=True):
             uow.note(
                 Access(
-                    Interaction.OPERATION, focus.type, focus.id, focus.version, patients=focus.patients if full else (),
-                    owner=focus.owner, detail=detail,
+                    Interaction.OPERATION, focus.type, focus.id, focus.version, patients=event.disclosed_patients(),
+                    owner=focus.owner, detail=detail, context=event.disclosed_context(),
                 )
             )  # fmt: skip
         return notifications.bundle(

@@ -27,9 +27,10 @@ from fhir_server.server.recorder import PUBLIC
 from fhir_server.server.services import Services
 from resources import references
 from resources.json import Json
-from store.access import Access
+from store.access import Access, Outcome
 from tests.support import MemoryTrail
 
+_SENDER = ("HTTP_AUTHORIZATION", "HTTP_X_ORGANIZATION", "HTTP_X_CLIENT", "HTTP_X_TOKEN", "REMOTE_ADDR")
 _STUDY = re.compile(r"^/dicom-web(?:/owners/[^/]+)?/studies/([0-9.]+)/series/[0-9.]+/instances/[0-9.]+/")
 
 
@@ -84,7 +85,7 @@ class Counted:
             return start_response(status, headers, *rest)
 
         result: Iterable[bytes] = self._application(environ, start)
-        sender = f"{environ.get('HTTP_AUTHORIZATION', environ.get('HTTP_X_ORGANIZATION'))} {environ.get('REMOTE_ADDR')}"
+        sender = " ".join(str(environ.get(name)) for name in _SENDER)
         preflight = method == "OPTIONS" and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ
         with self._lock:
             self._seen.append(Seen(method, path, told[0], told[1], sender, preflight, bundle))
@@ -108,6 +109,8 @@ class Counted:
         for request_id, (count, requests) in expected.items():
             found = records.get(request_id, [])
             if accesses(found) == count:
+                if len(requests) == 1 and not _truthful(requests[0], found):
+                    wrong.append(f"{requests[0]}: {[(record.access.outcome, record.access) for record in found]}")
                 continue
             if not found and counted_only > 0 and requests[0].status in (400, 401, 404, 405, 406, 413, 415, 429):
                 counted_only -= 1  # one of a flood, which one record tells of by number
@@ -156,6 +159,23 @@ def accesses(records: list[Record]) -> int:
         key = (one.interaction, one.type, one.id, one.version, one.owner, one.query, one.detail, one.outcome)
         patients.setdefault(key, Counter())[one.patients] += 1
     return sum(max(counter.values()) for counter in patients.values())
+
+
+def _truthful(one: Seen, found: list[Record]) -> bool:
+    """Whether the outcomes are those of the status: nothing that was refused is told as a success, and the reverse.
+
+    A delete of what is not there, or is another's, is answered as one that was done (R4 §3.1.0.7); the entries of a
+    Bundle have statuses of their own; an answer with instances that were refused is a success for the others.
+    """
+    outcomes = {record.access.outcome for record in found}
+    if one.status >= 500:
+        return outcomes <= {Outcome.MAJOR}
+    if one.status in (401, 403):
+        return outcomes <= {Outcome.SERIOUS}
+    if one.status >= 400:
+        return outcomes <= {Outcome.MINOR, Outcome.SERIOUS}
+    lenient = one.method == "DELETE" or one.bundle is not None or one.path.startswith("/dicom-web")
+    return lenient or outcomes <= {Outcome.SUCCESS}
 
 
 def watch(services: Services, application: Callable[..., Any]) -> Counted:

@@ -45,6 +45,7 @@ accesses = st.builds(
     outcome=st.sampled_from(Outcome),
     reason=maybe,
     derived=st.booleans(),
+    context=st.lists(texts.filter(bool), max_size=2).map(tuple),
 )
 
 

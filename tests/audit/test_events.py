@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -23,9 +24,9 @@ BALP = "https://profiles.ihe.net/ITI/BALP/StructureDefinition/"
 DCM = "http://dicom.nema.org/resources/ontology/DCM"
 AT = datetime(2026, 2, 14, 1, 41, 7, 120999, tzinfo=UTC)
 MACHINE = Caller("chu-example-backend", "hopital-a", role="hospital", token_ref="0d6b7d52", address="198.51.100.25",
-                 request_id="76d148b6")
+                 request_id="76d148b6", purpose="TREAT")
 PERSON = Caller("chu-example-ehr", "hopital-a", role="radiologist", practitioner="Practitioner/rad-3",
-                token_ref="6f1d2c7e", address="2001:db8::7", request_id="r-2")
+                token_ref="6f1d2c7e", address="2001:db8::7", request_id="r-2", purpose="TREAT")
 
 
 def events(access: Access, caller: Caller = MACHINE) -> list[Json]:
@@ -366,3 +367,47 @@ def test_success_profiles_are_claimed_by_successes_alone(access: Access, caller:
             assert "meta" not in built
             assert built["contained"]
         assert len(built["agent"]) >= 2
+
+
+def purpose(recorded: Json) -> str | None:
+    for concept in recorded.get("purposeOfEvent", ()):
+        (coding,) = concept["coding"]
+        assert coding["system"] == "http://terminology.hl7.org/CodeSystem/v3-ActReason"
+        return str(coding["code"])
+    return None
+
+
+def test_the_purpose_is_the_callers_own():
+    """R4 AuditEvent.purposeOfEvent, BALP `purposeOfUse`: why, as the token says; nothing where nobody said it."""
+    read = Access(Interaction.READ, "AuditEvent", "e-1")
+    assert purpose(event(read, MACHINE)) == "TREAT"
+    assert purpose(event(read, replace(PERSON, purpose="HCOMPL"))) == "HCOMPL"
+    (human,) = agents(event(read, replace(PERSON, purpose="HCOMPL")),
+                      "http://terminology.hl7.org/CodeSystem/v3-ParticipationType", "IRCP")
+    assert human["purposeOfUse"][0]["coding"][0]["code"] == "HCOMPL"
+    assert purpose(event(replace(read, outcome=Outcome.SERIOUS, reason="login: no token"), Caller("", ""))) is None
+
+
+def test_the_server_s_own_acts_are_operations_and_its_administration():
+    """v3-ActReason: HOPERAT what belongs to the provision of care, HSYSADMIN what administers the systems."""
+    itself = Caller.system("platform")
+    assert purpose(event(Access(Interaction.UPDATE, "Task", "t-1"), itself)) == "HOPERAT"
+    assert purpose(event(Access(Interaction.ADMIN, detail=(("operation", "client-add"),)), itself)) == "HSYSADMIN"
+    on_behalf = Caller.system("platform", MACHINE)
+    assert purpose(event(Access(Interaction.UPDATE, "Task", "t-1", derived=True), on_behalf)) == "TREAT"
+
+
+def test_what_goes_along_with_a_disclosure_is_named():
+    """BALP 3:5.7.8 PrivacyDisclosure.Source: entity `data` for what was disclosed, each resource with its version."""
+    along = ("ServiceRequest/sr-1/_history/2", "Patient/p-1/_history/1")
+    told = event(Access(Interaction.NOTIFY, "DiagnosticReport", "dr-1", 4, patients=("Patient/p-1",), context=along))
+    named = [one["what"]["reference"] for one in entities(told, "2") if "what" in one]
+    assert named == ["DiagnosticReport/dr-1/_history/4", *along]
+
+
+def test_the_begin_of_a_transfer_is_not_the_transfer():
+    """PS3.15 §A.5.3.3 Begin Transferring DICOM Instances, §A.5.3.7 DICOM Instances Transferred."""
+    detail = (("StudyInstanceUID", "1.2.3"),)
+    begun = event(Access(Interaction.DICOM_BEGIN, "ImagingStudy", "is-1", detail=detail, derived=True))
+    done = event(Access(Interaction.DICOM_STORE, "ImagingStudy", "is-1", detail=detail))
+    assert (begun["type"]["code"], done["type"]["code"]) == ("110102", "110104")

@@ -68,7 +68,12 @@ class Service:
 
 def guard(request: Request) -> Caller:
     """The tests name the organisation in a header (a real server has `auth.guard`)."""
-    return identified(request, request.headers.get("X-Organization", "hospital-a"), token_ref="token-of-the-test")
+    headers = request.headers
+    organization = headers.get("X-Organization", "hospital-a")
+    return identified(
+        request, organization, client_id=headers.get("X-Client", f"client-of-{organization}"),
+        token_ref=headers.get("X-Token", "token-of-the-test"), address=request.remote_addr or "",
+    )
 
 
 def identified(request: Request, organization: str, **more: Any) -> Caller:

@@ -14,7 +14,7 @@ import pytest
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from resources.outcomes import BadRequest, NotFound, Unavailable
-from store.access import Loop
+from store.access import Access, Interaction, Loop
 from subscriptions.acceptance import WEBHOOK_SECRET
 from subscriptions.notifications import STATUS_PROFILE
 from subscriptions.operations import flatten
@@ -142,6 +142,31 @@ def test_a_full_notification_carries_the_event_s_own_version_digit_for_digit(war
             assert reference.removeprefix(f"{BASE_URL}/") in resources
     assert [entry["resource"].get("conclusion") for entry in second.body["entry"]][1] == "Saignement"
     assert second.body["entry"][1]["request"] == {"method": "PUT", "url": signed.reference}
+    for received, told in zip((first, second), disclosures(ward), strict=True):
+        left = {
+            f"{one['resource']['resourceType']}/{one['resource']['id']}/_history/{one['resource']['meta']['versionId']}"
+            for one in received.body["entry"][1:]
+        }
+        assert {f"{told.type}/{told.id}/_history/{told.version}", *told.context} == left
+        assert told.patients == (who,)
+
+
+def test_what_is_only_named_is_not_recorded_as_disclosed(ward: Ward) -> None:
+    """BALP PrivacyDisclosure is about content that leaves; an id-only notification gives none."""
+    ward.subscribe(content="id-only")
+    who, order = ward.order()
+    ward.sign(who, order)
+    ward.turn()
+    assert [(told.patients, told.context) for told in disclosures(ward)] == [((), ())]
+
+
+def disclosures(ward: Ward) -> list[Access]:
+    """The records of what events told, in order."""
+    return [
+        access
+        for access in ward.trail.disclosed
+        if access.interaction is Interaction.NOTIFY and access.type != "Subscription"
+    ]
 
 
 def test_a_preliminary_report_is_not_told(ward: Ward) -> None:
