@@ -6,11 +6,13 @@ The orders' identifiers are fictive roots (urn:oid:1.2.250.1.999), each play has
 from __future__ import annotations
 
 import uuid
+from datetime import timedelta
 
 from fhir_server.demo import world
 from resources import models
 from resources.codes import LOINC, SNOMED, V2_0203
 from resources.json import Json
+from resources.times import instant_text, utc_now
 from subscriptions.terms import PAYLOAD_CONTENT
 from subscriptions.topics import REPORT_SIGNED
 
@@ -25,6 +27,10 @@ _IMAGING = {"coding": [{"system": SNOMED, "code": "363679005", "display": "Imagi
 _HEAD_CT = {"coding": [{"system": LOINC, "code": "24725-4"}], "text": "TDM crâne sans injection"}
 
 
+SUBSCRIBED_FOR = timedelta(minutes=10)
+"""A play that is killed cannot take its subscription back: it ends by itself."""
+
+
 def subscription(endpoint: str) -> Json:
     """The hospital's wish to be told of signed reports, by id."""
     return models.build(
@@ -32,6 +38,7 @@ def subscription(endpoint: str) -> Json:
         status="requested",
         reason="Comptes rendus signés",
         criteria=REPORT_SIGNED,
+        end=instant_text(utc_now() + SUBSCRIBED_FOR),
         channel={
             "type": "rest-hook",
             "endpoint": endpoint,

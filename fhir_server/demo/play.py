@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import signal
+import sys
 import time
 import uuid
+from contextlib import suppress
+from pathlib import Path
 
 import click
+import httpx2
 import requests
 from dicomweb_client import DICOMwebClient
 from fhirpy import SyncFHIRClient
 
 from dicomweb import phantom
 from dicomweb.phantom import Phantom
-from fhir_server.demo import documents, modality
+from fhir_server.demo import documents, keepsakes, modality
 from fhir_server.demo.hospital import Endpoint, Received
+from fhir_server.demo.keepsakes import Keepsake
 from fhir_server.demo.stage import WITHIN_S, NotSo, Stage
 from fhir_server.duties import clients, upkeep
 from fhir_server.server.settings import Settings
@@ -34,6 +40,7 @@ def main(settings: Settings) -> int:
         click.echo("no demo/clients.json in the data folder: start `./vigie serve --demo` first", err=True)
         return 1
     play = Play(settings, described)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that what was made is taken back
     try:
         play.run()
     except NotSo as error:
@@ -42,6 +49,8 @@ def main(settings: Settings) -> int:
     finally:
         play.close()
     click.echo(f"done: {play.steps} steps, all as they must be")
+    for line in keepsakes.ending(play.kept, play.base):
+        click.echo(line)
     return 0
 
 
@@ -54,8 +63,16 @@ class Play(Stage):
         self.described = described
         self.run_id = uuid.uuid4().hex[:12]
         self.endpoint = Endpoint()
+        self.subscription: Json = {}
+        self.kept: list[Keepsake] = []
 
     def close(self) -> None:
+        """End the subscription, on any exit: an endpoint that is gone would be asked for days. Then close."""
+        if self.subscription:
+            with suppress(httpx2.HTTPError):
+                self.http.delete(
+                    f"{self.fhir}/Subscription/{self.subscription['id']}", headers=self.headers("hospital-a")
+                )
         self.endpoint.close()
         super().close()
 
@@ -197,6 +214,7 @@ class Play(Stage):
             metadata = viewer.retrieve_series_metadata(self.study_uid, series_uid)
             self.so(len(metadata) == len(self.instances), "the series metadata lists every instance")
             instance_uid = metadata[0]["00080018"]["Value"][0]
+            self._picture(series_uid, metadata)
             frame = viewer.retrieve_instance_frames(self.study_uid, series_uid, instance_uid, [1])[0]
             sent = modality.pixels(self.instances, instance_uid)
             self.so(frame == sent, "the frame is byte for byte what the scanner sent")
@@ -268,6 +286,8 @@ class Play(Stage):
             self.so(answer.status_code == 200 and answer.content.startswith(b"%PDF"), "the PDF is served")
             digest = base64.b64encode(hashlib.sha1(answer.content, usedforsecurity=False).digest()).decode()
             self.so(form.get("hash") == digest, "its hash is the one in the report")
+            path = keepsakes.keep(self.folder, "report.pdf", answer.content)
+            self.kept.append(Keepsake("report (PDF)", path, f"{self.fhir}/{self.binary}"))
             say(f"200 final; PDF of {len(answer.content)} bytes, hash agrees")
 
     def _other_hospital(self) -> None:
@@ -299,6 +319,7 @@ class Play(Stage):
     def _audited(self) -> None:
         with self.step("auditor: finds each step (GET AuditEvent?entity=…)") as say:
             seen: list[str] = []
+            told: list[Json] = []
             for reference, wanted in (
                 (self.patient, {"C"}),
                 (self.order, {"C", "R"}),
@@ -306,6 +327,7 @@ class Play(Stage):
                 (f"DiagnosticReport/{self.report['id']}", {"C", "U", "R"}),
             ):
                 events = self.search("auditor", "AuditEvent", entity=reference, _count="200")
+                told += events
                 actions = {event.get("action") for event in events}
                 self.so(
                     wanted <= actions, f"{reference}: {sorted(wanted)} recorded (found {sorted(map(str, actions))})"
@@ -314,6 +336,8 @@ class Play(Stage):
                 if reference in (self.patient, self.order):
                     self.so(bool(refused), f"the other hospital's attempt on {reference.split('/')[0]} is recorded")
                 seen.append(f"{reference.split('/')[0]} {len(events)}")
+            path = keepsakes.keep(self.folder, "audit.txt", keepsakes.story(told).encode())
+            self.kept.append(Keepsake("audit story", path, f"{self.fhir}/AuditEvent?entity={self.order}"))
             clinical = self.http.get(f"{self.fhir}/{self.patient}", headers=self.headers("auditor"))
             self.so(clinical.status_code == 403, f"the auditor reads no clinical resource (was {clinical.status_code})")
             say(", ".join(seen) + "; clinical resource: 403")
@@ -326,6 +350,23 @@ class Play(Stage):
             say("; ".join(" ".join(line.split()) for line in lines[0].splitlines()))
 
     # — what the steps share —
+
+    @property
+    def folder(self) -> Path:
+        """Where this play's files are left."""
+        return self.settings.data / "demo" / f"play-{self.run_id}"
+
+    def _picture(self, series_uid: str, metadata: list[Json]) -> None:
+        """A rendered image of the middle of the series (PS3.18 §10.4.1.1.4)."""
+        instance_uid = metadata[len(metadata) // 2]["00080018"]["Value"][0]
+        url = (
+            f"{self.base}/dicom-web/studies/{self.study_uid}/series/{series_uid}/instances/{instance_uid}/rendered"
+        )
+        headers = {"Authorization": f"Bearer {self.tokens['viewer']}", "Accept": "image/jpeg"}
+        answer = self.http.get(url, headers=headers)
+        self.so(answer.status_code == 200, f"an image is rendered (was {answer.status_code})")
+        path = keepsakes.keep(self.folder, "head.jpg", answer.content)
+        self.kept.append(Keepsake("image (JPEG)", path, url))
 
     def task(self, role: str, kind: str) -> Json:
         found = self.search(role, "Task", focus=self.order, code=f"{TELERADIOLOGY_TASK}|{kind}")

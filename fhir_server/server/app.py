@@ -10,7 +10,7 @@ from flask.typing import ResponseReturnValue
 
 from fhir_server.edge import errors, wire
 from fhir_server.edge.rest import Edge
-from fhir_server.server import health
+from fhir_server.server import health, start_page
 from fhir_server.server.recorder import Recorder
 from fhir_server.server.services import Services
 from fhir_server.server.settings import Settings
@@ -45,6 +45,7 @@ def create_app(services: Services | None = None) -> Flask:
     services = services or Services.of(Settings.load().checked())
     app = Application(Edge(services))
     app.register_blueprint(health.blueprint(services))
+    app.register_blueprint(start_page.blueprint(services.settings))
     app.register_blueprint(services.authority.blueprint())
     app.register_blueprint(services.imaging.blueprint(services.authority.guard))
     errors.register(app)

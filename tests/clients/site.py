@@ -103,6 +103,14 @@ class Site:
         command = [str(ROOT / "vigie"), *arguments, *(self.where if flags is None else flags)]
         return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment(), check=False)
 
+    def begin(self, *arguments: str) -> subprocess.Popen[str]:
+        """`./vigie …` on this server's data, under way; its standard output is a pipe, by lines."""
+        command = [str(ROOT / "vigie"), *arguments, *self.where]
+        return subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, text=True,
+            env={**environment(), "PYTHONUNBUFFERED": "1"},
+        )  # fmt: skip
+
     def demo(self) -> subprocess.CompletedProcess[str]:
         """`./vigie demo` against it."""
         return self.cli("demo", "--port", str(self.port), "--dimse-port", str(self.dimse_port))

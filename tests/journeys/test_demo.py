@@ -8,6 +8,7 @@ import signal
 import socket
 import stat
 import time
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -65,6 +66,36 @@ def test_the_demonstration_plays_twice_in_a_row(site: Site) -> None:
         played = site.demo()
         assert played.returncode == 0, played.stdout + played.stderr
         assert "all as they must be" in played.stdout
+        kept = [Path(line.split()[-1]) for line in played.stdout.splitlines() if f"{site.data}/demo/play-" in line]
+        assert {path.suffix: path.read_bytes()[:4] for path in kept if path.suffix != ".txt"} == {
+            ".pdf": b"%PDF", ".jpg": b"\xff\xd8\xff\xe0",
+        }  # fmt: skip
+        (story,) = [path.read_text() for path in kept if path.suffix == ".txt"]
+        assert "create" in story
+        assert "refused (security)" in story
+        assert subscriptions(site) == 0
+
+
+def subscriptions(site: Site) -> int:
+    """How many subscriptions the hospital has."""
+    answer = httpx2.get(
+        f"{site.base}/fhir/Subscription?_summary=count", headers={"Authorization": f"Bearer {site.token('hospital-a')}"}
+    )
+    return int(answer.json()["total"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_play_that_is_told_to_stop_takes_its_subscription_back(site: Site, number: signal.Signals) -> None:
+    """An endpoint that is gone would be asked for days, and told by alarms."""
+    play = site.begin("demo", "--port", str(site.port), "--dimse-port", str(site.dimse_port))
+    assert play.stdout is not None
+    for line in play.stdout:
+        if "active" in line and "handshake received" in line:
+            play.send_signal(number)
+            break
+    assert play.wait(60) != 0
+    play.stdout.close()
+    assert subscriptions(site) == 0
 
 
 def test_a_second_server_on_the_same_data_is_refused(site: Site) -> None:
