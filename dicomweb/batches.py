@@ -9,6 +9,7 @@ import orjson
 from dicomweb.status import StoredOutcome
 from resources.json import Json
 from store.access import Caller
+from store.objects import Staged
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +31,21 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """An instance whose bytes are durable and whose header is read; its row is not written yet."""
+    """An instance whose bytes are durable and whose header is read; it has no object and no row yet."""
 
     transfer_syntax_uid: str
     json: Json
     layout: Json
     outcome: StoredOutcome
-    digest: str
+    staged: Staged
     dataset_digest: str
     size_bytes: int
     frame_count: int
     origin: Origin
+    compared: str = ""
+    """Data set digest of the stored instance that it was compared with, if one stands under its UID."""
+    is_same: bool = False
+    """Whether it is that instance in another encoding."""
 
 
 @dataclass(slots=True)

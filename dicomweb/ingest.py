@@ -1,8 +1,9 @@
 """The one door for images, whatever the protocol.
 
 An instance is acknowledged only once its bytes are durable in the object store and its row is committed. The same
-object sent again is acknowledged again and stored once; another object under the same SOP Instance UID is refused and
-reported, and never overwrites. Instances are committed in groups; each is answered after its own group's commit.
+object sent again, in whatever encoding, is acknowledged again and stored once; another object under the same SOP
+Instance UID is refused and reported, and never overwrites. Bytes become an object only once everything else is decided,
+so a refused instance leaves nothing. Instances are committed in groups; each is answered after its own group's commit.
 
 PS3.4 §B.2 (storage), PS3.18 §10.5 (store transaction)
 """
@@ -10,28 +11,43 @@ PS3.4 §B.2 (storage), PS3.18 §10.5 (store transaction)
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
-from dicomweb import frames, part10, rows, uids
+import structlog
+
+from dicomweb import frames, part10, rows, sop_classes, uids
 from dicomweb.attributes import text
 from dicomweb.batches import Batch, Origin, Prepared
 from dicomweb.part10 import DEFLATED_LE, EXPLICIT_BE, Part10
 from dicomweb.publishing import Publisher
 from dicomweb.reader import Buffer, Unreadable
+from dicomweb.sameness import Decoder, same
 from dicomweb.status import Result, StoredOutcome, refused
+from dicomweb.writes import Stored
 from resources.json import Json
-from resources.outcomes import Forbidden, Unavailable
+from resources.outcomes import FhirError, Forbidden, Unavailable
 from store.access import Access, Caller, Interaction, Outcome, Permit, Work
+from store.objects import Staged
 from store.unit_of_work import Store
+
+log = structlog.get_logger("vigie.images")
 
 
 class Objects(Protocol):
     """What is asked of the object store (`store.objects`)."""
 
-    def put(self, data: Any, /) -> str: ...
+    def stage(self, source: Any, /) -> Staged: ...
+
+    def place(self, staged: Iterable[Staged], /) -> None: ...
+
+    def discard(self, staged: Staged, /) -> None: ...
+
+    def path(self, digest: str, /) -> Path: ...
 
 
 WRITERS = 8
@@ -41,8 +57,11 @@ WRITERS = 8
 class Ingest:
     """Stores instances; see `store_instance` for one, `prepare` and `commit` for many."""
 
-    def __init__(self, store: Store, objects: Objects, permit: Permit, publisher: Publisher) -> None:
+    def __init__(
+        self, store: Store, objects: Objects, permit: Permit, publisher: Publisher, decoder: Decoder
+    ) -> None:
         self.store = store
+        self._decoder = decoder
         self._objects = objects
         self._permit = permit
         self._publisher = publisher
@@ -77,7 +96,10 @@ class Ingest:
         self, data: Buffer | Part10, origin: Origin, *, study_instance_uid: str | None = None,
         sop_instance_uid: str | None = None,
     ) -> Prepared | StoredOutcome:
-        """Read the header within its budgets, check the UIDs, make the bytes durable. A refusal is an outcome."""
+        """Read the header within its budgets, check the UIDs, make the bytes durable: they are no object yet.
+
+        A refusal is an outcome. What is prepared must be committed.
+        """
         try:
             part = data if isinstance(data, Part10) else part10.parse(data)
             dataset = part.dataset()
@@ -91,6 +113,8 @@ class Ingest:
         fault = _uid_fault(part, found, study_instance_uid, sop_instance_uid)
         if fault is not None:
             return refused(outcome, *fault)
+        if not sop_classes.may_store(outcome.sop_class_uid):
+            return refused(outcome, Result.SOP_CLASS_NOT_SUPPORTED, "the SOP Class is no storage class")
         view = memoryview(part.body)
         base = len(part.head) if part.transfer_syntax_uid != DEFLATED_LE else 0
         index = frames.index(dataset, lambda offset, size: bytes(view[offset - base : offset - base + size]))
@@ -101,40 +125,63 @@ class Ingest:
             outcome = refused(outcome, Result.STORED_INCOMPLETE, "the file meta information is of another object")
         digest = part.dataset_digest
         try:
-            stored = self._objects.put(part.stream())
+            staged = self._objects.stage(part.stream())
         except OSError:
             return refused(outcome, Result.OUT_OF_RESOURCES, "the object could not be written")
         layout = _layout(part, dataset.bulk, index, dataset.pixels)
         size = part.size_bytes
         syntax = part.transfer_syntax_uid
         json = dict(sorted({**dataset.json, "00083002": {"vr": "UI", "Value": [syntax]}}.items()))
-        return Prepared(syntax, json, layout, outcome, stored, digest, size, len(index.frames), origin)
+        return Prepared(syntax, json, layout, outcome, staged, digest, size, len(index.frames), origin)
 
     def commit(self, prepared: Sequence[Prepared], batch: Batch) -> list[StoredOutcome]:
         """Commit rows of one caller together; the outcomes are acknowledgements. A fault of the server is one too."""
-        caller = batch.caller
-        intent = Access(Interaction.DICOM_STORE, "ImagingStudy", owner=caller.organization,
-                        detail=(("instances", str(len(prepared))), ("door", batch.origin.door)))
         try:
-            outcomes, announced = self.store.transact(
-                caller, lambda uow: self._write(uow, prepared, batch), intent=intent
-            )
+            outcomes = self._committed(list(prepared), batch)
         except Forbidden:
-            return [refused(one.outcome, Result.NOT_AUTHORISED, "not authorised to store images") for one in prepared]
-        except Unavailable:
-            return [refused(one.outcome, Result.OUT_OF_RESOURCES, "the database is not available") for one in prepared]
-        batch.announced |= announced
+            outcomes = [refused(one.outcome, Result.NOT_AUTHORISED, "not authorised to store images")
+                        for one in prepared]
+        except (FhirError, OSError) as error:
+            told = "the database is not available" if isinstance(error, Unavailable) else "it could not be recorded"
+            outcomes = [refused(one.outcome, Result.OUT_OF_RESOURCES, told) for one in prepared]
+        finally:
+            for one in prepared:
+                self._objects.discard(one.staged)
         for outcome in outcomes:
             if outcome.result.is_stored:
                 counted = batch.stored if outcome.is_new else batch.resent
                 counted[outcome.study_instance_uid] = counted.get(outcome.study_instance_uid, 0) + 1
         return outcomes
 
-    def _write(
-        self, uow: Work, prepared: Sequence[Prepared], batch: Batch
-    ) -> tuple[list[StoredOutcome], set[str]]:
+    def _committed(self, prepared: list[Prepared], batch: Batch) -> list[StoredOutcome]:
+        """The outcomes of a commit. What stands under a UID in other bytes is compared between two transactions: the
+        stored object never changes, so what was found holds in the second."""
+        intent = Access(Interaction.DICOM_STORE, "ImagingStudy", owner=batch.caller.organization,
+                        detail=(("instances", str(len(prepared))), ("door", batch.origin.door)))
+        outcomes: list[StoredOutcome | None] = [None] * len(prepared)
+        left = list(range(len(prepared)))
+        while left:
+            members = [prepared[number] for number in left]
+            written = self.store.transact(batch.caller, partial(self._write, members, batch), intent=intent)
+            batch.announced |= written.announced
+            for number, outcome in zip(left, written.outcomes, strict=True):
+                outcomes[number] = outcome
+            left = [number for number in left if outcomes[number] is None]
+            for number in left:
+                prepared[number] = self._compared(prepared[number], written.stored)
+        return [one for one in outcomes if one is not None]
+
+    def _compared(self, one: Prepared, stored: dict[str, Stored]) -> Prepared:
+        known = stored[one.outcome.sop_instance_uid]
+        is_same = same(one.staged.file, self._objects.path(known.digest), self._decoder)
+        return replace(one, compared=known.dataset_digest, is_same=is_same)
+
+    def _write(self, prepared: Sequence[Prepared], batch: Batch, uow: Work) -> rows.Written:
         self._permit.visibility(uow.caller, Interaction.DICOM_STORE, "ImagingStudy")
-        return rows.write(uow, uow.caller, prepared, batch)
+        written = rows.write(uow, uow.caller, prepared, batch)
+        # Last, since it cannot be taken back: whoever stored the same bytes meanwhile refers to the same object.
+        self._objects.place([one.staged for one in written.fresh])
+        return written
 
     def finish(self, batch: Batch) -> None:
         """At the end of the request or association: one ImagingStudy version per study, and the record of the whole."""
@@ -183,14 +230,26 @@ class _Group:
                     taken, self._waiting = self._waiting[:MAX_GROUP], self._waiting[MAX_GROUP:]
                 # The batches of a caller differ only in what they count; each is told of its own.
                 for batch_, members in _by_batch(taken):
-                    outcomes = ingest.commit([one.prepared for one in members], batch_)
-                    for one, outcome in zip(members, outcomes, strict=True):
-                        one.outcome = outcome
-        assert mine.outcome is not None  # noqa: S101 - the leader answered all it took
-        return mine.outcome
+                    _commit(ingest, members, batch_)
+        return mine.outcome or _unrecorded(prepared)
 
 
 MAX_GROUP = 64
+
+
+def _commit(ingest: Ingest, members: Sequence[_Waiting], batch: Batch) -> None:
+    """Commit for those who wait, and tell each. A fault that nobody foresaw is a refusal for all of them."""
+    try:
+        outcomes = ingest.commit([one.prepared for one in members], batch)
+    except Exception:  # the followers wait in threads of their own, and must be answered
+        log.exception("a group of instances could not be committed")
+        outcomes = [_unrecorded(one.prepared) for one in members]
+    for one, outcome in zip(members, outcomes, strict=True):
+        one.outcome = outcome
+
+
+def _unrecorded(prepared: Prepared) -> StoredOutcome:
+    return refused(prepared.outcome, Result.OUT_OF_RESOURCES, "it could not be recorded")
 
 
 @dataclass(slots=True)

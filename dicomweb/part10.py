@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import mmap
 import struct
 import zlib
 from collections.abc import Iterator
@@ -57,6 +58,7 @@ class Part10:
         view = memoryview(self.body)
         for start in range(0, len(view), 8 * _CHUNK):
             digest.update(view[start : start + 8 * _CHUNK])
+            release(view)
         return digest.hexdigest()
 
     def stream(self) -> Joined:
@@ -69,6 +71,15 @@ class Part10:
         if syntax == DEFLATED_LE:
             return reader.read(inflate(self.body), explicit=True, little=True)
         return reader.read(self.body, explicit=syntax != IMPLICIT_LE, little=syntax != EXPLICIT_BE, base=len(self.head))
+
+
+def release(view: memoryview) -> None:
+    """Give back the memory of what was read of a mapped file: it can be read again from the file.
+
+    Else a process that reads a 1 GB object once would hold 1 GB of it.
+    """
+    if isinstance(view.obj, mmap.mmap):
+        view.obj.madvise(mmap.MADV_DONTNEED)
 
 
 def parse(data: Buffer) -> Part10:
@@ -155,12 +166,14 @@ class Joined(io.RawIOBase):
     def __init__(self, *parts: Buffer) -> None:
         self._parts: Iterator[memoryview] = iter([memoryview(part) for part in parts])
         self._current: memoryview = memoryview(b"")
+        self._unreleased = 0
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, target: bytearray | memoryview) -> int:  # type: ignore[override]
         while not len(self._current):
+            release(self._current)
             following = next(self._parts, None)
             if following is None:
                 return 0
@@ -168,4 +181,8 @@ class Joined(io.RawIOBase):
         count = min(len(target), len(self._current))
         memoryview(target)[:count] = self._current[:count]
         self._current = self._current[count:]
+        self._unreleased += count
+        if self._unreleased >= 8 * _CHUNK:
+            release(self._current)
+            self._unreleased = 0
         return count

@@ -13,6 +13,8 @@ import base64
 import math
 import mmap
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -80,16 +82,11 @@ class DataSet:
 
 def read(data: Buffer, *, explicit: bool, little: bool, base: int = 0) -> DataSet:
     """The data set in `data`; offsets are given with `base` added. Raises Unreadable."""
-    reader = _Reader(data, explicit=explicit, little=little, base=base)
-    try:
-        reader.dataset(0, len(data), reader.result.json, _Scope("", 0, ["iso8859"], False))
-    except (struct.error, IndexError, RecursionError, UnicodeError) as error:
-        raise Unreadable("a data element does not end within the data set") from error
-    return reader.result
+    return Reader(data, explicit=explicit, little=little, base=base).read()
 
 
 @dataclass(slots=True)
-class _Scope:
+class Scope:
     """What an item inherits from the data set around it."""
 
     path: str
@@ -98,7 +95,21 @@ class _Scope:
     signed: bool
 
 
-class _Reader:
+def _outermost() -> Scope:
+    return Scope("", 0, ["iso8859"], False)
+
+
+@contextmanager
+def _cut_off() -> Iterator[None]:
+    try:
+        yield
+    except (struct.error, IndexError, RecursionError, UnicodeError) as error:
+        raise Unreadable("a data element does not end within the data set") from error
+
+
+class Reader:
+    """Walks the elements of a data set; `read` gives what it finds. A subclass may keep other things of a value."""
+
     def __init__(self, data: Buffer, *, explicit: bool, little: bool, base: int) -> None:
         self.data, self.base = data, base
         self.explicit, self.little = explicit, little
@@ -109,7 +120,21 @@ class _Reader:
         if explicit and len(data) >= 6 and not bytes(data[4:6]).isalpha():
             self.explicit = False  # some senders claim explicit VR and write implicit; the first element tells
 
-    def dataset(self, position: int, end: int, into: Json, scope: _Scope, *, open_ended: bool = False) -> int:
+    def read(self) -> DataSet:
+        """The whole data set. Raises Unreadable."""
+        with _cut_off():
+            self.dataset(0, len(self.data), self.result.json, _outermost())
+        return self.result
+
+    def items(self) -> list[Json]:
+        """The bytes read as the items of a sequence. Raises Unreadable."""
+        found: Json = {}
+        with _cut_off():
+            self._sequence(ITEM, "SQ", 0, len(self.data), found, _outermost(), open_ended=False)
+        items: list[Json] = found[f"{ITEM:08X}"].get("Value", [])
+        return items
+
+    def dataset(self, position: int, end: int, into: Json, scope: Scope, *, open_ended: bool = False) -> int:
         """Read elements from `position` into `into`; stop at `end`, or at an item delimiter when `open_ended`."""
         data, order, explicit = self.data, self.order, self.explicit
         head = struct.Struct(order + "HH")
@@ -151,7 +176,7 @@ class _Reader:
             raise Unreadable("an item of undefined length is not ended")
         return position
 
-    def _looked_up(self, tag: int, scope: _Scope) -> str:
+    def _looked_up(self, tag: int, scope: Scope) -> str:
         vr = dictionary_vr(tag)
         if " or " in vr:
             if vr == "US or SS":
@@ -163,7 +188,7 @@ class _Reader:
         """Some senders keep explicit VR inside a sequence that they write as UN."""
         return str(bytes(self.data[at + 12 : at + 14]), "latin-1") in KNOWN
 
-    def _element(self, tag: int, vr: str, at: int, length: int, end: int, into: Json, scope: _Scope) -> int:
+    def _element(self, tag: int, vr: str, at: int, length: int, end: int, into: Json, scope: Scope) -> int:
         """Take the element whose value begins at `at`; return where the next one begins."""
         if length == UNDEFINED:
             if tag in PIXELS and scope.depth == 0:
@@ -180,7 +205,7 @@ class _Reader:
         self._value(tag, vr, at, length, into, scope)
         return at + length
 
-    def _sequence(self, tag: int, vr: str, at: int, end: int, into: Json, scope: _Scope, *, open_ended: bool) -> int:
+    def _sequence(self, tag: int, vr: str, at: int, end: int, into: Json, scope: Scope, *, open_ended: bool) -> int:
         if scope.depth >= MAX_DEPTH:
             raise Unreadable(f"sequences are nested more than {MAX_DEPTH} deep")
         name = f"{tag:08X}"
@@ -206,7 +231,7 @@ class _Reader:
                 raise Unreadable("a sequence holds something other than items")
             self.elements += 1
             item: Json = {}
-            inner = _Scope(f"{scope.path}{name}/{len(items)}/", scope.depth + 1, scope.encodings, scope.signed)
+            inner = Scope(f"{scope.path}{name}/{len(items)}/", scope.depth + 1, scope.encodings, scope.signed)
             if length == UNDEFINED:
                 at = self.dataset(at, end, item, inner, open_ended=True)
             else:
@@ -250,7 +275,7 @@ class _Reader:
         self.result.pixels = Pixels(tag, "OB", start + self.base, at - start, table, tuple(fragments))
         return at
 
-    def _value(self, tag: int, vr: str, at: int, length: int, into: Json, scope: _Scope) -> None:
+    def _value(self, tag: int, vr: str, at: int, length: int, into: Json, scope: Scope) -> None:
         name = f"{tag:08X}"
         if length == 0:
             into[name] = {"vr": vr}

@@ -13,7 +13,7 @@ from dicomweb.attributes import OF_SERIES, OF_STUDY, names, number, text
 from dicomweb.batches import Batch, Prepared
 from dicomweb.status import Result, StoredOutcome, refused
 from dicomweb.tables import Row, dicom_series, dicom_study
-from dicomweb.writes import pack
+from dicomweb.writes import Stored, pack
 from resources.json import Json
 from resources.times import microseconds
 from store.access import Access, Caller, Interaction, Outcome, Work
@@ -29,10 +29,22 @@ class Place:
     now_us: int
 
 
-def write(
-    uow: Work, caller: Caller, prepared: Sequence[Prepared], batch: Batch
-) -> tuple[list[StoredOutcome], set[str]]:
-    """Write the rows of what is new; the outcome of each, and the studies whose storing is now on record."""
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What became of the instances of one transaction."""
+
+    outcomes: list[StoredOutcome | None]
+    """In the order given. None: other bytes are stored under this UID, and nobody has compared them yet."""
+    announced: set[str]
+    """Studies for which the record that storing began is written."""
+    fresh: list[Prepared]
+    """The instances whose rows were written: their bytes must become objects."""
+    stored: dict[str, Stored]
+    """SOP Instance UID → what is stored, of those that are undecided."""
+
+
+def write(uow: Work, caller: Caller, prepared: Sequence[Prepared], batch: Batch) -> Written:
+    """Write the rows of what is new."""
     connection, owner = uow.connection, caller.organization
     owner_id = uow.register_audience(frozenset({owner}))
     audience = uow.register_audience(frozenset({owner, uow.platform}))
@@ -41,35 +53,39 @@ def write(
     study_uids = sorted({one.outcome.study_instance_uid for one in prepared})
     studies = {uid: _study(uow, place, uid) for uid in study_uids}
     known = writes.stored_digests(connection, owner_id, {one.outcome.sop_instance_uid for one in prepared})
-    digests = {uid: digest for uid, (digest, _) in known.items()}
-    outcomes: list[StoredOutcome] = []
+    written = Written([], set(), [], {})
     fresh: dict[str, list[Prepared]] = {}
     for one in prepared:
         uid = one.outcome.sop_instance_uid
-        digest = digests.get(uid)
-        if digest is None:
-            digests[uid] = one.dataset_digest
+        stored = known.get(uid)
+        if stored is None:
+            # A second instance with this UID in the same group is compared with this one, in a turn of its own.
+            known[uid] = Stored(one.staged.digest, one.dataset_digest)
             fresh.setdefault(one.outcome.study_instance_uid, []).append(one)
-            outcomes.append(one.outcome)
-        elif digest == one.dataset_digest:
-            outcomes.append(replace(one.outcome, is_new=False))
-        else:
+            written.fresh.append(one)
+            written.outcomes.append(one.outcome)
+        elif one.dataset_digest == stored.dataset_digest or (one.compared == stored.dataset_digest and one.is_same):
+            written.outcomes.append(replace(one.outcome, is_new=False))
+        elif one.compared == stored.dataset_digest:
             reason = "another object is stored under this SOP Instance UID"
-            outcomes.append(refused(one.outcome, Result.DUPLICATE_DIFFERS, reason))
+            written.outcomes.append(refused(one.outcome, Result.DUPLICATE_DIFFERS, reason))
+        else:
+            written.outcomes.append(None)
+            written.stored[uid] = stored
     for uid in study_uids:
         if uid in fresh:
             _add(uow, place, studies[uid], fresh[uid])
         elif studies[uid].instance_count == 0:
             writes.remove_empty(connection, studies[uid].pk)
-    announced = set(fresh) - batch.announced
-    for uid in sorted(announced):
+    written.announced.update(set(fresh) - batch.announced)
+    for uid in sorted(written.announced):
         # Not yet the access itself, whose record comes with the last instance: so it is the server's own word.
         uow.note(_began(owner, studies[uid], (("door", batch.origin.door),)))
-    turned_away = [one for one in outcomes if not one.result.is_stored]
+    turned_away = [one for one in written.outcomes if one is not None and not one.result.is_stored]
     if turned_away and caller.recording is None:  # else the request's record will tell of all that it refused
         uow.note(Access(Interaction.DICOM_STORE, "ImagingStudy", owner=owner, outcome=Outcome.MINOR,
-                        detail=(("refused", str(len(turned_away))),), reason="0111 duplicate SOP instance differs"))
-    return outcomes, announced
+                        detail=(("refused", str(len(turned_away))),), reason="duplicate: another object has this UID"))
+    return written
 
 
 def _study(uow: Work, place: Place, uid: str) -> Row:
@@ -84,7 +100,8 @@ def _study(uow: Work, place: Place, uid: str) -> Row:
         "imaging_study_id": uow.new_id(),
     }])
     row = writes.lock_study(uow.connection, place.owner_id, uid)
-    assert row is not None  # noqa: S101 - it was inserted, or was there
+    if row is None:
+        raise RuntimeError("a study row that was inserted is not there")
     return row
 
 
@@ -199,7 +216,7 @@ def _instance_values(one: Prepared, series_pk: int, study: Row, place: Place) ->
         "content_time": text(json, "00080033"),
         "patient_id": text(json, "00100020"),
         "frame_count": one.frame_count,
-        "digest": one.digest,
+        "digest": one.staged.digest,
         "dataset_digest": one.dataset_digest,
         "size_bytes": one.size_bytes,
         "origin": one.origin.json(),

@@ -53,8 +53,8 @@ class Imaging:
         self._spool = spool
         endpoint = public_bases[0] if public_bases else None
         self._publisher = Publisher(zone=zone or ZoneInfo("Europe/Paris"), endpoint=endpoint, quiet_s=quiet_s)
-        self.ingest = Ingest(store, objects, permit, self._publisher)
         self._workers = workers or Workers(folder=spool)
+        self.ingest = Ingest(store, objects, permit, self._publisher, self._workers)
         self._disclosure = Disclosure(store, permit)
         self._retrieval = Retrieval(objects, self._workers)
 

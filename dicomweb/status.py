@@ -1,6 +1,7 @@
 """What became of an instance, and how each protocol says it: one table.
 
-PS3.4 §B.2.3 (C-STORE status), PS3.18 Annex I.2 (Failure Reason, Warning Reason), PS3.18 Table 10.5.3-1 (HTTP status).
+PS3.4 Table B.2-1 and PS3.7 §9.1.1.1.9 (C-STORE status), PS3.18 Annex I.2 (Failure Reason, Warning Reason),
+PS3.18 Table 10.5.3-1 (HTTP status).
 """
 
 from __future__ import annotations
@@ -8,6 +9,28 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
+
+C_STORE_STATUSES: tuple[tuple[int, int, str], ...] = (
+    (0x0000, 0x0000, "PS3.4 Table B.2-1 Success"),
+    (0xB000, 0xB000, "PS3.4 Table B.2-1 Warning: coercion of data elements"),
+    (0xB006, 0xB006, "PS3.4 Table B.2-1 Warning: elements discarded"),
+    (0xB007, 0xB007, "PS3.4 Table B.2-1 Warning: data set does not match SOP Class"),
+    (0xA700, 0xA7FF, "PS3.4 Table B.2-1 Refused: out of resources"),
+    (0xA900, 0xA9FF, "PS3.4 Table B.2-1 Error: data set does not match SOP Class"),
+    (0xC000, 0xCFFF, "PS3.4 Table B.2-1 Error: cannot understand"),
+    (0x0117, 0x0117, "PS3.7 §9.1.1.1.9 Invalid object instance"),
+    (0x0122, 0x0122, "PS3.7 §9.1.1.1.9 Refused: SOP Class not supported"),
+    (0x0124, 0x0124, "PS3.7 §9.1.1.1.9 Refused: not authorised"),
+    (0x0210, 0x0210, "PS3.7 §9.1.1.1.9 Duplicate invocation"),
+    (0x0211, 0x0211, "PS3.7 §9.1.1.1.9 Unrecognised operation"),
+    (0x0212, 0x0212, "PS3.7 §9.1.1.1.9 Mistyped argument"),
+)
+"""(first, last, clause): every status that a C-STORE response may have. 0110 and 0111 are none of them."""
+
+
+def clause_of(status: int) -> str | None:
+    """Where C-STORE has this status; None where it has not."""
+    return next((clause for first, last, clause in C_STORE_STATUSES if first <= status <= last), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +49,7 @@ class Result(Enum):
     """What became of one instance."""
 
     STORED = Answer(0x0000)
-    """Now, or before with the same bytes (idempotent: `StoredOutcome.is_new` tells)."""
+    """Now, or before as the same object (idempotent: `StoredOutcome.is_new` tells)."""
     STORED_INCOMPLETE = Answer(0xB007, warning_reason=0xB007)
     """Stored as it came, but its parts do not agree: fewer pixels than the header says, or other UIDs in the file meta
     information than in the data set."""
@@ -34,10 +57,12 @@ class Result(Enum):
     MISMATCH = Answer(0xA900, 0xA900)
     """UIDs of the message, the file and the address do not agree."""
     NOT_UNDERSTOOD = Answer(0xC000, 0xC000, is_syntax=True)
-    DUPLICATE_DIFFERS = Answer(0x0111, 0x0111)
-    """Another object is stored under this SOP Instance UID: it is never overwritten."""
+    DUPLICATE_DIFFERS = Answer(0xC111, 0xC111)
+    """Another object is stored under this SOP Instance UID: it is never overwritten. C-STORE has no status of its own
+    for it (0111 is one of N-CREATE), so it is one of the range that is the implementation's."""
+    SOP_CLASS_NOT_SUPPORTED = Answer(0x0122, 0x0122)
+    """No storage class, or none that this AE title may store."""
     NOT_AUTHORISED = Answer(0x0124, 0x0124)
-    PROCESSING_FAILURE = Answer(0x0110, 0x0110)
 
     @property
     def is_stored(self) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -68,18 +69,26 @@ def instances_of(connection: Connection, study_pk: int) -> Sequence[Row]:
     ).all()
 
 
-def stored_digests(connection: Connection, owner_id: int, uids: Iterable[str]) -> dict[str, tuple[str, int]]:
-    """SOP Instance UID → (data set digest, study row) of what this owner has stored already."""
-    found: dict[str, tuple[str, int]] = {}
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The digests of a stored instance: of its file in the object store, and of transfer syntax and data set."""
+
+    digest: str
+    dataset_digest: str
+
+
+def stored_digests(connection: Connection, owner_id: int, uids: Iterable[str]) -> dict[str, Stored]:
+    """SOP Instance UID → digests of what this owner has stored already."""
+    found: dict[str, Stored] = {}
     wanted = list(uids)
+    table = dicom_instance.c
     for start in range(0, len(wanted), 500):
         rows = connection.execute(
-            select(dicom_instance.c.sop_instance_uid, dicom_instance.c.dataset_digest, dicom_instance.c.study_pk).where(
-                dicom_instance.c.owner_id == owner_id,
-                dicom_instance.c.sop_instance_uid.in_(wanted[start : start + 500]),
+            select(table.sop_instance_uid, table.digest, table.dataset_digest).where(
+                table.owner_id == owner_id, table.sop_instance_uid.in_(wanted[start : start + 500])
             )
         )
-        found.update({row[0]: (row[1], row[2]) for row in rows})
+        found.update({row[0]: Stored(row[1], row[2]) for row in rows})
     return found
 
 

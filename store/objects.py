@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,6 +22,14 @@ from resources.outcomes import NotFound
 CHUNK_BYTES = 1024 * 1024
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """Bytes that are durable but no object yet: `ObjectStore.place` makes them one, `discard` forgets them."""
+
+    digest: str
+    file: Path
 
 
 class ObjectStore:
@@ -47,6 +57,39 @@ class ObjectStore:
         else:  # its writer may not have come to this yet
             _sync_folder(self.path(digest).parent)
         return digest
+
+    def stage(self, source: bytes | bytearray | memoryview | BinaryIO) -> Staged:
+        """Write the bytes durably beside their place, for a decision that comes after: `place` or `discard`.
+
+        Nobody can read them until then. What a killed process leaves staged is removed by `clean`.
+        """
+        stream = BytesIO(source) if isinstance(source, bytes | bytearray | memoryview) else source
+        temporary = self._temporary()
+        hashing = sha256()
+        with self._discarded_on_error(temporary), open(temporary, "xb", buffering=0) as file:  # noqa: PTH123
+            while piece := stream.read(CHUNK_BYTES):
+                hashing.update(piece)
+                _write_all(file.fileno(), memoryview(piece))
+            os.fsync(file.fileno())
+        return Staged(hashing.hexdigest(), temporary)
+
+    def place(self, staged: Iterable[Staged]) -> None:
+        """Make objects of what was staged, durably; again is harmless. Raises OSError."""
+        folders: set[Path] = set()
+        for one in staged:
+            place = self.path(one.digest)
+            try:
+                one.file.replace(place)
+            except FileNotFoundError:
+                if not place.is_file():
+                    raise
+            folders.add(place.parent)
+        for folder in folders:  # after all renames: the first sync makes most of them durable
+            _sync_folder(folder)
+
+    def discard(self, staged: Staged) -> None:
+        """Forget what was staged, unless it was placed."""
+        staged.file.unlink(missing_ok=True)
 
     def exists(self, digest: str) -> bool:
         return self.path(digest).is_file()
@@ -107,16 +150,9 @@ class ObjectStore:
         return removed
 
     def _put_stream(self, source: BinaryIO) -> str:
-        temporary = self._temporary()
-        hashing = sha256()
-        with self._discarded_on_error(temporary), open(temporary, "xb", buffering=0) as file:  # noqa: PTH123
-            while piece := source.read(CHUNK_BYTES):
-                hashing.update(piece)
-                _write_all(file.fileno(), memoryview(piece))
-            os.fsync(file.fileno())
-        digest = hashing.hexdigest()
-        self._place(temporary, digest)
-        return digest
+        staged = self.stage(source)
+        self.place([staged])
+        return staged.digest
 
     def _temporary(self) -> Path:
         return self._incoming / secrets.token_hex(16)

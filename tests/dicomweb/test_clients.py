@@ -154,7 +154,7 @@ def test_a_data_set_is_stored_as_it_came_in_whatever_transfer_syntax(service: Se
 def test_another_object_under_the_same_uid_is_refused_and_reported(
     service: Service, scp: int, files: list[bytes]
 ) -> None:
-    """PS3.7 §C.4.3: 0x0111 duplicate SOP instance; the first object stays."""
+    """PS3.4 Table B.2-1: a status of the range "cannot understand" (C-STORE has none for it); the first one stays."""
     first = pydicom.dcmread(io.BytesIO(files[0]))
     statuses = []
     ae = AE("MODALITY")
@@ -166,7 +166,7 @@ def test_another_object_under_the_same_uid_is_refused_and_reported(
         statuses.append(association.send_c_store(first).Status)
     association.release()
 
-    assert statuses == [0x0000, 0x0000, 0x0111]
+    assert statuses == [0x0000, 0x0000, 0xC111]
     published(service, 1)
 
 

@@ -193,6 +193,7 @@ def test_text_that_a_database_cannot_hold_is_no_fault(service: Service) -> None:
 def test_no_file_of_pydicoms_odd_ones_breaks_the_server(service: Service) -> None:
     """The odd and the bad of pydicom's collection: stored or refused, never a 5xx; then retrievable at each level."""
     client = service.client()
+    kept: dict[str, bytes] = {}
     for file in sorted(PYDICOM_FILES.glob("*.dcm")):
         data = file.read_bytes()
         answer = stow(client, [data])
@@ -201,7 +202,7 @@ def test_no_file_of_pydicoms_odd_ones_breaks_the_server(service: Service) -> Non
             address = item["00081190"]["Value"][0]
             address = address[address.index("/dicom-web") :]
             stored = client.get(address, headers={"Accept": "application/dicom; transfer-syntax=*"})
-            assert stored.data[128:] == data[128:], file.name
+            assert stored.data[128:] == kept.setdefault(address, data)[128:], file.name  # some are one object twice
             assert client.get(f"{address}/metadata").status_code == 200, file.name
             for path in ("/rendered", "/thumbnail", "/frames/1", ""):
                 assert client.get(address + path).status_code in {200, 404, 406}, (file.name, path)
