@@ -44,6 +44,10 @@ class Answer:
     is_syntax: bool = False
     """The fault is in the bytes themselves: HTTP 400 when nothing else was stored."""
 
+    def __post_init__(self) -> None:
+        if clause_of(self.dimse) is None:
+            raise ValueError("C-STORE has no such status")
+
 
 class Result(Enum):
     """What became of one instance."""
