@@ -9,5 +9,6 @@ processes.begin_worker()  # before the imports, which take a second
 from fhir_server.server.app import create_app  # noqa: E402
 
 logs.configure("web")
-app = create_app()
+with processes.told("web"):
+    app = create_app()
 gc.freeze()  # what is there now stays: the collector need not look through it again and again

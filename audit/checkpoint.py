@@ -6,7 +6,7 @@
 
     — origin base64(key id ‖ signature)
 
-The private key is made on first use, readable by its owner alone, and never has a default.
+The private key is made once for a log (`create`), readable by its owner alone, and never has a default.
 
 https://c2sp.org/tlog-checkpoint, https://c2sp.org/signed-note
 """
@@ -139,23 +139,33 @@ class Signer:
         return signer
 
 
-def load_or_create(path: Path, origin: str) -> Signer:
-    """The signer kept in `path`; made (0600, beside it ``.pub``) when there is none. Safe between processes.
-
-    Raises BadKey where others could read the key, or where it belongs to another origin.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        _create(path, Signer.generate(origin))
-    if path.stat().st_mode & 0o077:
-        raise BadKey(f"{path.name} can be read by others: chmod 600 it")
-    signer = Signer.parse(path.read_text(encoding="ascii"))
+def load(path: Path, origin: str) -> Signer:
+    """The signer kept in `path`. Raises BadKey where it is missing, damaged, readable by others or of another log."""
+    try:
+        if path.stat().st_mode & 0o077:
+            raise BadKey(f"{path.name} can be read by others: chmod 600 it")
+        signer = Signer.parse(path.read_text(encoding="ascii"))
+    except FileNotFoundError as error:
+        raise BadKey(f"{path.name} is missing") from error
+    except UnicodeDecodeError as error:
+        raise BadKey("not an Ed25519 signer key") from error
     if signer.name != origin:
         raise BadKey(f"{path.name} belongs to the log {signer.name}, not to {origin}")
     return signer
 
 
-def _create(path: Path, signer: Signer) -> None:
+def create(path: Path, origin: str) -> Signer:
+    """The signer of a new log, kept in `path` (0600, beside it ``.pub``); one that is there already is kept.
+
+    Safe between processes. Raises BadKey as `load` does.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not path.exists():
+        _write(path, Signer.generate(origin))
+    return load(path, origin)
+
+
+def _write(path: Path, signer: Signer) -> None:
     """Write aside, then link: whoever comes second keeps the first one's key."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     handle = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)

@@ -25,8 +25,9 @@ from joserfc import jwt
 from joserfc.errors import JoseError
 
 from auth import queries
-from auth.clients import AUTH_METHOD, CLIENT_ID, Client, Clock
+from auth.clients import AUTH_METHOD, Client, Clock
 from auth.keys import KEY_TYPES, import_public
+from auth.registration import CLIENT_ID
 from resources import jsontext
 from resources.json import Json
 from resources.outcomes import FhirError

@@ -9,17 +9,19 @@ https://hl7.org/fhir/smart-app-launch/STU2.2/client-confidential-asymmetric.html
 
 from __future__ import annotations
 
-import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from urllib.parse import urlsplit
+from typing import Any
 
-from auth import keys, purposes, queries, scopes
+from sqlalchemy import Connection
+
+from auth import keys, purposes, queries, registration, scopes
 from auth.queries import ClientRecord
+from auth.registration import CLIENT_ID
 from resources.json import Json
-from resources.outcomes import BadRequest, Conflict
+from resources.outcomes import Conflict, NotFound
 from store.access import Access, Caller, Interaction, Trail
 from store.engine.database import Database
 
@@ -31,10 +33,8 @@ KNOWN_FOR_S = 5.0
 """How long a process may go by what it knew of a client: a deactivation takes effect within this."""
 
 MAX_KNOWN = 10_000
-
-CLIENT_ID = re.compile(r"[A-Za-z0-9._~-]{1,128}", re.ASCII)
-_LOGICAL_ID = re.compile(r"[A-Za-z0-9\-.]{1,64}", re.ASCII)
-_PRACTITIONER = re.compile(r"Practitioner/[A-Za-z0-9\-.]{1,64}", re.ASCII)
+MAX_WITH_ORIGINS = 2_000
+"""Clients with web origins that are looked at: what a process remembers of them is bounded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,11 @@ class Client:
         granted = scopes.narrow(scopes.parse_all(scope), self.scopes) if scope else self.scopes
         return scopes.text_of(granted) or None
 
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """Web origins whose pages may use it."""
+        return self.record.origins
+
     def caller(
         self, *, scope: str, token_ref: str | None = None, address: str = "", request_id: str = ""
     ) -> Caller:
@@ -98,15 +103,32 @@ class Client:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who administers clients, and what else is recorded of it (an account's number)."""
+
+    caller: Caller
+    detail: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """For the registry: agent and account, no name of a person."""
+        return " ".join((self.caller.client_id, *(f"{name} {value}" for name, value in self.detail)))
+
+
 class Clients:
-    """The registered clients: add, find, list, deactivate."""
+    """The registered clients: add, find, list, and what an operator does with them.
+
+    Each act is on record in the transaction that carries it out, and in force everywhere within `KNOWN_FOR_S`.
+    """
 
     def __init__(self, database: Database, *, trail: Trail, clock: Clock, platform: str) -> None:
         self._database = database
         self._trail = trail
         self._clock = clock
-        self._platform = platform
+        self._system = Actor(Caller.system(platform))
         self._known: dict[str, tuple[float, Client | None]] = {}
+        self._origins: tuple[float, frozenset[str]] = (float("-inf"), frozenset())
 
     def add(
         self,
@@ -119,6 +141,8 @@ class Clients:
         *,
         jwks_uri: str | None = None,
         client_id: str | None = None,
+        origins: Iterable[str] = (),
+        by: Actor | None = None,
     ) -> tuple[Client, Json | None]:
         """Register a client. Without `jwks` a new ES384 pair is made; its private half is returned and kept nowhere.
 
@@ -128,27 +152,27 @@ class Clients:
         if jwks is None:
             private, public = keys.new_key()
             jwks = {"keys": [public]}
-        now = self._clock()
         record = ClientRecord(
-            client_id=client_id or f"{_slug(name)}-{secrets.token_hex(6)}",
+            client_id=client_id or f"{registration.slug(name)}-{secrets.token_hex(6)}",
             name=name,
             organization=organization,
-            scope=scopes.text_of(_system_scopes(scope)),
+            scope=registration.system_scopes(scope),
             role=role,
             practitioner=practitioner,
             jwks=keys.checked_key_set(jwks),
             jwks_uri=jwks_uri,
             active=True,
-            created=int(now.timestamp()),
+            created=int(self._clock().timestamp()),
+            origins=registration.origins(origins),
         )
-        _check(record)
+        registration.check(record)
         with self._database.write() as connection:
             if queries.find_client(connection, record.client_id) is not None:
                 raise Conflict("A client with this client_id exists", expression="client_id")
             queries.insert_client(connection, record)
-            access = self._access("client-add", record.client_id, (("organization", organization), ("role", role)))
-            self._trail.append(connection, Caller.system(self._platform), [access], now)
-        self._known.pop(record.client_id, None)
+            detail = (("organization", organization), ("role", role), ("scope", record.scope))
+            self._record(connection, by, "client-add", record.client_id, *detail)
+        self.forget(record.client_id)
         return client_of(record), private
 
     def find(self, client_id: str) -> Client | None:
@@ -170,55 +194,105 @@ class Clients:
             self._known[client_id] = (now_s, client)
         return client
 
+    def origins(self) -> frozenset[str]:
+        """The web origins of all active clients, at most `KNOWN_FOR_S` old."""
+        now_s = self._clock().timestamp()
+        at_s, found = self._origins
+        if not 0 <= now_s - at_s < KNOWN_FOR_S:
+            with self._database.read() as connection:
+                found = frozenset(queries.active_origins(connection, MAX_WITH_ORIGINS))
+            self._origins = (now_s, found)
+        return found
+
     def list(self) -> list[Client]:
         with self._database.read() as connection:
             return [client_of(record) for record in queries.list_clients(connection)]
 
-    def deactivate(self, client_id: str) -> bool:
-        """Take all rights from a client, its issued tokens included; False if there is no such active client."""
-        if not CLIENT_ID.fullmatch(client_id):
-            return False
-        with self._database.write() as connection:
-            changed = queries.deactivate_client(connection, client_id)
-            if changed:
-                access = self._access("client-deactivate", client_id)
-                self._trail.append(connection, Caller.system(self._platform), [access], self._clock())
-        self._known.pop(client_id, None)
-        return changed
+    def disable(self, client_id: str, by: Actor | None = None) -> Client:
+        """Take all rights from a client, its issued tokens included. Again: nothing changes. Raises NotFound."""
+        actor, now_s = by or self._system, int(self._clock().timestamp())
+        return self._alter(
+            client_id, by, "client-disable",
+            lambda old: {} if not old.active else
+            {"active": False, "disabled_at": now_s, "disabled_by": actor.name},
+            revoke=True,
+        )  # fmt: skip
 
-    def _access(self, operation: str, client_id: str, detail: tuple[tuple[str, str], ...] = ()) -> Access:
-        return Access(Interaction.ADMIN, detail=(("operation", operation), ("client_id", client_id), *detail))
+    def enable(self, client_id: str, by: Actor | None = None) -> Client:
+        """Give a client its rights again; the tokens of before stay revoked. Raises NotFound."""
+        return self._alter(
+            client_id, by, "client-enable",
+            lambda old: {} if old.active else {"active": True, "disabled_at": None, "disabled_by": None},
+        )  # fmt: skip
+
+    def set_scope(self, client_id: str, scope: str, by: Actor | None = None) -> Client:
+        """Set what a client may ask for; tokens with its former scopes are revoked. Raises BadRequest, NotFound."""
+        wanted = registration.system_scopes(scope)
+        return self._alter(
+            client_id, by, "client-scope",
+            lambda old: {} if old.scope == wanted else {"scope": wanted},
+            ("scope", wanted), revoke=True,
+        )  # fmt: skip
+
+    def set_origins(self, client_id: str, origins: Iterable[str], by: Actor | None = None) -> Client:
+        """Set the web origins of a client. Raises BadRequest, NotFound."""
+        wanted = registration.origins(origins)
+        text = " ".join(wanted)
+        return self._alter(
+            client_id, by, "client-origins",
+            lambda old: {} if old.origins == wanted else {"origins": text},
+            ("origins", text),
+        )  # fmt: skip
+
+    def revoke_tokens(self, client_id: str, by: Actor | None = None) -> int:
+        """Revoke all tokens of a client, which may fetch new ones; how many there were. Raises NotFound."""
+        with self._database.write() as connection:
+            self._required(connection, client_id)
+            count = queries.revoke_tokens_of(connection, client_id, int(self._clock().timestamp()))
+            self._record(connection, by, "client-revoke-tokens", client_id, ("count", str(count)))
+        return count
+
+    def forget(self, client_id: str) -> None:
+        """Ask the database about this client, and about all origins, next time."""
+        self._known.pop(client_id, None)
+        self._origins = (float("-inf"), frozenset())
+
+    def _alter(
+        self,
+        client_id: str,
+        by: Actor | None,
+        operation: str,
+        change: Callable[[ClientRecord], dict[str, Any]],
+        *detail: tuple[str, str],
+        revoke: bool = False,
+    ) -> Client:
+        """Set the columns that `change` gives, and revoke the client's tokens where something changed and `revoke`."""
+        with self._database.write() as connection:
+            values = change(self._required(connection, client_id))
+            if values:
+                queries.update_client(connection, client_id, **values)
+                if revoke:
+                    queries.revoke_tokens_of(connection, client_id, int(self._clock().timestamp()))
+            self._record(connection, by, operation, client_id, *detail, ("changed", "yes" if values else "no"))
+            altered = self._required(connection, client_id)
+        self.forget(client_id)
+        return client_of(altered)
+
+    def _required(self, connection: Connection, client_id: str) -> ClientRecord:
+        record = queries.find_client(connection, client_id) if CLIENT_ID.fullmatch(client_id) else None
+        if record is None:
+            raise NotFound("No such client")
+        return record
+
+    def _record(
+        self, connection: Connection, by: Actor | None, operation: str, client_id: str, *detail: tuple[str, str]
+    ) -> None:
+        actor = by or self._system
+        access = Access(
+            Interaction.ADMIN, detail=(("operation", operation), ("client_id", client_id), *actor.detail, *detail)
+        )
+        self._trail.append(connection, actor.caller, [access], self._clock())
 
 
 def client_of(record: ClientRecord) -> Client:
     return Client(record, scopes.parse_all(record.scope))
-
-
-def _system_scopes(text: str) -> tuple[scopes.Scope, ...]:
-    try:
-        parsed = scopes.parse_all(text)
-    except scopes.MalformedScope as error:
-        raise BadRequest(str(error), expression="scope") from error
-    if not parsed or any(scope.level != "system" for scope in parsed):
-        raise BadRequest("A machine has system scopes, at least one, and no other", expression="scope")
-    return parsed
-
-
-def _check(record: ClientRecord) -> None:
-    if not CLIENT_ID.fullmatch(record.client_id):
-        raise BadRequest("client_id is 1 to 128 of A-Z a-z 0-9 . _ ~ -", expression="client_id")
-    if not 1 <= len(record.name) <= 200 or not record.name.isprintable():
-        raise BadRequest("name is 1 to 200 printable characters", expression="name")
-    if not _LOGICAL_ID.fullmatch(record.organization):
-        raise BadRequest("organization is the logical id of an Organization", expression="organization")
-    if len(record.role) > 100 or not record.role.isprintable():
-        raise BadRequest("role is at most 100 printable characters", expression="role")
-    if record.practitioner is not None and not _PRACTITIONER.fullmatch(record.practitioner):
-        raise BadRequest("practitioner is a reference Practitioner/id", expression="practitioner")
-    if record.jwks_uri is not None and urlsplit(record.jwks_uri).scheme != "https":
-        raise BadRequest("jwks_uri is an https URL", expression="jwks_uri")
-
-
-def _slug(name: str) -> str:
-    kept = "".join(character if character.isascii() and character.isalnum() else "-" for character in name.lower())
-    return "-".join(part for part in kept.split("-") if part)[:40] or "client"

@@ -32,6 +32,10 @@ class ClientRecord:
     jwks_uri: str | None
     active: bool
     created: int
+    origins: tuple[str, ...] = ()
+    disabled_at: int | None = None
+    disabled_by: str | None = None
+    last_token: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,7 @@ def insert_client(connection: Connection, client: ClientRecord) -> None:
             jwks_uri=client.jwks_uri,
             active=client.active,
             created=client.created,
+            origins=" ".join(client.origins),
         )
     )
 
@@ -79,14 +84,40 @@ def list_clients(connection: Connection) -> list[ClientRecord]:
     return [_client(row) for row in rows]
 
 
-def deactivate_client(connection: Connection, client_id: str) -> bool:
-    """Whether it was active until now."""
-    changed = connection.execute(
+def update_client(connection: Connection, client_id: str, **values: Any) -> None:
+    """Set columns of one client."""
+    connection.execute(oauth_client.update().where(oauth_client.c.client_id == client_id).values(**values))
+
+
+def touch_client(connection: Connection, client_id: str, scope: str, at_s: int) -> bool:
+    """Note that a client fetches a token; False where it was disabled or given other scopes meanwhile.
+
+    Holds its row, so that whoever revokes its tokens at the same moment sees this one.
+    """
+    touched = connection.execute(
         oauth_client.update()
-        .where(oauth_client.c.client_id == client_id, oauth_client.c.active.is_(True))
-        .values(active=False)
+        .where(oauth_client.c.client_id == client_id, oauth_client.c.active.is_(True), oauth_client.c.scope == scope)
+        .values(last_token=at_s)
     )
-    return changed.rowcount == 1
+    return touched.rowcount == 1
+
+
+def active_origins(connection: Connection, limit: int) -> set[str]:
+    """The web origins of all active clients, out of at most `limit` clients that have any."""
+    columns = select(oauth_client.c.origins).where(oauth_client.c.active.is_(True), oauth_client.c.origins != "")
+    return {origin for text in connection.execute(columns.limit(limit)).scalars() for origin in text.split()}
+
+
+def revoke_tokens_of(connection: Connection, client_id: str, at_s: int) -> int:
+    """Revoke all tokens of a client that still give access; how many."""
+    changed = connection.execute(
+        oauth_token.update()
+        .where(
+            oauth_token.c.client_id == client_id, oauth_token.c.revoked.is_(None), oauth_token.c.expires > at_s
+        )
+        .values(revoked=at_s)
+    )
+    return changed.rowcount
 
 
 def insert_token(connection: Connection, token: TokenRecord) -> None:
@@ -166,4 +197,8 @@ def _client(row: Row[Any]) -> ClientRecord:
         jwks_uri=row.jwks_uri,
         active=bool(row.active),
         created=row.created,
+        origins=tuple(row.origins.split()),
+        disabled_at=row.disabled_at,
+        disabled_by=row.disabled_by,
+        last_token=row.last_token,
     )

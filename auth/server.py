@@ -236,6 +236,8 @@ class Server(AuthorizationServer):  # type: ignore[misc]
             detail=(("scope", record.scope), ("expires_in", str(self.tokens.lifetime_s))),
         )
         with self.database.write() as connection:
+            if not queries.touch_client(connection, client.client_id, client.scope, record.issued):
+                raise NotAuthenticated("The client was disabled or altered at this moment")
             queries.insert_token(connection, record)
             self.trail.append(connection, caller, [access], self.clock())
         request.recorded = True

@@ -113,7 +113,3 @@ class Authority:
     def close(self) -> None:
         """Put on record what was only counted until now."""
         self.refusals.close()
-
-    def revoke_client(self, client_id: str) -> bool:
-        """Take all rights from a client, its tokens included, everywhere within five seconds."""
-        return self.clients.deactivate(client_id)

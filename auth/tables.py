@@ -22,6 +22,10 @@ oauth_client = Table(
     Column("jwks_uri", Text, comment="the only jku that its assertions may carry"),
     Column("active", Boolean, nullable=False),
     Column("created", BigInteger, nullable=False, comment="s since 1970-01-01T00:00Z"),
+    Column("origins", Text, nullable=False, server_default="", comment="web origins of its pages (CORS), by spaces"),
+    Column("disabled_at", BigInteger, comment="s since 1970-01-01T00:00Z; null: active"),
+    Column("disabled_by", Text, comment="agent and account number; no name"),
+    Column("last_token", BigInteger, comment="when it last fetched a token, s since 1970-01-01T00:00Z"),
 )
 
 oauth_token = Table(

@@ -1,6 +1,6 @@
 """`./vigie` runs `python -m fhir_server`."""
 
-from fhir_server.commands.cli import main
+from fhir_server.commands.main import main
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="vigie")

@@ -20,7 +20,7 @@ from fhir_server.bench import load
 from fhir_server.bench.load import Connection, Measured, request
 from fhir_server.demo import seed
 from fhir_server.demo.hospital import Endpoint
-from fhir_server.duties import clients, upkeep
+from fhir_server.duties import deployment, tokens
 from fhir_server.server import processes
 from fhir_server.server.processes import Supervisor
 from fhir_server.server.services import Services
@@ -51,7 +51,7 @@ def quick(*, seconds: float, resources: int, out: Path | None, database: str | N
                 "database": database,
             }
         ).checked()
-        upkeep.upgrade(settings)
+        deployment.upgrade(settings)
         seed.seed(settings)
         supervisor = Supervisor(processes.children(settings, "fhir_server.bench.site:app"))
         supervisor.start()
@@ -81,9 +81,9 @@ class _Bench:
         self.renew()
 
     def renew(self) -> None:
-        for one in clients.demo_clients(self.settings):
+        for one in tokens.demo_clients(self.settings):
             if one["role"] in ("hospital-a", "viewer"):
-                self.tokens[one["role"]] = clients.fetch_token(
+                self.tokens[one["role"]] = tokens.fetch_token(
                     f"{self.settings.bases[0]}/oauth/token", one["client_id"], one["private_key"], one["scope"]
                 )
 

@@ -27,7 +27,7 @@ from fhir_server.demo import documents, keepsakes, modality
 from fhir_server.demo.hospital import Endpoint, Received
 from fhir_server.demo.keepsakes import Keepsake
 from fhir_server.demo.stage import WITHIN_S, NotSo, Stage
-from fhir_server.duties import clients, upkeep
+from fhir_server.duties import tokens, upkeep
 from fhir_server.server.settings import Settings
 from resources.codes import TELERADIOLOGY_TASK
 from resources.json import Json
@@ -35,7 +35,7 @@ from resources.json import Json
 
 def main(settings: Settings) -> int:
     """Play; 0 when everything was so."""
-    described = {one["role"]: one for one in clients.demo_clients(settings)}
+    described = {one["role"]: one for one in tokens.demo_clients(settings)}
     if not described:
         click.echo("no demo/clients.json in the data folder: start `./vigie serve --demo` first", err=True)
         return 1
@@ -99,7 +99,7 @@ class Play(Stage):
     def _tokens(self) -> None:
         with self.step("token: client_credentials with private_key_jwt, one per client") as say:
             for role, one in self.described.items():
-                self.tokens[role] = clients.fetch_token(
+                self.tokens[role] = tokens.fetch_token(
                     f"{self.base}/oauth/token", one["client_id"], one["private_key"], one["scope"]
                 )
             say(f"200, {len(self.tokens)} opaque tokens")

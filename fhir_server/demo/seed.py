@@ -12,7 +12,8 @@ from pydicom.data import get_testdata_file
 from dicomweb import phantom
 from dicomweb.phantom import Phantom
 from fhir_server.demo import world
-from fhir_server.duties import clients
+from fhir_server.duties import tokens
+from fhir_server.server import private as private_files
 from fhir_server.server.services import Services
 from fhir_server.server.settings import Settings
 from resources.json import Json
@@ -35,7 +36,7 @@ def seed(settings: Settings) -> None:
         services.store.transact(system, lay_rota)
         for ae_title, organization in world.AE_TITLES.items():
             services.imaging.register_ae(ae_title, organization)
-        if not clients.demo_clients(settings):
+        if not tokens.demo_clients(settings):
             # The file of the clients comes last: it says that the seeding is complete, also after a crash.
             _earlier_images(services)
             _register_clients(settings, services)
@@ -78,7 +79,7 @@ def _register_clients(settings: Settings, services: Services) -> None:
                 "role": one.role,
             }
         )
-    clients.keep(settings.data / "demo" / "clients.json", listed)
+    private_files.write_json(settings.data / "demo" / "clients.json", listed)
 
 
 def _earlier_images(services: Services) -> None:

@@ -10,7 +10,7 @@ import click
 import httpx2
 import requests
 
-from fhir_server.duties import clients
+from fhir_server.duties import tokens
 from fhir_server.server.settings import Settings
 from resources.json import Json
 
@@ -49,7 +49,7 @@ class Stage:
             httpx2.HTTPError,
             requests.RequestException,
             ConnectionError,
-            clients.TokenRefused,
+            tokens.TokenRefused,
             KeyError,
             IndexError,
             StopIteration,

@@ -1,30 +1,33 @@
-"""Clients at the command line: register one, fetch a token as one.
+"""The registry of clients as an operator's duty: each act a function, recorded, the same again and again.
 
-Client authentication by `private_key_jwt`: https://hl7.org/fhir/smart-app-launch/client-confidential-asymmetric.html
+A partner's private key is its own: where a new pair is made, its private half is given out once and kept nowhere,
+unless the operator asks to keep it for use on this machine.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import secrets
-import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx2
-from joserfc import jwt
-from joserfc.jwk import ECKey, RSAKey
-
+from auth.clients import Actor, Client, Clients
+from fhir_server.duties import acts, deployment
+from fhir_server.server import private
+from fhir_server.server.faults import CannotRun
 from fhir_server.server.services import Services
 from fhir_server.server.settings import Settings
+from resources.json import Json
+from resources.outcomes import BadRequest
+from resources.times import instant_text, of_microseconds
 
-ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
-_ASSERTION_LIFETIME_S = 240
-
-
-class TokenRefused(Exception):
-    """Why there is no token."""
+ROLES = frozenset(
+    {"", "hospital", "platform", "regulator", "radiologist", "ai-vendor", "auditor", "viewer", "planner", "admin"}
+)
+"""What a client can be in the workflow. Empty: no role."""
+_PERSONAL = frozenset({"regulator", "radiologist"})
+"""Roles of a person: the client acts for a Practitioner."""
 
 
 def add(
@@ -32,105 +35,139 @@ def add(
     name: str,
     organization: str,
     scope: str,
-    role: str,
-    practitioner: str | None,
-    jwks: dict[str, Any] | None,
+    *,
+    role: str = "",
+    practitioner: str | None = None,
+    jwks: Json | None = None,
+    origins: Iterable[str] = (),
+    keep_key: bool = False,
 ) -> dict[str, Any]:
-    """Register a client; its description, with `private_key` where a new key was made.
+    """Register a client; its description, with `private_key` where a new pair was made.
 
-    A new private key is also kept in the data folder (mode 0600), so that `./vigie token` can use it here.
+    Organisation and practitioner must exist, but for the platform's own Organization: the first client is registered
+    before anything is stored, and with it the platform is made. Raises BadRequest.
     """
-    services = Services.of(settings)
-    try:
-        made, private = services.authority.clients.add(name, organization, scope, role, practitioner, jwks)
-    finally:
-        services.close()
-    described: dict[str, Any] = {
-        "client_id": made.client_id,
-        "name": name,
-        "organization": organization,
-        "scope": made.scope,
-        "role": role,
-    }
-    if private is not None:
-        described["private_key"] = private
-        keep(settings.data / "clients" / f"{made.client_id}.json", described)
+    detail = (("organization", organization),)
+    with deployment.opened(settings) as services, acts.attempted(services, "client-add", *detail):
+        if role not in ROLES:
+            raise BadRequest(f"role is one of {', '.join(sorted(ROLES - {''}))}", expression="role")
+        if role in _PERSONAL and practitioner is None:
+            raise BadRequest(f"a {role} is a person: name the Practitioner", expression="practitioner")
+        if organization != settings.platform:
+            _require(services, f"Organization/{organization}", "organization")
+        if practitioner is not None:
+            _require(services, practitioner, "practitioner")
+        made, private_key = services.authority.clients.add(
+            name, organization, scope, role, practitioner, jwks, origins=origins, by=acts.actor(settings)
+        )
+        described = {**_described(made)}
+        if private_key is not None:
+            described["private_key"] = private_key
+            if keep_key:
+                private.write_json(settings.data / "clients" / f"{made.client_id}.json", described)
     return described
 
 
-def keep(path: Path, content: Any) -> None:
-    """Write JSON that holds a private key: readable by its owner alone, and there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+def read_key_set(file: Path) -> Json:
+    """The JWK Set of a file. Raises CannotRun where it is no JSON object."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CannotRun(f"{file.name} is no JSON") from error
+    if not isinstance(found, dict):
+        raise CannotRun(f"{file.name} is no JWK Set")
+    return found if "keys" in found else {"keys": [found]}
 
 
-def token(settings: Settings, client_id: str, scope: str = "", key_file: Path | None = None) -> str:
-    """An access token for `client_id` from the running server, or TokenRefused."""
-    description = _description(settings, client_id, key_file)
-    return fetch_token(
-        f"{settings.bases[0]}/oauth/token", client_id, description["private_key"], scope or description.get("scope", "")
+def listed(settings: Settings) -> list[dict[str, Any]]:
+    """All clients, the oldest first."""
+    with deployment.opened(settings) as services, acts.recorded(services, "client-list"):
+        return [_described(one) for one in services.authority.clients.list()]
+
+
+def shown(settings: Settings, client_id: str) -> dict[str, Any]:
+    """One client. Raises CannotRun where there is none."""
+    detail = ("client_id", client_id)
+    with deployment.opened(settings) as services, acts.recorded(services, "client-show", detail):
+        found = services.authority.clients.find(client_id)
+        if found is None:
+            raise CannotRun("there is no such client: `vigie client list` shows them")
+        return _described(found)
+
+
+def disable(settings: Settings, client_id: str) -> dict[str, Any]:
+    """The kill switch: no token of it gives access, nothing is delivered to it, everywhere within 5 seconds."""
+    return _alter(settings, "client-disable", client_id, lambda clients, by: clients.disable(client_id, by))
+
+
+def enable(settings: Settings, client_id: str) -> dict[str, Any]:
+    """End of `disable`; the tokens of before stay refused."""
+    return _alter(settings, "client-enable", client_id, lambda clients, by: clients.enable(client_id, by))
+
+
+def set_scope(settings: Settings, client_id: str, scope: str) -> dict[str, Any]:
+    """Set what a client may ask for; its tokens are revoked where that changes anything."""
+    return _alter(settings, "client-scope", client_id, lambda clients, by: clients.set_scope(client_id, scope, by))
+
+
+def set_origins(settings: Settings, client_id: str, origins: Iterable[str]) -> dict[str, Any]:
+    """Set the web origins whose pages may use a client."""
+    wanted = tuple(origins)
+    return _alter(
+        settings, "client-origins", client_id, lambda clients, by: clients.set_origins(client_id, wanted, by)
     )
 
 
-def fetch_token(token_url: str, client_id: str, private_key: dict[str, Any], scope: str) -> str:
-    """Ask the token endpoint by a fresh assertion."""
-    form = {
-        "grant_type": "client_credentials",
-        "scope": scope,
-        "client_assertion_type": ASSERTION_TYPE,
-        "client_assertion": assertion(token_url, client_id, private_key),
+def revoke_tokens(settings: Settings, client_id: str) -> dict[str, Any]:
+    """Revoke all tokens of a client; `revoked` says how many gave access until now."""
+    with _registry(settings, "client-revoke-tokens", client_id) as clients:
+        count = clients.revoke_tokens(client_id, acts.actor(settings))
+    return {"client_id": client_id, "revoked": count}
+
+
+def _alter(
+    settings: Settings, operation: str, client_id: str, act: Callable[[Clients, Actor], Client]
+) -> dict[str, Any]:
+    with _registry(settings, operation, client_id) as clients:
+        return _described(act(clients, acts.actor(settings)))
+
+
+@contextmanager
+def _registry(settings: Settings, operation: str, client_id: str) -> Iterator[Clients]:
+    with (
+        deployment.opened(settings) as services,
+        acts.attempted(services, operation, ("client_id", client_id)),
+    ):
+        yield services.authority.clients
+
+
+def _require(services: Services, reference: str, member: str) -> None:
+    type_name, _, logical_id = reference.partition("/")
+    known = type_name in ("Organization", "Practitioner") and services.store.look(
+        acts.operator(services.settings), lambda uow: uow.system.exists(type_name, logical_id)
+    )
+    if not known:
+        raise BadRequest(f"{member} does not exist here: store it first", expression=member)
+
+
+def _described(client: Client) -> dict[str, Any]:
+    record = client.record
+    return {
+        "client_id": client.client_id,
+        "name": record.name,
+        "organization": client.organization,
+        "scope": client.scope,
+        "role": client.role,
+        "practitioner": client.practitioner,
+        "origins": list(client.origins),
+        "active": client.active,
+        "keys": [str(key["kid"]) for key in record.jwks["keys"]],
+        "created": _instant(record.created),
+        "disabled": _instant(record.disabled_at),
+        "disabled_by": record.disabled_by,
+        "last_token": _instant(record.last_token),
     }
-    try:
-        answer = httpx2.post(token_url, data=form, timeout=15, trust_env=False)
-    except httpx2.HTTPError as error:
-        raise TokenRefused(f"no server answers at {token_url}") from error
-    body = answer.json()
-    if answer.status_code != 200:
-        raise TokenRefused(f"{body.get('error')}: {body.get('error_description', '')}")
-    return str(body["access_token"])
 
 
-def assertion(token_url: str, client_id: str, private_key: dict[str, Any]) -> str:
-    """A client assertion, signed and good for one use."""
-    algorithm = private_key.get("alg") or ("RS384" if private_key.get("kty") == "RSA" else "ES384")
-    key = RSAKey.import_key(private_key) if private_key.get("kty") == "RSA" else ECKey.import_key(private_key)
-    now = int(time.time())
-    claims = {
-        "iss": client_id,
-        "sub": client_id,
-        "aud": token_url,
-        "iat": now,
-        "exp": now + _ASSERTION_LIFETIME_S,
-        "jti": secrets.token_urlsafe(24),
-    }
-    header = {"alg": algorithm, "kid": private_key["kid"], "typ": "JWT"}
-    return jwt.encode(header, claims, key, algorithms=[algorithm])
-
-
-def _description(settings: Settings, client_id: str, key_file: Path | None) -> dict[str, Any]:
-    if key_file is not None:
-        found = json.loads(key_file.read_text(encoding="utf-8"))
-        return found if "private_key" in found else {"private_key": found}
-    own = settings.data / "clients" / f"{client_id}.json"
-    if client_id.replace("-", "").replace("_", "").isalnum() and own.is_file():
-        described: dict[str, Any] = json.loads(own.read_text(encoding="utf-8"))
-        return described
-    for described in demo_clients(settings):
-        if described["client_id"] == client_id:
-            return described
-    raise TokenRefused(f"no private key of {client_id} in the data folder: give one with --key")
-
-
-def demo_clients(settings: Settings) -> list[dict[str, Any]]:
-    """What `serve --demo` wrote: a list of {client_id, organization, scope, private_key, role}."""
-    path = settings.data / "demo" / "clients.json"
-    if not path.is_file():
-        return []
-    listed: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-    return listed
+def _instant(seconds: int | None) -> str | None:
+    return None if seconds is None else instant_text(of_microseconds(seconds * 1_000_000))

@@ -9,6 +9,7 @@ from fhir_server.server.services import Services
 from fhir_server.server.settings import Settings
 
 
+@processes.told("dimse")
 def main() -> None:
     processes.die_with_parent(signal.SIGTERM)
     logs.configure("dimse")

@@ -3,31 +3,44 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
+import select
 import signal
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
 
-from fhir_server.server.settings import Settings
+from audit.checkpoint import BadKey
+from fhir_server.server import faults, private
+from fhir_server.server.faults import CannotRun
+from fhir_server.server.settings import Settings, SettingsError
+from store.migrations import SchemaFault
 
 log = structlog.get_logger("vigie.processes")
 
 PARENT = "VIGIE_PARENT_PID"
 """Environment variable: the process that starts this one, and that it must not outlive."""
 
+FAULTS = "VIGIE_FAULTS_FD"
+"""Environment variable: the file descriptor on which a child tells its supervisor why it cannot run."""
+
 _PR_SET_PDEATHSIG = 1
 _STANDARD_ERROR = 2
 _GRACE_S = 15.0
 _LOOK_S = 0.1
-READY_WITHIN_S = 60.0
+_FUTILE = 5
+"""A child that ended so often in a row before the server was ever ready cannot run."""
+_CANNOT_RUN_STATUS = 78
+"""EX_CONFIG of sysexits.h: starting again would change nothing."""
 ROOT = Path(__file__).resolve().parents[2]
 """Where the packages and `wsgi.py` lie."""
 _CALM_S = 10.0
@@ -56,6 +69,33 @@ def begin_worker() -> None:
     if os.environ.get(PARENT) == str(os.getppid()):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
+
+
+@contextmanager
+def told(process: str) -> Iterator[None]:
+    """Around a child process: its files are private, and a fault of the environment is one line and a status.
+
+    What cannot get better by starting again (a setting, a key, a port) also ends the supervisor, which says why. A
+    database that is away or a full disk may: the supervisor starts the child again, less and less often.
+    """
+    private.begin()
+    try:
+        yield
+    except Exception as error:
+        line = faults.line_of(error)
+        if line is None:
+            log.error("failed", child=process, exc_info=error)
+            sys.exit(1)
+        log.error("cannot run", child=process, exception=type(error).__name__)
+        if not isinstance(error, CannotRun | SettingsError | BadKey | SchemaFault) and not _is_port(error):
+            sys.exit(1)
+        with suppress(OSError, ValueError):
+            os.write(int(os.environ.get(FAULTS, _STANDARD_ERROR)), f"{process}: {line}\n".encode())
+        sys.exit(_CANNOT_RUN_STATUS)
+
+
+def _is_port(error: Exception) -> bool:
+    return isinstance(error, OSError) and faults.is_about_ports(error)
 
 
 class StopSignals:
@@ -95,10 +135,11 @@ class Child:
     crashes: int = 0
     not_before: float = 0.0
 
-    def start(self, now: float) -> None:
+    def start(self, now: float, faults_to: int) -> None:
         self.process = subprocess.Popen(  # noqa: S603 - our own interpreter with our own module
             self.command,
-            env={**os.environ, **self.environment, PARENT: str(os.getpid())},
+            env={**os.environ, **self.environment, PARENT: str(os.getpid()), FAULTS: str(faults_to)},
+            pass_fds=(faults_to,),
             stdin=subprocess.DEVNULL,
             stdout=_STANDARD_ERROR,  # on standard output there is the supervisor's `ready`, and nothing else
             start_new_session=False,
@@ -113,18 +154,22 @@ class Supervisor:
 
     children: list[Child]
     stopping: bool = False
-    _signals: list[int] = field(default_factory=list)
+    was_ready: bool = False
+    """To be set once the server has answered: from then on a child that crashes is restarted for ever."""
+    _faults: tuple[int, int] = field(default_factory=os.pipe)
 
     def start(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         now = time.monotonic()
         for child in self.children:
-            child.start(now)
+            child.start(now, self._faults[1])
 
     def tick(self) -> None:
-        """Restart what has crashed. To be called a few times a second."""
+        """Restart what has crashed. To be called a few times a second. Raises CannotRun where that is futile."""
         now = time.monotonic()
+        if select.select([self._faults[0]], [], [], 0)[0]:
+            raise CannotRun(os.read(self._faults[0], 4096).decode("utf-8", "replace").splitlines()[0])
         for child in self.children:
             if self.stopping:
                 return
@@ -137,8 +182,10 @@ class Supervisor:
                     child=child.name, pid=process.pid, code=process.returncode, count=child.crashes,
                 )  # fmt: skip
                 child.process = None
+                if not self.was_ready and child.crashes >= _FUTILE:
+                    raise CannotRun(f"{child.name}: the process ended {_FUTILE} times in a row; the log says why")
             if child.process is None and now >= child.not_before:
-                child.start(now)
+                child.start(now, self._faults[1])
 
     def stop(self) -> None:
         """End all children: SIGTERM, and after the grace SIGKILL."""
@@ -154,6 +201,9 @@ class Supervisor:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        for descriptor in self._faults:
+            with suppress(OSError):
+                os.close(descriptor)
 
     def _stop(self, number: int, frame: object) -> None:
         self.stopping = True
@@ -178,22 +228,36 @@ def children(settings: Settings, site: str = "wsgi:app") -> list[Child]:
 
 
 def until_ready(settings: Settings, supervisor: Supervisor) -> None:
-    """Wait until the server can serve; TimeoutError where it cannot in time."""
-    deadline = time.monotonic() + READY_WITHIN_S
+    """Wait until the server can serve, however long that takes. Raises CannotRun where it never will."""
     while not is_ready(settings):
         supervisor.tick()
-        if time.monotonic() > deadline:
-            raise TimeoutError("the server is not ready in time")
         time.sleep(_LOOK_S)
+    supervisor.was_ready = True
 
 
 def is_ready(settings: Settings) -> bool:
     """Whether /readyz of the server that these settings describe answers 200."""
+    return not waiting_for(settings)
+
+
+def waiting_for(settings: Settings) -> list[str]:
+    """What /readyz says is not ready yet; ``web`` where nothing answers there; empty: it can serve."""
     host = settings.host if settings.host not in ("0.0.0.0", "::") else "127.0.0.1"  # noqa: S104 - compared, not bound
     url = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}/readyz"
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(url, timeout=2) as answer:  # our own address
-            return bool(answer.status == 200)
+            return [] if answer.status == 200 else ["web"]
+    except urllib.error.HTTPError as error:
+        with error:
+            return _unready(error.read(65_536)) or ["web"]
     except (urllib.error.URLError, OSError, ValueError):
-        return False
+        return ["web"]
+
+
+def _unready(body: bytes) -> list[str]:
+    try:
+        checks = json.loads(body)["checks"]
+        return sorted(name for name, passes in checks.items() if passes is not True)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return []

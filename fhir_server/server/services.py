@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from audit import checkpoint, verify
+from audit import verify
+from audit.checkpoint import Verifier
 from audit.offline import Report, split_notes
 from audit.service import Ledger
 from auth.service import Authority
 from dicomweb.service import Imaging
+from fhir_server.server import keys
 from fhir_server.server.settings import Settings
 from resources import search
 from resources.search import Query
@@ -67,10 +69,9 @@ class Services:
         spool = settings.data / "spool"
         spool.mkdir(exist_ok=True, mode=0o700)
         bases = tuple(f"{base}/fhir" for base in settings.bases)
-        signer = checkpoint.load_or_create(settings.data / "keys" / "audit-checkpoint", f"vigie/{settings.platform}")
         ledger = Ledger(
             database,
-            signer,
+            keys.signer(settings),
             observer="Device/vigie",
             base_url=bases[0],
             base_urls=bases,
@@ -98,7 +99,7 @@ class Services:
             platform=settings.platform,
             base_urls=bases,
             references="lenient" if settings.references == "lenient" else "strict",
-            page_key=settings.key("pages"),
+            page_key=keys.secret(settings, "pages"),
         )
         workflow = Workflow(platform=settings.platform, zone=settings.report_zone)
         imaging = Imaging(
@@ -111,7 +112,7 @@ class Services:
         subscriptions = Subscriptions(
             store,
             authority.caller_of,
-            SubscriptionSettings(settings.key("webhooks"), bases[0], endpoint_policy(settings)),
+            SubscriptionSettings(keys.secret(settings, "webhooks"), bases[0], endpoint_policy(settings)),
             clock=clock,
             on_delivered=workflow.delivered,
         )
@@ -178,10 +179,8 @@ class Services:
         return verify.export(self.database, file, self._verifier)
 
     @property
-    def _verifier(self) -> checkpoint.Verifier:
-        return checkpoint.load_or_create(
-            self.settings.data / "keys" / "audit-checkpoint", f"vigie/{self.settings.platform}"
-        ).verifier
+    def _verifier(self) -> Verifier:
+        return keys.signer(self.settings).verifier
 
     def readiness(self) -> Mapping[str, Callable[[], None]]:
         """Name → check; a check raises where the server cannot serve."""

@@ -1,8 +1,9 @@
-"""Settings: every option of the server, typed and documented, read from the environment and the command line.
+"""Settings: every option of the server, each said once: name, type, default, what it is, and whether it is a flag.
 
-Each field's docstring is its documentation (`docs/settings.md` lists them; a test compares). The environment variable
-is ``VIGIE_`` and the field's name in capitals. No secret has a default: keys are made on first use in the data folder
-(mode 0600) and nowhere else.
+From a declaration derive the typed attribute, the reading of the environment, the command's option and its line in
+`docs/settings.md`. The environment variable is ``VIGIE_`` and the field's name in capitals. No secret has a default and
+none is a flag: the keys of a new deployment are made in its data folder, a database's password comes from the
+environment or a file.
 """
 
 from __future__ import annotations
@@ -10,68 +11,183 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import os
-import secrets
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
-from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
+from marshmallow import RAISE, Schema, ValidationError, fields, validate
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+
+PREFIX = "VIGIE_"
+NOT_SETTINGS = frozenset({"VIGIE_VENV", "VIGIE_PYTHON", "VIGIE_PARENT_PID", "VIGIE_FAULTS_FD"})
+"""Variables of the launcher and the supervisor. Any other is a setting, or a mistake that is told."""
+
+_OF_TESTS = "VIGIE_TEST_"
+
+_T = TypeVar("_T")
+_DECLARED = "declared"
 
 
 class SettingsError(ValueError):
     """A setting that the server cannot run with; the text names the setting."""
 
 
+class Listed(fields.Field[tuple[str, ...]]):
+    """A comma-separated list."""
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> tuple[str, ...]:
+        parts = value.split(",") if isinstance(value, str) else value
+        return tuple(part.strip() for part in parts if part.strip())
+
+
+class Folder(fields.Field[Path]):
+    """A path in the file system."""
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> Path:
+        return Path(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """What is said of one setting."""
+
+    name: str
+    kind: fields.Field[Any]
+    default: Any
+    doc: str
+    flag: bool
+    """Whether it is an option of the commands too."""
+
+    @property
+    def variable(self) -> str:
+        return PREFIX + self.name.upper()
+
+    def text(self, value: Any) -> str:
+        """`value` as the environment has it."""
+        if isinstance(value, tuple):
+            return ",".join(value)
+        if isinstance(value, bool):
+            return "1" if value else "0"
+        return str(value)
+
+
+def setting(default: _T, kind: fields.Field[_T], doc: str, *, flag: bool = False) -> _T:
+    """Declare a setting in the class body below; `kind` converts and checks what was given."""
+    return dataclasses.field(default=default, metadata={_DECLARED: (kind, doc, flag)})
+
+
+def _text(**checks: Any) -> fields.String:
+    return fields.String(**checks)
+
+
+def _number(low: int, high: int | None = None) -> fields.Integer:
+    return fields.Integer(validate=validate.Range(low, high))
+
+
 @dataclass(frozen=True)
 class Settings:
-    host: str = "127.0.0.1"
-    """Address to listen on. Beyond loopback the server starts only with `tls_terminated`."""
-    port: int = 8080
-    """HTTP port: /fhir, /dicom-web, /oauth, /livez, /readyz, /metrics."""
-    data: Path = Path("var")
-    """Data folder: the SQLite file, the objects, the keys."""
-    database: str = ""
-    """SQLAlchemy URL: ``sqlite:///…`` or ``postgresql+psycopg://…``. Empty: ``vigie.db`` in the data folder."""
-    objects: str = ""
-    """Folder of the immutable objects (DICOM instances, report PDFs). Empty: ``objects`` in the data folder."""
-    dimse_port: int = 11112
-    """Port of the DICOM upper layer (C-ECHO, C-STORE). 0: no DIMSE."""
-    workers: int = 2
-    """Web worker processes."""
-    threads: int = 8
-    """Threads of each web worker."""
-    base_urls: tuple[str, ...] = ()
-    """Public base URLs (``https://host``), comma-separated in the environment. Links use the one that the client
-    used. Empty: ``http://host:port`` and, on loopback, ``http://localhost:port``."""
-    platform: str = "platform"
-    """Logical id of the Organization that is the teleradiology platform."""
-    references: str = "strict"
-    """``strict``: a reference to this server must resolve (409 otherwise). ``lenient``: it may dangle."""
-    token_lifetime_s: int = 300
-    """Life of an access token in seconds, at most 300 (SMART backend services)."""
-    trusted_proxies: int = 0
-    """How many reverse proxies in front may be believed for the client's address."""
-    tls_terminated: bool = False
-    """Say that TLS ends in front of this server; without it the server does not listen beyond loopback."""
-    report_zone: str = "Europe/Paris"
-    """Time zone of the times printed on a report."""
-    endpoint_networks: tuple[str, ...] = ()
-    """Private ranges (CIDR, comma-separated) in which hospitals' subscription endpoints may be, e.g. behind a VPN."""
-    endpoint_hosts: tuple[str, ...] = ()
-    """Closed list of hosts that subscription endpoints may be on, comma-separated. Empty: any public host."""
-    endpoint_ports: tuple[str, ...] = ("443",)
-    """TCP ports that https subscription endpoints may have, comma-separated."""
-    endpoints_insecure: tuple[str, ...] = ()
-    """``host:port`` of endpoints that may be reached by plain http, comma-separated."""
-    endpoints_on_loopback: bool = False
-    """Allow http endpoints on this machine: for demonstrations and tests. `--demo` sets it."""
-    max_body_bytes: int = 16 * 1024 * 1024
-    """Largest FHIR body accepted, in bytes (DICOM bodies have their own limit)."""
-    demo: bool = False
-    """Seed two hospitals, the platform, the rota, images and clients; write ``demo/clients.json``."""
+    """The settings of one deployment, checked for type and range; `checked` looks at how they fit together."""
+
+    host: str = setting(
+        "127.0.0.1",
+        _text(validate=validate.Length(min=1)),
+        "Address to listen on. Beyond loopback the server starts only with `tls_terminated`.",
+        flag=True,
+    )
+    port: int = setting(
+        8080,
+        _number(0, 65535),
+        "HTTP port: /fhir, /dicom-web, /oauth, /livez, /readyz, /metrics. 0: a free one, told by `ready`.",
+        flag=True,
+    )
+    data: Path = setting(  # noqa: RUF009 - what it gives is a dataclass field
+        Path("var"), Folder(), "Data folder: the SQLite file, the objects, the keys.", flag=True
+    )
+    database: str = setting(
+        "",
+        _text(),
+        "SQLAlchemy URL: `sqlite:///…` or `postgresql://…`. Empty: `vigie.db` in the data folder. A URL with a "
+        "password is no flag, since every account of the machine can read a command line: give it by this variable or "
+        "by `database_file`.",
+        flag=True,
+    )
+    database_file: str = setting(
+        "", _text(), "File that holds the database URL, readable by its owner alone (mode 0600).", flag=True
+    )
+    objects: str = setting(
+        "",
+        _text(),
+        "Folder of the immutable objects (DICOM instances, report PDFs). Empty: `objects` in the data folder.",
+        flag=True,
+    )
+    dimse_port: int = setting(
+        11112, _number(0, 65535), "Port of the DICOM upper layer (C-ECHO, C-STORE). 0: no DIMSE.", flag=True
+    )
+    workers: int = setting(2, _number(1, 64), "Web worker processes.", flag=True)
+    threads: int = setting(8, _number(1, 256), "Threads of each web worker.")
+    base_urls: tuple[str, ...] = setting(
+        (),
+        Listed(),
+        "Public base URLs (`https://host`), comma-separated. Links use the one that the client used. Empty: "
+        "`http://host:port` and, on loopback, `http://localhost:port`.",
+    )
+    platform: str = setting(
+        "platform",
+        _text(validate=validate.Regexp(r"^[A-Za-z0-9\-.]{1,64}$")),
+        "Logical id of the Organization that is the teleradiology platform.",
+    )
+    references: str = setting(
+        "strict",
+        _text(validate=validate.OneOf(("strict", "lenient"))),
+        "`strict`: a reference to this server must resolve (409 otherwise). `lenient`: it may dangle.",
+    )
+    token_lifetime_s: int = setting(
+        300, _number(5, 300), "Life of an access token in seconds, at most 300 (SMART backend services)."
+    )
+    trusted_proxies: int = setting(
+        0, _number(0, 8), "How many reverse proxies in front may be believed for the client's address."
+    )
+    tls_terminated: bool = setting(
+        False,
+        fields.Boolean(),
+        "Say that TLS ends in front of this server; without it the server does not listen beyond loopback.",
+    )
+    report_zone: str = setting("Europe/Paris", _text(), "Time zone of the times printed on a report.")
+    endpoint_networks: tuple[str, ...] = setting(
+        (),
+        Listed(),
+        "Private ranges (CIDR, comma-separated) in which hospitals' subscription endpoints may be, e.g. behind a VPN.",
+    )
+    endpoint_hosts: tuple[str, ...] = setting(
+        (),
+        Listed(),
+        "Closed list of hosts that subscription endpoints may be on, comma-separated. Empty: any public host.",
+    )
+    endpoint_ports: tuple[str, ...] = setting(
+        ("443",), Listed(), "TCP ports that https subscription endpoints may have, comma-separated."
+    )
+    endpoints_insecure: tuple[str, ...] = setting(
+        (), Listed(), "`host:port` of endpoints that may be reached by plain http, comma-separated."
+    )
+    endpoints_on_loopback: bool = setting(
+        False,
+        fields.Boolean(),
+        "Allow http endpoints on this machine: for demonstrations and tests. `--demo` sets it.",
+    )
+    max_body_bytes: int = setting(
+        16 * 1024 * 1024,
+        _number(1024),
+        "Largest FHIR body accepted, in bytes (DICOM bodies have their own limit).",
+    )
+    demo: bool = setting(
+        False,
+        fields.Boolean(),
+        "Seed two hospitals, the platform, the rota, images and clients; write `demo/clients.json`.",
+        flag=True,
+    )
 
     @property
     def database_url(self) -> str:
@@ -101,32 +217,13 @@ class Settings:
         except ValueError:
             return False
 
-    def key(self, name: str) -> bytes:
-        """The 32-byte secret `name` of this deployment, made on first use with mode 0600."""
-        folder = self.data / "keys"
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path = folder / name
-        if not path.exists():
-            # Written aside, then linked: a process that is killed here leaves no half key, and the first one wins.
-            draft = folder / f".{name}.{secrets.token_hex(8)}"
-            with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(secrets.token_bytes(32))
-                file.flush()
-                os.fsync(file.fileno())
-            with suppress(FileExistsError):
-                os.link(draft, path)
-            draft.unlink()
-        key = path.read_bytes()
-        if len(key) != 32:
-            raise SettingsError(f"the key {name} in the data folder is damaged")
-        return key
-
     def checked(self) -> Settings:
         """This, or SettingsError where the server must not start with it."""
         if not self.is_loopback and not self.tls_terminated:
             raise SettingsError(
                 "host is beyond loopback and HTTP is plain: put TLS in front and say so with VIGIE_TLS_TERMINATED=1"
             )
+        _check_database(self.database_url)
         try:
             for network in self.endpoint_networks:
                 ipaddress.ip_network(network)
@@ -144,76 +241,84 @@ class Settings:
 
     def environment(self) -> dict[str, str]:
         """The environment that gives a child process these settings."""
-        return {f"VIGIE_{name.upper()}": text for name, text in self._texts()}
-
-    def _texts(self) -> list[tuple[str, str]]:
-        texts = []
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, tuple):
-                value = ",".join(value)
-            elif isinstance(value, bool):
-                value = "1" if value else "0"
-            texts.append((field.name, str(value)))
-        return texts
+        return {one.variable: one.text(getattr(self, one.name)) for one in DECLARED.values()}
 
     @staticmethod
     def load(overrides: Mapping[str, Any] | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
-        """Defaults, then the environment, then `overrides` (flags; None means not given)."""
-        given: dict[str, Any] = {}
-        for field in dataclasses.fields(Settings):
-            text = environ.get(f"VIGIE_{field.name.upper()}")
-            if text is not None:
-                given[field.name] = text
+        """Defaults, then the environment, then `overrides` (flags; None means not given). Raises SettingsError."""
+        ours = {name for name in environ if name.startswith(PREFIX) and not name.startswith(_OF_TESTS)}
+        unknown = sorted(ours - _VARIABLES - NOT_SETTINGS)
+        if unknown:
+            raise SettingsError(f"{unknown[0]} is no setting: docs/settings.md lists them")
+        given: dict[str, Any] = {
+            name: environ[one.variable] for name, one in DECLARED.items() if one.variable in environ
+        }
         given.update({name: value for name, value in (overrides or {}).items() if value is not None})
         if given.get("demo") in (True, "1", "true"):
             given.setdefault("endpoints_on_loopback", True)
         try:
-            values = _SettingsSchema().load(given)
+            values: dict[str, Any] = _SCHEMA.load(given)
         except ValidationError as error:
             problems = "; ".join(
                 f"{name}: {' '.join(map(str, text))}" for name, text in dict(error.messages_dict).items()
             )
             raise SettingsError(problems) from error
+        if values.get("database_file"):
+            if values.get("database"):
+                raise SettingsError("database and database_file are given: one of them says where the database is")
+            values["database"] = _read_private(Path(values.pop("database_file")))
         return dataclasses.replace(Settings(), **values)
 
 
-class _Listed(fields.Field[tuple[str, ...]]):
-    """A comma-separated list."""
-
-    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> tuple[str, ...]:
-        parts = value.split(",") if isinstance(value, str) else value
-        return tuple(part.strip() for part in parts if part.strip())
-
-
-class _Folder(fields.Field[Path]):
-    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> Path:
-        return Path(value)
+DECLARED: Mapping[str, Declared] = {
+    field.name: Declared(field.name, field.metadata[_DECLARED][0], field.default, *field.metadata[_DECLARED][1:])
+    for field in dataclasses.fields(Settings)
+}
+"""Name → what is said of the setting, in the order of the class."""
+_VARIABLES = frozenset(one.variable for one in DECLARED.values())
 
 
-class _SettingsSchema(Schema):
+class _Strict(Schema):
     class Meta:
-        unknown = EXCLUDE
+        unknown = RAISE
 
-    host = fields.String(validate=validate.Length(min=1))
-    port = fields.Integer(validate=validate.Range(0, 65535))
-    data = _Folder()
-    database = fields.String()
-    objects = fields.String()
-    dimse_port = fields.Integer(validate=validate.Range(0, 65535))
-    workers = fields.Integer(validate=validate.Range(1, 64))
-    threads = fields.Integer(validate=validate.Range(1, 256))
-    base_urls = _Listed()
-    platform = fields.String(validate=validate.Regexp(r"^[A-Za-z0-9\-.]{1,64}$"))
-    references = fields.String(validate=validate.OneOf(("strict", "lenient")))
-    token_lifetime_s = fields.Integer(validate=validate.Range(5, 300))
-    trusted_proxies = fields.Integer(validate=validate.Range(0, 8))
-    tls_terminated = fields.Boolean()
-    report_zone = fields.String()
-    endpoint_networks = _Listed()
-    endpoint_hosts = _Listed()
-    endpoint_ports = _Listed()
-    endpoints_insecure = _Listed()
-    endpoints_on_loopback = fields.Boolean()
-    max_body_bytes = fields.Integer(validate=validate.Range(min=1024))
-    demo = fields.Boolean()
+
+_SCHEMA: Schema = _Strict.from_dict({name: one.kind for name, one in DECLARED.items()}, name="SettingsSchema")()
+
+
+def refuse_password(database: str | None) -> None:
+    """Raise SettingsError where a database URL of a command line holds a password."""
+    try:
+        url = make_url(database) if database else None
+    except ArgumentError:
+        return
+    if url is not None and (url.password or "password" in url.query):
+        raise SettingsError(
+            "--database holds a password, which every account of this machine could read: "
+            "give the URL by VIGIE_DATABASE or --database-file"
+        )
+
+
+def _check_database(text: str) -> None:
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError) as error:
+        raise SettingsError("database is no URL like sqlite:///… or postgresql://…") from error
+    driver = url.drivername
+    if driver not in ("sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg"):
+        raise SettingsError("database must be a sqlite:///… or postgresql://… URL; no other dialect is known")
+    if driver.startswith("sqlite") and (not url.database or url.database == ":memory:"):
+        raise SettingsError("database: SQLite needs a file, since several processes share it")
+
+
+def _read_private(path: Path) -> str:
+    try:
+        loose = path.stat().st_mode & 0o077
+        text = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError("database_file cannot be read") from error
+    if loose:
+        raise SettingsError("database_file can be read by others: chmod 600 it")
+    if not text:
+        raise SettingsError("database_file is empty")
+    return text

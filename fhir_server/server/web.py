@@ -12,6 +12,7 @@ from fhir_server.server import logs, processes
 from fhir_server.server.settings import Settings
 
 
+@processes.told("web")
 def main() -> None:
     processes.die_with_parent()
     processes.announce_parent()

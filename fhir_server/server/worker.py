@@ -47,6 +47,7 @@ def _turn(services: Services, loop: Loop, stopping: threading.Event) -> None:
             stopping.wait(_AFTER_FAILURE_S)
 
 
+@processes.told("worker")
 def main() -> None:
     processes.die_with_parent(signal.SIGTERM)
     logs.configure("worker")

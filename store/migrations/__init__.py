@@ -21,12 +21,20 @@ _FOLDER = Path(__file__).parent
 _LOCK = "schema migration"
 
 
+class SchemaFault(Exception):
+    """The database's schema is not one that this code can use; the text says what to do."""
+
+
 def upgrade(url: str) -> None:
-    """Bring the schema to this version's. Safe to run at every start, by several processes at once."""
+    """Bring the schema to this version's. Safe to run at every start, by several processes at once.
+
+    Raises SchemaFault where it is a newer version's.
+    """
     database = open_engine(url)
     try:
         current, head = _state(database)
         if current != head:
+            _refuse_newer(current)
             with database.write() as connection:
                 lock(connection, _LOCK)
                 config = _config()
@@ -45,6 +53,14 @@ def state(url: str) -> tuple[str | None, str | None]:
         database.dispose()
 
 
+def require_current(url: str) -> None:
+    """Raise SchemaFault unless the schema is this code's."""
+    current, head = state(url)
+    if current != head:
+        _refuse_newer(current)
+        raise SchemaFault("the database is not at this version's schema: ./vigie db upgrade")
+
+
 def revise(url: str, message: str) -> None:
     """Write a new revision from what the metadata has and the database at `url` has not."""
     database = open_engine(url)
@@ -55,6 +71,12 @@ def revise(url: str, message: str) -> None:
             command.revision(config, message=message, autogenerate=True)
     finally:
         database.dispose()
+
+
+def _refuse_newer(current: str | None) -> None:
+    known = {one.revision for one in ScriptDirectory.from_config(_config()).walk_revisions()}
+    if current is not None and current not in known:
+        raise SchemaFault("the database has the schema of a newer version: run that version, or restore a backup")
 
 
 def _state(database: Database) -> tuple[str | None, str | None]:

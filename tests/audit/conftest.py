@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from audit.checkpoint import Signer, load_or_create
+from audit.checkpoint import Signer, create
 from audit.service import Ledger
 from store.engine.database import Database
 from tests.support import BASE_URL, PLATFORM
@@ -18,7 +18,7 @@ ORIGIN = "vigie.example/audit"
 
 @pytest.fixture
 def signer(tmp_path: Path) -> Signer:
-    return load_or_create(tmp_path / "audit" / "key", ORIGIN)
+    return create(tmp_path / "audit" / "key", ORIGIN)
 
 
 @pytest.fixture

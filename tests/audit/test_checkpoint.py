@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audit.checkpoint import BadCheckpoint, BadKey, Checkpoint, Signer, Verifier, load_or_create
+from audit.checkpoint import BadCheckpoint, BadKey, Checkpoint, Signer, Verifier, create
 
 ORIGIN = "vigie.example/audit"
 SIGNER = Signer.generate(ORIGIN)
@@ -70,19 +70,19 @@ def test_another_log_or_another_key_is_refused():
 def test_the_key_is_made_once_and_readable_by_its_owner_alone(tmp_path: Path):
     """No secret has a default."""
     path = tmp_path / "audit" / "key"
-    made = load_or_create(path, ORIGIN)
+    made = create(path, ORIGIN)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert load_or_create(path, ORIGIN).verifier == made.verifier
+    assert create(path, ORIGIN).verifier == made.verifier
     assert path.with_suffix(".pub").read_text().strip() == made.verifier.text()
-    assert made.verifier != load_or_create(tmp_path / "other", ORIGIN).verifier
+    assert made.verifier != create(tmp_path / "other", ORIGIN).verifier
     assert [p.name for p in sorted((tmp_path / "audit").iterdir())] == ["key", "key.pub"]
 
 
 def test_a_key_that_others_can_read_or_of_another_log_is_refused(tmp_path: Path):
     path = tmp_path / "key"
-    load_or_create(path, ORIGIN)
+    create(path, ORIGIN)
     with pytest.raises(BadKey, match="belongs to"):
-        load_or_create(path, "another.example/log")
+        create(path, "another.example/log")
     path.chmod(0o644)
     with pytest.raises(BadKey, match="chmod 600"):
-        load_or_create(path, ORIGIN)
+        create(path, ORIGIN)

@@ -229,12 +229,12 @@ def test_a_forked_child_has_a_committer_of_its_own(database_url: str, tmp_path: 
         import os, sys
         from datetime import UTC, datetime
         from pathlib import Path
-        from audit.checkpoint import load_or_create
+        from audit.checkpoint import create
         from audit.service import Ledger
         from store.access import Access, Caller, Interaction
         from store.engine.database import open_engine
         database = open_engine(sys.argv[1])
-        ledger = Ledger(database, load_or_create(Path(sys.argv[2]), "o"), observer="Device/d", base_url="http://x",
+        ledger = Ledger(database, create(Path(sys.argv[2]), "o"), observer="Device/d", base_url="http://x",
                         platform="p")
         def disclose(name):
             ledger.disclose(Caller(name, "o"), [Access(Interaction.READ, "Patient", "1")], datetime.now(UTC))
@@ -255,12 +255,12 @@ KILLED = """
 import os, sys, threading, itertools
 from datetime import UTC, datetime
 from pathlib import Path
-from audit.checkpoint import load_or_create
+from audit.checkpoint import create
 from audit.service import Ledger
 from store.access import Access, Caller, Interaction
 from store.engine.database import open_engine
 database = open_engine(sys.argv[1])
-ledger = Ledger(database, load_or_create(Path(sys.argv[2]), "o"), observer="Device/d", base_url="http://x",
+ledger = Ledger(database, create(Path(sys.argv[2]), "o"), observer="Device/d", base_url="http://x",
                 platform="p")
 numbers, lock = itertools.count(), threading.Lock()
 def reader():

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from audit import queries, spool, verify
-from audit.checkpoint import load_or_create
+from audit.checkpoint import create
 from audit.service import Ledger
 from resources.outcomes import Unavailable
 from store.access import Access, Caller, Interaction
@@ -45,7 +45,7 @@ def ledger(database: Database, tmp_path: Path) -> Ledger:
 
 
 def make(database: Database, folder: Path) -> Ledger:
-    signer = load_or_create(folder / "key", "vigie/test")
+    signer = create(folder / "key", "vigie/test")
     return Ledger(
         database, signer, observer="Device/vigie", base_url="http://x/fhir", platform="platform",
         spooled=folder / "spool",
@@ -180,12 +180,12 @@ KILLED = """
 import sys, threading
 from datetime import UTC, datetime
 from pathlib import Path
-from audit.checkpoint import load_or_create
+from audit.checkpoint import create
 from audit.service import Ledger
 from store.access import Access, Caller, Interaction
 from store.engine.database import open_engine
 folder = Path(sys.argv[1])
-ledger = Ledger(open_engine(f"sqlite:///{folder}/vigie.db"), load_or_create(folder / "key", "vigie/test"),
+ledger = Ledger(open_engine(f"sqlite:///{folder}/vigie.db"), create(folder / "key", "vigie/test"),
                 observer="Device/vigie", base_url="http://x/fhir", platform="platform", spooled=folder / "spool")
 run, writing = sys.argv[2], threading.Lock()
 def work(number):

@@ -214,7 +214,7 @@ def test_an_unknown_client_and_a_wrong_signature_have_one_answer(
 ) -> None:
     """Nobody learns which clients exist."""
     gone = register()
-    authority.clients.deactivate(gone.client_id)
+    authority.clients.disable(gone.client_id)
     private, _ = new_key(kid=ehr.key["kid"])
     answers = [
         Machine("no-such-client", private, ehr.clock).ask(http),

@@ -39,7 +39,7 @@ def test_a_client_without_keys_gets_a_new_pair_once(
 def test_registration_and_its_end_are_on_record(authority: Authority, trail: MemoryTrail) -> None:
     """Reference §7.7: role and configuration changes are audited, in the transaction that makes them."""
     client, _ = authority.clients.add("EHR", "hospital-a", "system/Patient.rs", "ehr")
-    authority.clients.deactivate(client.client_id)
+    authority.clients.disable(client.client_id)
     assert [access.interaction for access in trail.appended] == [Interaction.ADMIN, Interaction.ADMIN]
     assert dict(trail.appended[0].detail)["client_id"] == client.client_id
     assert [other.client_id for other in authority.clients.list()] == [client.client_id]

@@ -125,7 +125,7 @@ def test_a_clock_that_is_set_back_makes_nothing_last_longer(
     token = ehr.token(http)
     http.get("/fhir/whoami", headers=bearer(token))
     clock.advance(seconds=-60)
-    authority.revoke_client(ehr.client_id)
+    authority.clients.disable(ehr.client_id)
     assert http.get("/fhir/whoami", headers=bearer(token)).status_code == 401
 
 

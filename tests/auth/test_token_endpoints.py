@@ -360,8 +360,8 @@ def test_a_deactivated_client_loses_its_tokens_within_five_seconds(
     token = ehr.token(http)
     assert http.get("/fhir/whoami", headers=bearer(token)).status_code == 200
     assert authority.caller_of(ehr.client_id) is not None
-    assert authority.revoke_client(ehr.client_id)
-    assert not authority.revoke_client(ehr.client_id)
+    assert not authority.clients.disable(ehr.client_id).active
+    assert not authority.clients.disable(ehr.client_id).active
     clock.advance(seconds=5)
     assert http.get("/fhir/whoami", headers=bearer(token)).status_code == 401
     assert authority.caller_of(ehr.client_id) is None

@@ -125,12 +125,12 @@ class Site:
 
     def token(self, role: str) -> str:
         """A token of the role's client, as `./vigie token` would fetch it."""
-        from fhir_server.duties import clients
+        from fhir_server.duties import tokens
 
         fetched, token = self._tokens.get(role, (0.0, ""))
         if not token or time.monotonic() - fetched > _TOKEN_USED_FOR_S:
             one = self.described(role)
-            token = clients.fetch_token(f"{self.base}/oauth/token", one["client_id"], one["private_key"], one["scope"])
+            token = tokens.fetch_token(f"{self.base}/oauth/token", one["client_id"], one["private_key"], one["scope"])
             self._tokens[role] = (time.monotonic(), token)
         return token
 

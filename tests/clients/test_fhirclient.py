@@ -15,7 +15,7 @@ from fhirclient.models.patient import Patient
 from fhirclient.models.servicerequest import ServiceRequest
 from fhirclient.server import FHIRNotFoundException
 
-from fhir_server.duties import clients
+from fhir_server.duties import tokens
 from tests.clients.site import Site
 
 
@@ -29,7 +29,7 @@ def ehr(site: Site) -> Iterator[Any]:
             "app_id": described["client_id"],
             "api_base": site.fhir,
             "scope": "system/Patient.cruds system/ServiceRequest.cruds system/Task.rs",
-            "jwt_token": clients.assertion(token_url, described["client_id"], described["private_key"]),
+            "jwt_token": tokens.assertion(token_url, described["client_id"], described["private_key"]),
         }
     )
     made.wants_patient = False

@@ -25,7 +25,7 @@ import psycopg
 from pynetdicom import AE
 from pynetdicom.sop_class import Verification
 
-from fhir_server.duties import clients
+from fhir_server.duties import tokens
 from fhir_server.server.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -155,7 +155,7 @@ class Service:
         )  # fmt: skip
 
     def client(self, role: str) -> dict[str, Any]:
-        return next(one for one in clients.demo_clients(self.settings) if one["role"] == role)
+        return next(one for one in tokens.demo_clients(self.settings) if one["role"] == role)
 
     def _echoes(self) -> bool:
         if not listens(self.settings.dimse_port):

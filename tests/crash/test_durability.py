@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 from sqlalchemy import event, text
 
-from audit.checkpoint import BadCheckpoint, Signer, load_or_create
+from audit.checkpoint import BadCheckpoint, Signer, create
 from audit.offline import split_notes
 from audit.service import Ledger
 from audit.verify import verify
-from fhir_server.duties import upkeep
+from fhir_server.duties import deployment
 from fhir_server.server.app import create_app
 from fhir_server.server.services import CHECKPOINTS, Services
 from fhir_server.server.settings import Settings
@@ -36,7 +36,7 @@ from tests.support import BASE_URL, PLATFORM, caller
 def test_every_connection_of_the_server_commits_to_the_disk(tmp_path: Path) -> None:
     """SQLite: those of requests, of the audit committer and of the loops' watchers alike."""
     settings = Settings.load({"data": tmp_path, "port": free_port()}, environ={})
-    upkeep.upgrade(settings)
+    deployment.upgrade(settings)
     services = Services.of(settings)
     found: list[tuple[str, int]] = []
 
@@ -133,7 +133,7 @@ def test_a_published_checkpoint_torn_by_a_power_cut_is_no_alarm(tmp_path: Path) 
     """The published file ends in half a note: every later one is found, and verification passes."""
     database = open_engine(f"sqlite:///{tmp_path}/vigie.sqlite")
     database.create_all()
-    signer = load_or_create(tmp_path / "key", "vigie.example/audit")
+    signer = create(tmp_path / "key", "vigie.example/audit")
     published = tmp_path / CHECKPOINTS
     for torn in (1, 40, 120):
         _log(database, signer, published)

@@ -20,9 +20,8 @@ from pynetdicom.sop_class import Verification
 from sqlalchemy import select, text
 
 from audit import queries
-from fhir_server.commands import serve as serving
-from fhir_server.duties import clients, upkeep
-from fhir_server.server import logs, processes, worker
+from fhir_server.duties import deployment
+from fhir_server.server import keys, logs, private, processes, running, worker
 from fhir_server.server.app import create_app
 from fhir_server.server.processes import Child, Supervisor
 from fhir_server.server.services import Services
@@ -52,7 +51,7 @@ def services(cluster: Cluster, tmp_path: Path) -> Iterator[Services]:
     """The server's parts on the cluster, in this process."""
     cluster.start_if_stopped()
     settings = Settings.load({"data": tmp_path / "data", "database": cluster.url, "port": free_port()}, environ={})
-    upkeep.upgrade(settings)
+    deployment.upgrade(settings)
     made = Services.of(settings)
     try:
         yield made
@@ -148,6 +147,7 @@ def test_an_association_is_refused_for_now_while_the_database_is_away(cluster: C
 
 
 def test_a_key_whose_making_was_interrupted_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first use that was killed has used nothing yet."""
     settings = Settings.load({"data": tmp_path}, environ={})
 
     def killed(size: int) -> bytes:
@@ -156,14 +156,17 @@ def test_a_key_whose_making_was_interrupted_is_made_anew(tmp_path: Path, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr("secrets.token_bytes", killed)
         with pytest.raises(Killed):
-            settings.key("pages")
-    assert len(settings.key("pages")) == 32
-    assert settings.key("pages") == settings.key("pages")
+            deployment.upgrade(settings)
+    deployment.upgrade(settings)
+    key = keys.secret(settings, "pages")
+    deployment.upgrade(settings)
+    assert len(key) == 32
+    assert keys.secret(settings, "pages") == key
 
 
 def test_a_file_of_clients_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "demo" / "clients.json"
-    clients.keep(path, [{"client_id": "one"}])
+    private.write_json(path, [{"client_id": "one"}])
 
     def killed(content: Any, file: Any, **_: Any) -> None:
         file.write('[{"client_')
@@ -173,7 +176,7 @@ def test_a_file_of_clients_is_there_whole_or_not_at_all(tmp_path: Path, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(json, "dump", killed)
         with pytest.raises(Killed):
-            clients.keep(path, [{"client_id": "two"}])
+            private.write_json(path, [{"client_id": "two"}])
     assert json.loads(path.read_text()) == [{"client_id": "one"}]
     assert path.stat().st_mode & 0o077 == 0
 
@@ -181,14 +184,14 @@ def test_a_file_of_clients_is_there_whole_or_not_at_all(tmp_path: Path, monkeypa
 def test_the_lock_of_a_killed_supervisor_does_not_bar_the_next(tmp_path: Path) -> None:
     """The kernel lets go of the lock, whatever the file says."""
     program = (
-        "import sys, time; from pathlib import Path; from fhir_server.commands import serve as serving\n"
-        "kept = serving._only_one(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
+        "import sys, time; from pathlib import Path; from fhir_server.server import running\n"
+        "kept = running.hold(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
     )
-    with _python(program, str(tmp_path / "serve.lock")) as holder:
+    with _python(program, str(tmp_path)) as holder:
         assert _said(holder) == "held"
-        assert serving._only_one(tmp_path / "serve.lock") is None
+        assert running.hold(tmp_path) is None
         holder.kill()
-    lock = serving._only_one(tmp_path / "serve.lock")
+    lock = running.hold(tmp_path)
     assert lock is not None
     lock.close()
 
@@ -205,7 +208,7 @@ def test_a_writer_killed_inside_the_gate_bars_nobody_and_leaves_nothing(tmp_path
             entered.set()
 
     program = (
-        "import sys, time; from sqlalchemy import text; from store.engine import open_engine\n"
+        "import sys, time; from sqlalchemy import text; from store.engine.database import open_engine\n"
         "database = open_engine(sys.argv[1])\n"
         "insert = \"INSERT INTO store_setting (name, value) VALUES ('{}', 'x')\"\n"
         "with database.write() as connection:\n"
@@ -342,10 +345,10 @@ def _python(program: str, *arguments: str) -> subprocess.Popen[str]:
 def test_a_process_that_is_told_to_stop_again_and_again_stops(name: str, tmp_path: Path) -> None:
     """A second signal must not meet the first within a lock: the kernel sends one for each thread of a dead parent."""
     settings = Settings.load({"data": tmp_path / "data", "dimse_port": free_port()}, environ={}).checked()
-    upkeep.upgrade(settings)
+    deployment.upgrade(settings)
     for _ in range(5):
         process = subprocess.Popen(
-            [sys.executable, "-m", f"fhir_server.{name}"],
+            [sys.executable, "-m", f"fhir_server.server.{name}"],
             env={**os.environ, **settings.environment()},
             cwd=ROOT,
             stderr=subprocess.DEVNULL,

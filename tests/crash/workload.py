@@ -23,7 +23,7 @@ from pynetdicom.sop_class import CTImageStorage
 
 from dicomweb import phantom
 from dicomweb.phantom import Phantom
-from fhir_server.duties import clients
+from fhir_server.duties import tokens
 from resources.codes import LOINC, SNOMED
 from tests.crash.promises import Image, Json, Promises, dataset_digest
 from tests.crash.service import Service, listens
@@ -83,8 +83,8 @@ class Client:
     def _bearer(self) -> str:
         if time.monotonic() - self._fetched > TOKEN_S:
             one = self._described
-            with suppress(clients.TokenRefused, *Unreachable, ValueError):
-                self._token = clients.fetch_token(
+            with suppress(tokens.TokenRefused, *Unreachable, ValueError):
+                self._token = tokens.fetch_token(
                     f"{self._base}/oauth/token", one["client_id"], one["private_key"], one["scope"]
                 )
                 self._fetched = time.monotonic()

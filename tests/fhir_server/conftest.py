@@ -20,8 +20,8 @@ from werkzeug.serving import make_server
 from werkzeug.test import TestResponse
 
 from fhir_server.demo import seed, world
-from fhir_server.duties import upkeep
-from fhir_server.duties.clients import ASSERTION_TYPE, assertion
+from fhir_server.duties import deployment
+from fhir_server.duties.tokens import ASSERTION_TYPE, assertion
 from fhir_server.server.app import create_app
 from fhir_server.server.services import Services
 from fhir_server.server.settings import Settings
@@ -159,7 +159,7 @@ def template(
 
 
 def _laid(url: str, data: Path) -> Template:
-    upkeep.upgrade(Settings.load({"data": data, "database": url}, environ={}))
+    deployment.upgrade(Settings.load({"data": data, "database": url}, environ={}))
     services = Services.of(Settings.load({"data": data, "database": url, "base_urls": (f"http://{HOST}",)}, environ={}))
     system = Caller.system(world.PLATFORM)
     services.store.transact(system, seed.lay_directory)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import stat
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
+from fhir_server.commands import main
 from fhir_server.server.services import endpoint_policy
-from fhir_server.server.settings import Settings, SettingsError
+from fhir_server.server.settings import DECLARED, Declared, Settings, SettingsError, refuse_password
 from scripts import settings_page
 from subscriptions.endpoints import RefusedEndpoint
 
@@ -43,14 +45,62 @@ def test_what_a_child_process_is_given_is_what_its_parent_has(tmp_path: Path) ->
     assert Settings.load(environ=settings.environment()) == settings
 
 
-def test_a_key_is_made_once_and_readable_by_its_owner_alone(tmp_path: Path) -> None:
-    """No secret has a default."""
-    settings = Settings.load({"data": tmp_path}, environ={})
-    key = settings.key("pages")
-    assert len(key) == 32
-    assert settings.key("pages") == key
-    assert settings.key("other") != key
-    assert stat.S_IMODE((tmp_path / "keys" / "pages").stat().st_mode) == 0o600
+SAID = {
+    "references": "lenient",
+    "report_zone": "Europe/Lisbon",
+    "token_lifetime_s": "60",
+    "max_body_bytes": "2048",
+    "database_file": "",
+}
+"""Values for settings that do not take any number."""
+
+
+@pytest.mark.parametrize("one", DECLARED.values(), ids=lambda one: one.name)
+def test_each_setting_is_said_once_and_read_everywhere(one: Declared) -> None:
+    """Attribute, environment and, where it is a flag, the option of a command derive from one declaration."""
+    given = SAID.get(one.name, "1" if isinstance(one.default, int) else "2048")
+    loaded = Settings.load(environ={one.variable: given})
+    assert one.text(getattr(loaded, one.name)) == given
+    options = {
+        option.name for command in _commands(main.main) for option in command.params if isinstance(option, click.Option)
+    }
+    assert (one.name in options) is one.flag
+
+
+def _commands(command: click.Command) -> Iterator[click.Command]:
+    if isinstance(command, click.Group):
+        for inner in command.commands.values():
+            yield from _commands(inner)
+    else:
+        yield command
+
+
+def test_a_variable_that_is_no_setting_is_refused() -> None:
+    """A misspelt VIGIE_TLS_TERMINATD would be silently without effect."""
+    with pytest.raises(SettingsError, match="VIGIE_TRUSTED_PROXYS"):
+        Settings.load(environ={"VIGIE_TRUSTED_PROXYS": "1"})
+    with pytest.raises(SettingsError, match="prot"):
+        Settings.load({"prot": 1}, environ={})
+    assert Settings.load(environ={"VIGIE_VENV": "x", "VIGIE_PARENT_PID": "1", "VIGIE_TEST_LENGTH": "8"})
+
+
+def test_a_databases_password_comes_from_a_private_file(tmp_path: Path) -> None:
+    """Every account can read a command line; nobody else may read the file."""
+    url = "postgresql://vigie:secret@db.example/vigie"
+    file = tmp_path / "url"
+    file.write_text(f"{url}\n")
+    file.chmod(0o644)
+    with pytest.raises(SettingsError, match="chmod 600"):
+        Settings.load({"database_file": str(file)}, environ={})
+    file.chmod(0o600)
+    assert Settings.load({"database_file": str(file)}, environ={}).database_url == url
+    with pytest.raises(SettingsError, match="one of them"):
+        Settings.load({"database_file": str(file), "database": "sqlite:///x.db"}, environ={})
+    for given in (url, "postgresql://vigie@db.example/vigie?password=secret"):
+        with pytest.raises(SettingsError, match="VIGIE_DATABASE") as refused:
+            refuse_password(given)
+        assert "secret" not in str(refused.value)
+    refuse_password("postgresql://vigie@db.example/vigie")
 
 
 def test_every_setting_is_on_the_page() -> None:

@@ -910,7 +910,7 @@ def test_no_subscription_outlives_the_rights_of_its_client(world: World) -> None
         asked = leaving.create(subscription(receiver.url, ORDER_STATUS))
         world.turn()
         assert [one.kind for one in receiver.received] == ["handshake"]
-        world.api.services.authority.revoke_client(leaving.client_id)
+        world.api.services.authority.clients.disable(leaving.client_id)
         world.a.create(builders.service_request(world.refs["patient"], reasonCode=[{"text": SECRET}]))
         world.turn()
         assert all(one.kind != "event-notification" for one in receiver.received)

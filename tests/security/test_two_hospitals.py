@@ -5,7 +5,7 @@ elements, searches with random parameters, chains and includes, history, Bundles
 subscriptions. What an organisation was ever answered (ids, UIDs) is its own; it must not be in an answer to the other
 that did not itself send it, nor must the other's word; and no answer is a 5xx (security-subscriptions R10, R12).
 
-``VIGIE_MACHINE_EXAMPLES`` sets how long it plays.
+``VIGIE_TEST_MACHINE_EXAMPLES`` sets how long it plays.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from tests import builders
 from tests.fhir_server.conftest import Api, Client
 from tests.security.scene import stow, subscription
 
-EXAMPLES = int(os.environ.get("VIGIE_MACHINE_EXAMPLES", "8"))
+EXAMPLES = int(os.environ.get("VIGIE_TEST_MACHINE_EXAMPLES", "8"))
 WORDS = {"a": "ALPHAWORT", "b": "BETAWORT", "platform": "PLATTFORMWORT"}
 OTHER = {"a": "b", "b": "a"}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from audit.checkpoint import load_or_create
+from audit.checkpoint import create
 from audit.service import Ledger
 from auth.service import Authority
 from store.access import Caller
@@ -25,7 +25,7 @@ class Service:
     """A deployment of two hospitals and the platform."""
 
     def __init__(self, database: Database, folder: Path, clock: Clock) -> None:
-        signer = load_or_create(folder / "key", "vigie.example/audit")
+        signer = create(folder / "key", "vigie.example/audit")
         self.ledger = Ledger(
             database, signer, observer="Device/vigie", base_url=BASE_URL, platform=PLATFORM, clock=clock
         )
@@ -101,7 +101,7 @@ def test_a_report_goes_to_the_hospital_that_asked_and_stops_with_its_client(
         )
     while service.subscriptions.sequencer.step():
         pass
-    service.authority.revoke_client(ehr.client_id)
+    service.authority.clients.disable(ehr.client_id)
     service.turn()
     assert len(hospital.of("event-notification")) == 1
     service.ledger.catch_up()

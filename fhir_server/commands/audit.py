@@ -1,0 +1,35 @@
+"""`./vigie audit`: the audit log."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fhir_server.commands.options import DATA, options, settings_here
+
+
+@click.group()
+def audit() -> None:
+    """The audit log."""
+
+
+@audit.command()
+@options(*DATA)
+def verify(**flags: Any) -> None:
+    """Recompute the Merkle log from what is stored; name the first record altered, missing or swapped."""
+    from fhir_server.duties import upkeep
+
+    sys.exit(upkeep.audit_verify(settings_here(**flags)))
+
+
+@audit.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@options(*DATA)
+def export(file: Path, **flags: Any) -> None:
+    """Write the log to FILE for verification without this server."""
+    from fhir_server.duties import upkeep
+
+    click.echo(f"{upkeep.audit_export(settings_here(**flags), file)} records")

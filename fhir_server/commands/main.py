@@ -1,0 +1,51 @@
+"""`./vigie`: one command, its subcommands (DESIGN §11). A noun's commands stand in the file of its name."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from fhir_server.commands import audit, bench, client, demo, operations, serve, token
+from fhir_server.commands.options import Commands
+from fhir_server.server import logs
+
+HERE = Path(__file__).resolve().parents[2]
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.pass_context
+def main(context: click.Context) -> None:
+    """Vigie, a FHIR R4-native interoperability server for emergency teleradiology."""
+    if context.invoked_subcommand != "test":  # pytest has its own
+        logs.configure("vigie", speaks=True)
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def test(arguments: tuple[str, ...]) -> None:
+    """Run the suite (pytest ARGUMENTS)."""
+    import pytest
+
+    sys.exit(
+        pytest.main(
+            ["--rootdir", str(HERE), *arguments] if arguments else ["--rootdir", str(HERE), str(HERE / "tests")]
+        )
+    )
+
+
+for command in (
+    serve.serve,
+    client.client,
+    token.token,
+    demo.demo,
+    audit.audit,
+    operations.db,
+    operations.backup,
+    operations.restore,
+    operations.doctor,
+    bench.bench,
+    test,
+):
+    main.add_command(command)

@@ -1,0 +1,57 @@
+"""`./vigie db`, `backup`, `restore`, `doctor`: operations."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fhir_server.commands.options import DATA, options, settings_here, settings_of
+
+
+@click.group()
+def db() -> None:
+    """The database."""
+
+
+@db.command()
+@options(*DATA)
+def upgrade(**flags: Any) -> None:
+    """Bring the database to this version's schema."""
+    from fhir_server.duties import deployment
+
+    deployment.upgrade_recorded(settings_here(**flags))
+
+
+@click.command()
+@click.argument("destination", type=click.Path(path_type=Path))
+@options(*DATA)
+def backup(destination: Path, **flags: Any) -> None:
+    """Copy database, objects and keys to the folder DESTINATION, consistently, while the service runs."""
+    from fhir_server.duties import backup as backups
+
+    backups.backup(settings_here(**flags), destination)
+    click.echo(f"backed up to {destination}")
+
+
+@click.command()
+@click.argument("source", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@options(*DATA)
+def restore(source: Path, **flags: Any) -> None:
+    """Lay a backup into an empty data folder and verify it."""
+    from fhir_server.duties import backup as backups
+
+    report = backups.restore(settings_of(**flags), source)
+    click.echo("\n".join(report.lines()))
+    sys.exit(0 if report.ok else 1)
+
+
+@click.command()
+@options(*DATA)
+def doctor(**flags: Any) -> None:
+    """Say what is wrong with this deployment, if anything."""
+    from fhir_server.duties import upkeep
+
+    sys.exit(upkeep.doctor(settings_here(**flags)))

@@ -1,0 +1,140 @@
+"""Back up and restore: database, objects, keys, spool and published checkpoints.
+
+Nothing takes its place in the destination before the act is on record. No password is given on a command line, which
+every account of the machine can read: PostgreSQL's tools have it from a file (libpq's PGPASSFILE, mode 0600).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import tempfile
+from contextlib import closing, suppress
+from pathlib import Path
+
+from sqlalchemy import make_url
+from sqlalchemy.engine import URL
+
+from audit.offline import Report
+from fhir_server.duties import acts, deployment, upkeep
+from fhir_server.server.faults import CannotRun
+from fhir_server.server.services import CHECKPOINTS, SPOOL, Services
+from fhir_server.server.settings import Settings
+from store.engine.database import open_engine
+from store.versions import snapshots
+
+_INCOMPLETE = ".incomplete"
+
+
+def backup(settings: Settings, destination: Path) -> None:
+    """Copy everything to the folder `destination`, consistently, while the service runs. Raises CannotRun."""
+    if destination.exists() and any(destination.iterdir()):
+        raise CannotRun("the destination is not empty")
+    with deployment.opened(settings) as services, acts.recorded(services, "backup") as act:
+        draft = destination / _INCOMPLETE
+        draft.mkdir(parents=True, mode=0o700)
+        _copy(services, draft)
+        act.conclude()
+        for path in draft.iterdir():
+            path.rename(destination / path.name)
+        draft.rmdir()
+
+
+def restore(settings: Settings, source: Path) -> Report:
+    """Lay a backup into an empty data folder, then verify the audit log of what was laid. Raises CannotRun."""
+    if (source / _INCOMPLETE).exists():
+        raise CannotRun("this backup was interrupted: take another")
+    url = make_url(settings.database_url)
+    if url.get_backend_name() == "sqlite":
+        target = Path(url.database or "")
+        if target.exists():
+            raise CannotRun("there is a database already: restore into an empty data folder")
+        if not (source / "vigie.db").is_file():
+            raise CannotRun("there is no vigie.db in the backup: was it taken of another database?")
+        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        shutil.copy2(source / "vigie.db", target)
+    else:
+        if not (source / "vigie.pgdump").is_file():
+            raise CannotRun("there is no vigie.pgdump in the backup: was it taken of another database?")
+        _postgres(
+            "pg_restore", url, "--no-owner", "--exit-on-error",
+            f"--dbname={_without_password(url)}", str(source / "vigie.pgdump"),
+        )  # fmt: skip
+    for folder, name in (
+        (settings.objects_folder, "objects"),
+        (settings.data / "keys", "keys"),
+        (settings.data / SPOOL, SPOOL),
+    ):
+        if (source / name).is_dir():
+            shutil.copytree(source / name, folder, dirs_exist_ok=True)
+    if (source / CHECKPOINTS).is_file():
+        shutil.copy2(source / CHECKPOINTS, settings.data / CHECKPOINTS)
+    database = open_engine(settings.database_url)
+    with database.write() as connection:
+        snapshots.continue_numbers(connection)
+    database.dispose()
+    deployment.upgrade(settings)
+    with deployment.opened(settings) as services, acts.recorded(services, "restore") as act:
+        report = upkeep.verified(services)
+        act.conclude(None if report.ok else upkeep.NOT_VERIFIED)
+    return report
+
+
+def _copy(services: Services, destination: Path) -> None:
+    """Database first, then objects: an object is written before the row that names it, so none can be missing."""
+    settings = services.settings
+    published = settings.data / CHECKPOINTS
+    if published.is_file():  # before the database: a log may be longer than its checkpoints, never shorter
+        shutil.copy2(published, destination / CHECKPOINTS)
+    _copy_spool(settings.data / SPOOL, destination / SPOOL)
+    url = make_url(settings.database_url)
+    if url.get_backend_name() == "sqlite":
+        with (
+            closing(sqlite3.connect(f"file:{url.database}?mode=ro", uri=True)) as source,
+            closing(sqlite3.connect(destination / "vigie.db")) as copy,
+        ):
+            source.backup(copy)
+    else:
+        _postgres(
+            "pg_dump", url, "--format=custom", f"--file={destination / 'vigie.pgdump'}", _without_password(url)
+        )
+    for folder, name in ((settings.objects_folder, "objects"), (settings.data / "keys", "keys")):
+        if folder.is_dir():
+            shutil.copytree(folder, destination / name, dirs_exist_ok=True)
+
+
+def _copy_spool(source: Path, destination: Path) -> None:
+    """Before the database: what is sequenced meanwhile, and its file removed, stands in the copy of the database."""
+    if not source.is_dir():
+        return
+    destination.mkdir(mode=0o700)
+    for file in source.glob("*.spool"):
+        with suppress(FileNotFoundError):
+            shutil.copy2(file, destination / file.name)
+
+
+def _without_password(url: URL) -> str:
+    plain = url.set(drivername="postgresql", password=None).difference_update_query(["password"])
+    return plain.render_as_string(hide_password=False)
+
+
+def _postgres(program: str, url: URL, *arguments: str) -> None:
+    """Run one of PostgreSQL's tools on our database; its own message says what is wrong."""
+    password = url.password or url.query.get("password")
+    with tempfile.TemporaryDirectory(prefix="vigie-") as folder:
+        environment = dict(os.environ)
+        if password:
+            file = Path(folder) / "pgpass"
+            escaped = str(password).replace("\\", "\\\\").replace(":", "\\:")
+            with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as out:
+                out.write(f"*:*:*:*:{escaped}\n")
+            environment["PGPASSFILE"] = str(file)
+        environment.pop("VIGIE_DATABASE", None)
+        try:
+            subprocess.run([program, *arguments], check=True, env=environment)  # noqa: S603 - PostgreSQL's own tools
+        except FileNotFoundError as error:
+            raise CannotRun(f"{program} is not installed (on Debian: postgresql-client)") from error
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise CannotRun(f"{program} failed; its message is above") from error

@@ -1,0 +1,77 @@
+"""A deployment made and opened: schema, keys, modes. What is not there is never made by looking for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import make_url
+
+from fhir_server.duties import acts, permissions
+from fhir_server.server import keys
+from fhir_server.server.faults import CannotRun
+from fhir_server.server.services import Services
+from fhir_server.server.settings import Settings
+from store import migrations
+from store.engine.database import open_engine
+
+
+def upgrade(settings: Settings) -> None:
+    """Bring the schema to this version's and make the keys of a new deployment; safe to run at every start.
+
+    Raises SchemaFault for a schema that is newer than this code, KeyFault where a used database lacks a key.
+    """
+    settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    migrations.upgrade(settings.database_url)
+    database = open_engine(settings.database_url)
+    try:
+        keys.provide(settings, database)
+    finally:
+        database.dispose()
+
+
+def upgrade_recorded(settings: Settings) -> None:
+    """`upgrade` as an act of the operator."""
+    permissions.repair(settings)
+    upgrade(settings)
+    note(settings, "db-upgrade")
+
+
+@contextmanager
+def opened(settings: Settings) -> Iterator[Services]:
+    """The services of a deployment that is there, with its schema and its keys.
+
+    Raises CannotRun, SchemaFault, KeyFault.
+    Nothing is made: looking at a folder in which nothing is does not turn it into a deployment.
+    """
+    require_database(settings)
+    migrations.require_current(settings.database_url)
+    check_keys(settings)
+    services = Services.of(settings)
+    try:
+        yield services
+    finally:
+        services.close()
+
+
+def require_database(settings: Settings) -> None:
+    """Raise CannotRun where there is no SQLite file: SQLite would make an empty one."""
+    url = make_url(settings.database_url)
+    if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
+        raise CannotRun("there is no database here yet: `vigie serve` or `vigie db upgrade` makes one")
+
+
+def check_keys(settings: Settings) -> None:
+    """Raise KeyFault unless the data folder holds the keys that the database is served with."""
+    database = open_engine(settings.database_url)
+    try:
+        keys.check(settings, database)
+    finally:
+        database.dispose()
+
+
+def note(settings: Settings, operation: str, *detail: acts.Detail) -> None:
+    """Record an act that is done, or that begins."""
+    with opened(settings) as services, acts.recorded(services, operation, *detail):
+        pass
