@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from auth import purposes
 from auth.clients import Actor, Client, Clients
 from fhir_server.duties import acts, deployment
 from fhir_server.server import private
@@ -23,7 +24,7 @@ from resources.outcomes import BadRequest
 from resources.times import instant_text, of_microseconds
 
 ROLES = frozenset(
-    {"", "hospital", "platform", "regulator", "radiologist", "ai-vendor", "auditor", "viewer", "planner", "admin"}
+    {"", "hospital", "platform", "modality", "regulator", "radiologist", "ai-vendor", "viewer", *purposes.OF_ROLE}
 )
 """What a client can be in the workflow. Empty: no role."""
 _PERSONAL = frozenset({"regulator", "radiologist"})
