@@ -1,7 +1,8 @@
 """multipart/related, both ways, streamed: a part is in memory only while it is small.
 
-Reading tolerates what senders do (LF-only headers, preamble, missing final delimiter, any order of parameters) and
-bounds what they may cost: length of boundary and headers, number of parts, bytes of the request. Writing spells headers
+Reading is python-multipart's push parser, whose work is linear in the bytes it is given. Around it stand what
+multipart/related needs beyond forms: a bounded preamble, bare line feeds, bounds on headers and number of parts, and a
+body that ends without its final delimiter: its last part is given with `Body.ended` false. Writing spells headers
 ``Content-Type:`` exactly, since Cornerstone finds them by that text.
 
 RFC 2046 §5.1, RFC 2387, PS3.18 §8.6.1.2.
@@ -18,10 +19,19 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, Protocol
 
+from python_multipart.exceptions import MultipartParseError
+from python_multipart.multipart import MultipartParser, MultipartState
+
 from resources.outcomes import Malformed, TooLarge
 
 MAX_BOUNDARY = 70
 MAX_HEADER_BYTES = 8192
+"""Names and values of the headers of one part, together."""
+MAX_HEADERS = 32
+MAX_PREAMBLE_BYTES = 8192
+"""What may stand before the end of the first delimiter line."""
+MAX_PADDING = 64
+"""Blanks after a delimiter, in a body whose lines end in LF alone."""
 MAX_PARTS = 2000
 SPOOL_BYTES = 4 * 1024 * 1024
 CHUNK = 256 * 1024
@@ -38,6 +48,8 @@ class Body:
 
     headers: dict[str, str]
     data: bytes | mmap.mmap
+    ended: bool = True
+    """Whether a delimiter followed. If not, the sender may have stopped in the middle of the part."""
     _file: IO[bytes] | None = None
 
     def close(self) -> None:
@@ -92,11 +104,11 @@ class _Spool:
         else:
             self._pieces.append(bytes(data))
 
-    def body(self, headers: dict[str, str]) -> Body:
+    def body(self, headers: dict[str, str], *, ended: bool = True) -> Body:
         if self._file is None:
-            return Body(headers, b"".join(self._pieces))
+            return Body(headers, b"".join(self._pieces), ended)
         self._file.flush()
-        return Body(headers, mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ), self._file)
+        return Body(headers, mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ), ended, self._file)
 
     def discard(self) -> None:
         if self._file is not None:
@@ -115,112 +127,215 @@ def whole(source: Source, *, max_bytes: int, folder: str | None = None) -> Body:
     return spool.body({})
 
 
-def parts(source: Source, boundary: str | None, *, max_bytes: int, folder: str | None = None) -> Iterator[Body]:
-    """The parts of a multipart body, one at a time. The caller closes each."""
+def parts(
+    source: Source, boundary: str | None, *, max_bytes: int, folder: str | None = None, max_parts: int = MAX_PARTS
+) -> Iterator[Body]:
+    """The parts of a multipart body, one at a time; the caller closes each. `folder`: where large parts are spooled.
+
+    Raises Malformed and TooLarge; parts that were complete before the fault have been given by then.
+    """
     delimiter = check_boundary(boundary)
-    scanner = _Scanner(_Counted(source, max_bytes), delimiter, folder)
-    if not scanner.skip_preamble():
-        raise Malformed("The body holds no part: its boundary never occurs")
-    for number in range(MAX_PARTS + 1):
-        headers = scanner.headers()
-        if headers is None:
-            return
-        if number == MAX_PARTS:
-            raise TooLarge(f"More than {MAX_PARTS} parts in one request")
-        yield scanner.content(headers)
+    reader = _Reader(delimiter, folder, max_parts)
+    try:
+        for piece in _lines_in_crlf(_Counted(source, max_bytes), delimiter):
+            try:
+                reader.feed(piece)
+            finally:
+                yield from reader.taken()
+            if reader.is_at_end:
+                return
+        last = reader.last()
+        if last is not None:
+            yield last
+    finally:
+        reader.discard()
 
 
-class _Scanner:
-    def __init__(self, source: _Counted, delimiter: bytes, folder: str | None) -> None:
-        self._source, self._folder = source, folder
-        self._delimiter = delimiter
-        self._buffer = bytearray()
-        self._ended = False
+class _Reader:
+    """Collects the parts that the parser announces."""
 
-    def _fill(self) -> bool:
-        data = self._source.read()
-        if not data:
-            self._ended = True
-            return False
-        self._buffer += data
-        return True
+    def __init__(self, delimiter: bytes, folder: str | None, max_parts: int) -> None:
+        self._folder, self._max_parts = folder, max_parts
+        self._done: list[Body] = []
+        self._spool = _Spool(folder)
+        self._headers: dict[str, str] = {}
+        self._name, self._value = b"", b""
+        self._header_bytes = self._count = 0
+        self._parser = MultipartParser(
+            delimiter[2:],
+            {
+                "on_part_begin": self._begin,
+                "on_header_field": self._on_name,
+                "on_header_value": self._on_value,
+                "on_header_end": self._on_header,
+                "on_part_data": self._on_data,
+                "on_part_end": self._end,
+            },
+            max_header_count=MAX_HEADERS,
+            max_header_size=MAX_HEADER_BYTES + CHUNK,  # of one header within one piece; all of them are counted below
+        )
 
-    def skip_preamble(self) -> bool:
-        """Go past the first delimiter; it stands at the start or after a line end."""
-        while True:
-            at = self._buffer.find(self._delimiter)
-            if at == 0 or (at > 0 and self._buffer[at - 1 : at] == b"\n"):
-                del self._buffer[: at + len(self._delimiter)]
-                return True
-            if at > 0:
-                del self._buffer[: at + 1]
-                continue
-            del self._buffer[: max(0, len(self._buffer) - len(self._delimiter) - 2)]
-            if not self._fill():
-                return False
+    @property
+    def is_at_end(self) -> bool:
+        """Whether the final delimiter was read: what follows is epilogue."""
+        return self._parser.state == MultipartState.END
 
-    def headers(self) -> dict[str, str] | None:
-        """Headers of the part that begins after a delimiter; None after the final one."""
-        while (len(self._buffer) < 2 or not self._buffer.strip()) and self._fill():
-            pass
-        if self._buffer[:2] == b"--" or not self._buffer.strip():
-            return None
-        while True:
-            end, size = self._blank_line()
-            if end >= 0:
-                break
-            if len(self._buffer) > MAX_HEADER_BYTES:
-                raise TooLarge(f"The headers of a part are longer than {MAX_HEADER_BYTES} bytes")
-            if not self._fill():
-                raise Malformed("The body ends within the headers of a part")
-        if end > MAX_HEADER_BYTES:
-            raise TooLarge(f"The headers of a part are longer than {MAX_HEADER_BYTES} bytes")
-        lines = bytes(self._buffer[:end]).decode("latin-1").splitlines()
-        del self._buffer[: end + size]
-        found: dict[str, str] = {}
-        for line in lines:
-            name, colon, value = line.partition(":")
-            if colon:
-                found[name.strip().lower()] = value.strip()
-        return found
-
-    def _blank_line(self) -> tuple[int, int]:
-        """Where the header block ends and how long its end is. A part may have no header at all."""
-        line_end = self._buffer.find(b"\n")
-        if line_end < 0:
-            return -1, 0
-        rest = self._buffer[line_end + 1 : line_end + 3]
-        if rest[:1] == b"\n" or rest == b"\r\n":
-            return line_end + 1, 1 if rest[:1] == b"\n" else 2
-        candidates = [(at, len(mark)) for mark in (b"\r\n\r\n", b"\n\n") if (at := self._buffer.find(mark)) >= 0]
-        return min(candidates) if candidates else (-1, 0)
-
-    def content(self, headers: dict[str, str]) -> Body:
-        """The bytes up to the next delimiter at a line start; to the end of the body where the last one is missing."""
-        spool = _Spool(self._folder)
-        mark = b"\n" + self._delimiter
-        keep = len(mark) + 1
+    def feed(self, data: bytes) -> None:
+        """Read on. Raises Malformed, TooLarge."""
+        was_padding = self._parser.state == MultipartState.BOUNDARY_PADDING
         try:
-            while True:
-                if self._buffer.startswith(self._delimiter):  # an empty part
-                    del self._buffer[: len(self._delimiter)]
-                    return spool.body(headers)
-                at = self._buffer.find(mark)
-                if at >= 0:
-                    end = at - 1 if at and self._buffer[at - 1 : at] == b"\r" else at
-                    spool.write(memoryview(self._buffer)[:end].tobytes())
-                    del self._buffer[: at + len(mark)]
-                    return spool.body(headers)
-                if len(self._buffer) > keep:
-                    spool.write(bytes(self._buffer[:-keep]))
-                    del self._buffer[:-keep]
-                if not self._fill():
-                    spool.write(bytes(self._buffer))
-                    self._buffer.clear()
-                    return spool.body(headers)
-        except BaseException:
-            spool.discard()
-            raise
+            self._parser.write(data)
+        except MultipartParseError:
+            raise Malformed("The body is no well-formed multipart (RFC 2046 §5.1.1)") from None
+        if was_padding and len(data) >= CHUNK and self._parser.state == MultipartState.BOUNDARY_PADDING:
+            raise Malformed("A delimiter line of the body does not end")
+
+    def taken(self) -> Iterator[Body]:
+        """The parts that are complete, each once."""
+        while self._done:
+            yield self._done.pop(0)
+
+    def last(self) -> Body | None:
+        """The part that was open when the body ended. Raises Malformed where not even its headers were complete."""
+        parser = self._parser
+        if parser.state == MultipartState.START or (
+            parser.state == MultipartState.HEADER_FIELD_START and not self._header_bytes
+        ):
+            return None  # a delimiter, and nothing after it
+        if parser.state not in (MultipartState.PART_DATA, MultipartState.BOUNDARY_PADDING):
+            raise Malformed("The body ends within the headers of a part")
+        ended = parser.state == MultipartState.BOUNDARY_PADDING or parser.index >= len(parser.boundary)
+        spool, self._spool = self._spool, _Spool(self._folder)
+        return spool.body(self._headers, ended=ended)
+
+    def discard(self) -> None:
+        """Close what was not handed over."""
+        self._spool.discard()
+        for body in self.taken():
+            body.close()
+
+    def _begin(self) -> None:
+        self._count += 1
+        if self._count > self._max_parts:
+            raise TooLarge(f"A request holds at most {self._max_parts} parts: those after them were not read")
+        self._spool = _Spool(self._folder)
+        self._headers, self._header_bytes = {}, 0
+
+    def _on_name(self, data: bytes, start: int, end: int) -> None:
+        self._name += self._counted_header(data, start, end)
+
+    def _on_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += self._counted_header(data, start, end)
+
+    def _counted_header(self, data: bytes, start: int, end: int) -> bytes:
+        self._header_bytes += end - start
+        if self._header_bytes > MAX_HEADER_BYTES:
+            raise TooLarge(f"The headers of a part are longer than {MAX_HEADER_BYTES} bytes")
+        return data[start:end]
+
+    def _on_header(self) -> None:
+        name, value = self._name.decode("latin-1").lower(), self._value.decode("latin-1").strip()
+        self._headers.setdefault(name, value)
+        self._name, self._value = b"", b""
+
+    def _on_data(self, data: bytes, start: int, end: int) -> None:
+        self._spool.write(memoryview(data)[start:end])
+
+    def _end(self) -> None:
+        spool, self._spool = self._spool, _Spool(self._folder)
+        self._done.append(spool.body(self._headers))
+
+
+def _lines_in_crlf(source: _Counted, delimiter: bytes) -> Iterator[bytes]:
+    """The body from its first delimiter on, as the parser wants it: no preamble, lines ended by CRLF."""
+    first = re.compile(rb"(?:\A|\n)" + re.escape(delimiter) + rb"(?:(--)|[ \t]*(\r?)\n)")
+    buffer = b""
+    while (found := first.search(buffer)) is None and len(buffer) < MAX_PREAMBLE_BYTES:
+        data = source.read()
+        if not data:
+            raise Malformed("The body holds no part: its boundary never occurs")
+        buffer += data
+    if found is None or found.end() > MAX_PREAMBLE_BYTES:
+        raise Malformed(f"The first part does not begin within {MAX_PREAMBLE_BYTES} bytes")
+    is_final, return_ = found.groups()
+    if is_final:
+        return
+    yield delimiter + b"\r\n"
+    rest = buffer[found.end() :]
+    if return_:
+        yield rest
+        while data := source.read():
+            yield data
+        return
+    lines = _LineFeeds(delimiter)
+    yield lines.feed(rest)
+    while data := source.read():
+        yield lines.feed(data)
+    yield lines.finish()
+
+
+class _LineFeeds:
+    """Gives a body whose lines end in LF, as scripts write them, lines that end in CRLF. What a part holds is kept.
+
+    It begins after the first delimiter line.
+    """
+
+    def __init__(self, delimiter: bytes) -> None:
+        self._delimiter, self._mark = delimiter, b"\n" + delimiter
+        self._tail = re.compile(rb"(--)|[ \t]{0,%d}\r?\n" % MAX_PADDING)
+        self._kept = b""
+        self._in_headers = True
+        self._is_at_end = False
+
+    def feed(self, data: bytes) -> bytes:
+        if self._is_at_end:
+            return b""
+        buffer, at = self._kept + data, 0
+        out: list[bytes] = []
+        while at >= 0 and not self._is_at_end:
+            rest, at = at, (self._headers if self._in_headers else self._content)(buffer, at, out)
+        if self._is_at_end:  # what follows is epilogue
+            self._kept = b""
+            return b"".join(out)
+        self._kept = buffer[rest:] if self._in_headers else self._content_tail(buffer, rest, out)
+        if self._in_headers and len(self._kept) > MAX_HEADER_BYTES:
+            raise TooLarge(f"The headers of a part are longer than {MAX_HEADER_BYTES} bytes")
+        return b"".join(out)
+
+    def finish(self) -> bytes:
+        """What was held back, when no more comes."""
+        if self._kept.endswith(self._mark):
+            return self._kept.removesuffix(self._mark).removesuffix(b"\r") + b"\r\n" + self._delimiter
+        return self._kept
+
+    def _headers(self, buffer: bytes, at: int, out: list[bytes]) -> int:
+        """Rewrite one header line; where the next begins, or -1 where the line is not complete."""
+        end = buffer.find(b"\n", at)
+        if end < 0:
+            return -1
+        line = buffer[at:end].removesuffix(b"\r")
+        out += (line, b"\r\n")
+        self._in_headers = bool(line)
+        return end + 1
+
+    def _content(self, buffer: bytes, at: int, out: list[bytes]) -> int:
+        """Pass on the bytes up to the next delimiter line, and that line; -1 where none is complete."""
+        mark_at = buffer.find(self._mark, at)
+        while mark_at >= 0:
+            tail = self._tail.match(buffer, mark_at + len(self._mark))
+            if tail is not None:
+                end = mark_at - 1 if mark_at > at and buffer[mark_at - 1 : mark_at] == b"\r" else mark_at
+                out += (buffer[at:end], b"\r\n", self._delimiter, tail[1] or b"", b"\r\n")
+                self._in_headers, self._is_at_end = True, tail[1] is not None
+                return tail.end()
+            mark_at = buffer.find(self._mark, mark_at + 1)
+        return -1
+
+    def _content_tail(self, buffer: bytes, at: int, out: list[bytes]) -> bytes:
+        """Pass on what no delimiter line can begin in any more; the rest."""
+        safe = max(at, len(buffer) - len(self._mark) - MAX_PADDING - 3)
+        out.append(buffer[at:safe])
+        return buffer[safe:]
 
 
 def new_boundary() -> str:

@@ -1,7 +1,9 @@
 """STOW-RS: store instances sent as multipart/related, or one alone.
 
-Each part goes through the one door; parts are committed in groups, and the answer says of each what became of it.
-Nothing that was stored is answered with an error status.
+Each part goes through the one door; parts are committed in groups while the body arrives, and the answer says of each
+what became of it. Nothing that was stored is answered with an error status. Where a limit of the request is passed, or
+its form is broken, what came before is kept and acknowledged, nothing after it is stored, and one failed item says so.
+A part without a delimiter after it is refused: it may be cut short, and what is stored is never overwritten.
 
 DICOM PS3.18 §10.5, Annex I.
 """
@@ -11,14 +13,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
 
-from dicomweb import multipart
+from dicomweb import multipart, part10, uids
 from dicomweb.batches import Batch, Origin, Prepared
 from dicomweb.ingest import WRITERS, Ingest
 from dicomweb.media_types import DICOM, MULTIPART, parse_media_type
 from dicomweb.multipart import Body, Source, closing
+from dicomweb.reader import Unreadable
 from dicomweb.status import Result, StoredOutcome
 from resources.json import Json
-from resources.outcomes import FhirError, Malformed, UnsupportedMediaType
+from resources.outcomes import FhirError, Malformed, TooLarge, UnsupportedMediaType
 from store.access import Caller
 
 GROUP = 32
@@ -63,7 +66,9 @@ def store(
         ingest.finish(batch)
     if fault is not None and not outcomes:
         raise fault
-    if fault is not None:
+    if isinstance(fault, TooLarge) and any(one.result.is_stored for one in outcomes):
+        outcomes.append(StoredOutcome(Result.OUT_OF_RESOURCES, reason=fault.diagnostics))
+    elif fault is not None:
         outcomes.append(StoredOutcome(Result.NOT_UNDERSTOOD, reason=fault.diagnostics))
     if not outcomes:
         raise Malformed("The request holds no instance")
@@ -86,7 +91,21 @@ def _prepare(ingest: Ingest, body: Body, origin: Origin, study: str | None) -> P
         kind, _ = parse_media_type(body.headers.get("content-type", DICOM))
         if kind not in {DICOM, "application/octet-stream", ""}:
             return StoredOutcome(Result.NOT_UNDERSTOOD, reason="a part is not application/dicom")
+        if not body.ended:
+            return StoredOutcome(
+                Result.NOT_UNDERSTOOD, *_named(body), reason="no delimiter follows the last part: it may be cut short"
+            )
         return ingest.prepare(body.data, origin, study_instance_uid=study)
+
+
+def _named(body: Body) -> tuple[str, str]:
+    """SOP class and instance of a part that is refused, where its file meta information says them."""
+    try:
+        part = part10.parse(body.data)
+    except Unreadable:
+        return "", ""
+    class_uid, instance_uid = part.sop_class_uid, part.sop_instance_uid
+    return class_uid if uids.is_uid(class_uid) else "", instance_uid if uids.is_uid(instance_uid) else ""
 
 
 def response(outcomes: list[StoredOutcome], base: str, study_instance_uid: str | None) -> Json:
