@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Protocol
@@ -57,6 +58,14 @@ class Peer:
     request_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Whose token a request bears: for the limits of requests in flight and of their rate."""
+
+    client_id: str
+    organization: str
+
+
 class Request(Protocol):
     """A request by its WSGI environment (PEP 3333), whatever web framework it came through."""
 
@@ -87,6 +96,21 @@ class Guard:
             raise self._refusal(request, peer, INVALID_TOKEN, reason, token)
         return _caller(token, peer, request.environ.get(RECORDING))
 
+    def remembered(self, environ: dict[str, Any]) -> Holder | None:
+        """Whose token a request bears, if it gives access and that is known without a look at the database."""
+        return self._held(environ, self._tokens.remembered)
+
+    def holder(self, environ: dict[str, Any]) -> Holder | None:
+        """Whose token a request bears, if it gives access. It is not the permission: `__call__` gives that."""
+        return self._held(environ, self._tokens.find)
+
+    def _held(self, environ: dict[str, Any], find: Callable[[str], Token | None]) -> Holder | None:
+        match = _BEARER.fullmatch(environ.get("HTTP_AUTHORIZATION", ""))
+        token = None if match is None else find(match[1])
+        if token is None or token.client is None or not token.live(self._clock().timestamp()):
+            return None
+        return Holder(token.record.client_id, token.client.record.organization)
+
     def peer(self, request: Request) -> Peer:
         """Address and request id. A proxy is believed only as far as the setting counts them."""
         return self._peer(request.environ)
@@ -96,14 +120,15 @@ class Guard:
         if request_id is None:
             given = environ.get("HTTP_X_REQUEST_ID", "")
             request_id = given if _REQUEST_ID.fullmatch(given) else random_digits()
-        return Peer(self._address(environ), request_id)
+        return Peer(self.address_of(environ), request_id)
 
     def nobody(self, environ: dict[str, Any]) -> Caller:
         """Who asks where no token was looked at: nobody, with the address and the id of the request."""
         peer = self._peer(environ)
         return Caller("", "", address=peer.address, request_id=peer.request_id)
 
-    def _address(self, environ: dict[str, Any]) -> str:
+    def address_of(self, environ: dict[str, Any]) -> str:
+        """Where a request comes from, as far as proxies are believed."""
         address = environ.get("REMOTE_ADDR") or ""
         if self._trusted_proxies:
             forwarded = environ.get("HTTP_X_FORWARDED_FOR", "").split(",")

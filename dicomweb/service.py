@@ -48,7 +48,8 @@ class Imaging:
         two of them unless given. `quiet_s`: see `Publisher`.
         """
         self._store = store
-        self._max_request_bytes = max_request_bytes
+        self.max_request_bytes = max_request_bytes
+        """Largest body of a STOW request."""
         self._public_bases = tuple(public_bases)
         self._spool = spool
         endpoint = public_bases[0] if public_bases else None
@@ -72,7 +73,7 @@ class Imaging:
         """DICOMweb at /dicom-web."""
         return views.blueprint(
             guard, self.ingest, self._disclosure, self._retrieval, public_bases=self._public_bases,
-            max_request_bytes=self._max_request_bytes, spool=self._spool,
+            max_request_bytes=self.max_request_bytes, spool=self._spool,
         )
 
     def scp(self, *, ae_title: str = "VIGIE", max_associations: int = 64) -> Scp:

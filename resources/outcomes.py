@@ -151,6 +151,13 @@ class NotAcceptable(FhirError):
     code = "not-supported"
 
 
+class RequestTimeout(FhirError):
+    """The request did not come in time (RFC 9110 §15.5.9)."""
+
+    status = 408
+    code = "timeout"
+
+
 class Conflict(FhirError):
     status = 409
     code = "conflict"

@@ -18,11 +18,12 @@ from dicomweb import phantom
 from dicomweb.phantom import Phantom
 from fhir_server.bench import load
 from fhir_server.bench.load import Connection, Measured, request
+from fhir_server.bench.site import CONTENT
 from fhir_server.demo import seed
 from fhir_server.demo.hospital import Endpoint
 from fhir_server.duties import deployment, tokens
 from fhir_server.server import processes
-from fhir_server.server.processes import Supervisor
+from fhir_server.server.processes import Child, Supervisor
 from fhir_server.server.services import Services
 from fhir_server.server.settings import Settings
 from resources.codes import LOINC, SNOMED
@@ -33,6 +34,8 @@ _ROUNDS = 5
 """Of the bare route and of reads, by turns: the kernel spreads connections over the workers as it likes (12 to 4 as
 well as 8 to 8), which makes one round 20 % faster than the next, and the machine is not the same from minute to minute.
 """
+_READERS = (16, 64)
+"""Connections that read at once."""
 _CAUGHT_UP_WITHIN_S = 300.0
 _PATIENTS = 200
 _CHUNK = 100
@@ -53,11 +56,14 @@ def quick(*, seconds: float, resources: int, out: Path | None, database: str | N
         ).checked()
         deployment.upgrade(settings)
         seed.seed(settings)
-        supervisor = Supervisor(processes.children(settings, "fhir_server.bench.site:app"))
+        bare_port = _free_port()
+        children = processes.children(settings)
+        bare = Child("bare", processes.module("fhir_server.bench.site", str(bare_port)), children[0].environment)
+        supervisor = Supervisor([*children, bare])
         supervisor.start()
         try:
             processes.until_ready(settings, supervisor)
-            figures = _Bench(settings, seconds, resources).run()
+            figures = _Bench(settings, bare_port, seconds, resources).run()
         finally:
             supervisor.stop()
     _print(figures)
@@ -70,8 +76,9 @@ def quick(*, seconds: float, resources: int, out: Path | None, database: str | N
 
 
 class _Bench:
-    def __init__(self, settings: Settings, seconds: float, resources: int) -> None:
+    def __init__(self, settings: Settings, bare_port: int, seconds: float, resources: int) -> None:
         self.settings = settings
+        self.bare_port = bare_port
         self.seconds = seconds
         self.resources = resources
         self.host = f"127.0.0.1:{settings.port}"
@@ -92,11 +99,23 @@ class _Bench:
         patients = self.fill()
         self.catch_up()
         one = self.ask("GET", f"/fhir/{patients[0]}")
-        (self.settings.data / "bench-bare.json").write_bytes(one)
-        bare, read = measured["bare Flask route"], measured["read"] = Measured(), Measured()
-        for _ in range(_ROUNDS):
-            bare.add(self.load(lambda n: request("GET", "/bare/read", self.host)))
-            read.add(self.load(lambda n: self.get(f"/fhir/{patients[n % len(patients)]}")))
+        (self.settings.data / CONTENT).write_bytes(one)
+        for connections in _READERS:
+            bare, read = measured[_bare(connections)], measured[_read(connections)] = Measured(), Measured()
+            for _ in range(_ROUNDS):
+                bare.add(
+                    load.run(
+                        "127.0.0.1",
+                        self.bare_port,
+                        lambda n: request("GET", "/bare/read", self.host),
+                        seconds=self.seconds,
+                        connections=connections,
+                    )
+                )
+                read.add(
+                    self.load(lambda n: self.get(f"/fhir/{patients[n % len(patients)]}"), connections=connections)
+                )
+            self.renew()
         self.catch_up()
         self.renew()
         measured["search"] = self.load(
@@ -131,7 +150,6 @@ class _Bench:
         return self.figures(measured, latencies)
 
     def figures(self, measured: dict[str, Measured], latencies_s: list[float]) -> Json:
-        bare = measured["bare Flask route"].per_second
         ordered = sorted(latencies_s)
 
         def at(percent: float) -> float:
@@ -149,7 +167,12 @@ class _Bench:
             "workers": self.settings.workers,
             "threads": self.settings.threads,
             "measured": {name: one.json() for name, one in measured.items()},
-            "read_to_bare": round(measured["read"].per_second / bare, 3) if bare else 0,
+            "read_to_bare": {
+                str(connections): round(
+                    measured[_read(connections)].per_second / (measured[_bare(connections)].per_second or 1), 3
+                )
+                for connections in _READERS
+            },
             "resources_per_second_in_transactions": round(measured["transaction of 50"].per_second * 50, 1),
             "instances_per_second_by_stow": round(measured["STOW-RS (10 instances a request)"].per_second * 10, 1),
             "audit_log_caught_up": self.logged,
@@ -297,6 +320,14 @@ class _Bench:
             connection.close()
 
 
+def _bare(connections: int) -> str:
+    return f"bare Flask route, {connections}"
+
+
+def _read(connections: int) -> str:
+    return f"audited read, {connections}"
+
+
 def _topic(name: str) -> str:
     from subscriptions.topics import TOPICS
 
@@ -370,7 +401,8 @@ def _print(figures: Json) -> None:
             f"  {name:36} {one['per_second']:9.1f}/s   p50 {one['p50_ms']:7.2f} ms   p99 {one['p99_ms']:7.2f} ms"
             f"   {one['statuses']}"
         )
-    click.echo(f"  audited read / bare route            {figures['read_to_bare']:.2f}")
+    for connections, ratio in figures["read_to_bare"].items():
+        click.echo(f"  audited read / bare, {connections:>3} connections {ratio:9.2f}")
     click.echo(f"  resources/s in transactions          {figures['resources_per_second_in_transactions']:.0f}")
     click.echo(f"  STOW-RS instances/s                  {figures['instances_per_second_by_stow']:.0f}")
     for one in figures["audit_log_caught_up"]:

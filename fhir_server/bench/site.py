@@ -1,37 +1,55 @@
-"""What the bench serves: the whole application, and beside it on the same server a bare Flask route.
+"""The yardstick of an audited read: a bare Flask route that returns the same bytes, under Granian's WSGI.
 
-The bare route returns the bytes that it was told to (`PUT /bare`), through nothing but Flask: the yardstick of an
-audited read that returns the same bytes.
+A server of its own beside the one that is measured, with as many workers and threads.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from flask import Flask, Response
-from werkzeug.middleware.dispatcher import DispatcherMiddleware
+from granian import Granian
+from granian.constants import Interfaces
+from granian.log import LogLevels
 
-from wsgi import app as vigie
+from fhir_server.server import processes
+from fhir_server.server.settings import Settings
 
-_CONTENT = Path(os.environ["VIGIE_DATA"]) / "bench-bare.json"
+CONTENT = "bench-bare.json"
+"""File of the data folder: the bytes to return."""
 
 bare = Flask("bare", static_folder=None)
+_kept: list[bytes] = []
 
 
-@bare.get("/read")
+@bare.get("/bare/read")
 def read() -> Response:
     return Response(_body(), content_type="application/fhir+json")
 
 
-_kept: list[bytes] = []
-
-
 def _body() -> bytes:
     if not _kept:
-        _kept.append(_CONTENT.read_bytes())
+        _kept.append((Path(os.environ["VIGIE_DATA"]) / CONTENT).read_bytes())
     return _kept[0]
 
 
-vigie.wsgi_app = DispatcherMiddleware(vigie.wsgi_app, {"/bare": bare.wsgi_app})  # type: ignore[method-assign]
-app = vigie
+def main() -> None:
+    processes.die_with_parent()
+    settings = Settings.load()
+    Granian(
+        "fhir_server.bench.site:bare",
+        address="127.0.0.1",
+        port=int(sys.argv[1]),
+        interface=Interfaces.WSGI,
+        workers=settings.workers,
+        blocking_threads=settings.threads,
+        workers_kill_timeout=10,
+        log_level=LogLevels.warning,
+        websockets=False,
+    ).serve()
+
+
+if __name__ == "__main__":
+    main()

@@ -42,7 +42,9 @@ class Application(Flask):
 
 def create_app(services: Services | None = None) -> Flask:
     """The WSGI application, on `services` or on those that the environment describes."""
-    services = services or Services.of(Settings.load().checked())
+    if services is None:
+        settings = Settings.load().checked()
+        services = Services.of(settings, waits=settings.waits)
     app = Application(Edge(services))
     app.register_blueprint(health.blueprint(services))
     app.register_blueprint(start_page.blueprint(services.settings))

@@ -15,7 +15,7 @@ def main() -> None:
     logs.configure("dimse")
     told = processes.StopSignals()
     settings = Settings.load().checked()
-    services = Services.of(settings)
+    services = Services.of(settings, waits=settings.waits)
     server = services.imaging.scp()
     server.start(settings.host, settings.dimse_port)
     told.wait()

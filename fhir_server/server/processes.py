@@ -214,12 +214,12 @@ def module(name: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", name, *arguments]
 
 
-def children(settings: Settings, site: str = "wsgi:app") -> list[Child]:
-    """The processes of one server. `site` is the WSGI application that the web process serves."""
+def children(settings: Settings) -> list[Child]:
+    """The processes of one server."""
     root = str(ROOT)
     environment = {**settings.environment(), "PYTHONPATH": root}
     children = [
-        Child("web", module("fhir_server.server.web", site), environment),
+        Child("web", module("fhir_server.server.web"), environment),
         Child("worker", module("fhir_server.server.worker"), environment),
     ]
     if settings.dimse_port:

@@ -22,7 +22,7 @@ from resources import search
 from resources.search import Query
 from resources.times import utc_now
 from store.access import Caller, Loop, Version
-from store.engine.database import Database, open_engine, ping
+from store.engine.database import Database, Waits, open_engine, ping
 from store.engine.ids import random_id
 from store.loops import statistician, sweeper
 from store.objects import ObjectStore
@@ -59,12 +59,19 @@ class Services:
 
     @staticmethod
     def of(
-        settings: Settings, *, clock: Callable[[], datetime] | None = None, new_id: Callable[[], str] | None = None
+        settings: Settings,
+        *,
+        clock: Callable[[], datetime] | None = None,
+        new_id: Callable[[], str] | None = None,
+        waits: Waits | None = None,
     ) -> Services:
-        """Assemble the server that `settings` describe. Opens nothing: each process connects when it first needs to."""
+        """Assemble the server that `settings` describe. Opens nothing: each process connects when it first needs to.
+
+        `waits`: how long the process waits for the database; `Settings.waits` where somebody waits for an answer.
+        """
         clock, new_id = clock or utc_now, new_id or random_id
         settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
-        database = open_engine(settings.database_url)
+        database = open_engine(settings.database_url, waits)
         objects = ObjectStore(settings.objects_folder)
         spool = settings.data / "spool"
         spool.mkdir(exist_ok=True, mode=0o700)

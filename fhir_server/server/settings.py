@@ -21,6 +21,8 @@ from marshmallow import RAISE, Schema, ValidationError, fields, validate
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
+from store.engine.database import Waits
+
 PREFIX = "VIGIE_"
 NOT_SETTINGS = frozenset({"VIGIE_VENV", "VIGIE_PYTHON", "VIGIE_PARENT_PID", "VIGIE_FAULTS_FD"})
 """Variables of the launcher and the supervisor. Any other is a setting, or a mistake that is told."""
@@ -182,6 +184,19 @@ class Settings:
         _number(1024),
         "Largest FHIR body accepted, in bytes (DICOM bodies have their own limit).",
     )
+    statement_timeout_s: int = setting(
+        30, _number(1, 3600), "Longest statement of a request, in seconds (PostgreSQL); then it is answered 503."
+    )
+    lock_timeout_s: int = setting(
+        4,
+        _number(1, 3600),
+        "Longest wait of a request for what another transaction holds, in seconds; then it is answered 503.",
+    )
+    connect_timeout_s: int = setting(
+        3,
+        _number(1, 600),
+        "Longest wait of a request for a connection to the database, in seconds (PostgreSQL).",
+    )
     demo: bool = setting(
         False,
         fields.Boolean(),
@@ -207,6 +222,17 @@ class Settings:
         if self.is_loopback:
             return tuple(dict.fromkeys((own, f"http://127.0.0.1:{self.port}", f"http://localhost:{self.port}")))
         return (own,)
+
+    @property
+    def waits(self) -> Waits:
+        """How long requests wait for the database."""
+        return Waits(
+            connect_s=self.connect_timeout_s,
+            statement_s=self.statement_timeout_s,
+            lock_s=self.lock_timeout_s,
+            idle_s=60.0,
+            network_s=10.0,
+        )
 
     @property
     def is_loopback(self) -> bool:

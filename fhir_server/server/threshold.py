@@ -22,8 +22,8 @@ from store.engine.ids import random_digits
 
 Environ = dict[str, Any]
 
-FACADES = frozenset({"fhir", "dicom-web", "oauth", ".well-known", "livez", "readyz", "metrics", "bare"})
-_ALONE = frozenset({"livez", "readyz", "metrics", "bare"})
+FACADES = frozenset({"fhir", "dicom-web", "oauth", ".well-known", "livez", "readyz", "metrics"})
+_ALONE = frozenset({"livez", "readyz", "metrics"})
 """Facades of one route each."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _CACHE_CONTROL = ("Cache-Control", "no-store")

@@ -1,15 +1,21 @@
-"""The web process: Granian serving wsgi.py. A worker that dies is replaced; all die with the supervisor."""
+"""The web process: Granian with the front before wsgi.py. A dead worker is replaced; all die with the supervisor."""
 
 from __future__ import annotations
 
-import sys
-
 from granian import Granian
-from granian.constants import Interfaces
+from granian.constants import HTTPModes, Interfaces, Loops, RuntimeModes
+from granian.http import HTTP1Settings
 from granian.log import LogLevels
 
 from fhir_server.server import logs, processes
 from fhir_server.server.settings import Settings
+
+HEADER_READ_TIMEOUT_MS = 15_000
+"""A head has to come within this time; so has the next request of a connection that is kept."""
+MAX_HEAD_BYTES = 64 * 1024
+"""Longest head of a request (431), and what is buffered of a connection in either direction."""
+MAX_CONNECTIONS = 4096
+"""Connections of one worker; further ones wait to be accepted."""
 
 
 @processes.told("web")
@@ -19,12 +25,16 @@ def main() -> None:
     logs.configure("web")
     settings = Settings.load().checked()
     Granian(
-        sys.argv[1] if len(sys.argv) > 1 else "wsgi:app",
+        "fhir_server.server.front.entry:front",
         address=settings.host,
         port=settings.port,
-        interface=Interfaces.WSGI,
+        interface=Interfaces.RSGI,
         workers=settings.workers,
-        blocking_threads=settings.threads,
+        loop=Loops.asyncio,
+        runtime_mode=RuntimeModes.st,
+        http=HTTPModes.http1,  # nothing needs HTTP/2 in clear
+        http1_settings=HTTP1Settings(header_read_timeout=HEADER_READ_TIMEOUT_MS, max_buffer_size=MAX_HEAD_BYTES),
+        backpressure=MAX_CONNECTIONS,
         respawn_failed_workers=True,
         respawn_interval=0.5,
         workers_kill_timeout=10,

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 from weakref import WeakSet
@@ -23,24 +24,43 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import OperationalError
 
 from resources.outcomes import Unavailable
-from store.engine.faults import DRIVER_ERRORS
-from store.engine.gate import WriteGate
+from store.engine.faults import DRIVER_ERRORS, is_locked
+from store.engine.gate import PATIENCE_S, WriteGate
 from store.engine.schema import metadata
 
-BUSY_TIMEOUT_MS = 30_000
 POLL_INTERVAL_S = 0.01
 
 
-def open_engine(url: str) -> Database:
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """How long a process waits for its database, in seconds; 0: for ever. Whoever serves requests must not wait long.
+
+    The defaults are for what runs by itself: loops, migrations, commands.
+    """
+
+    connect_s: float = 10.0
+    """PostgreSQL: for a connection (at least 2)."""
+    statement_s: float = 0.0
+    """PostgreSQL: for one statement."""
+    lock_s: float = 0.0
+    """For what another transaction holds: a lock of PostgreSQL, the write gate and the file of SQLite (0: 30 s)."""
+    idle_s: float = 0.0
+    """PostgreSQL: for the next statement of an open transaction; then the server ends the session."""
+    network_s: float = 30.0
+    """PostgreSQL: for the acknowledgement of what was sent (TCP_USER_TIMEOUT)."""
+
+
+def open_engine(url: str, waits: Waits | None = None) -> Database:
     """Open ``sqlite:///file`` or ``postgresql://…``. The file's folder must exist; tables are made by `create_all`."""
-    return Database(url)
+    return Database(url, waits)
 
 
 class Database:
     """A database by its URL. Safe to carry over a fork or to pickle: each process opens connections of its own."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, waits: Waits | None = None) -> None:
         self.url = url
+        self.waits = waits or Waits()
         parsed = make_url(url)
         if parsed.get_backend_name() == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
@@ -110,20 +130,20 @@ class Database:
             if state is None or state.pid != os.getpid():
                 if state is not None:
                     state.abandon()
-                state = self._local = _ProcessState(self._url)
+                state = self._local = _ProcessState(self._url, self.waits)
             return state
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"url": self.url}
+        return {"url": self.url, "waits": self.waits}
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
-        self.__init__(kept["url"])  # type: ignore[misc]
+        self.__init__(kept["url"], kept["waits"])  # type: ignore[misc]
 
 
 class _ProcessState:
     """What one process has open."""
 
-    def __init__(self, url: URL) -> None:
+    def __init__(self, url: URL, waits: Waits) -> None:
         self.pid = os.getpid()
         self.gate: WriteGate | None = None
         self._watchers = threading.local()
@@ -133,8 +153,8 @@ class _ProcessState:
         """Connections that threads keep; of a thread that has ended, the pool has its own again."""
         if url.get_backend_name() == "sqlite":
             file = Path(str(url.database)).absolute()
-            self.gate = WriteGate(file.parent, file.name)
-            self.engine = self.reader = self.writer = self.glancer = _sqlite_engine(url)
+            self.gate = WriteGate(file.parent, file.name, waits.lock_s or PATIENCE_S)
+            self.engine = self.reader = self.writer = self.glancer = _sqlite_engine(url, waits)
         else:
             self.engine = create_engine(
                 url,
@@ -142,7 +162,7 @@ class _ProcessState:
                 max_overflow=48,
                 pool_use_lifo=True,
                 pool_pre_ping=False,
-                connect_args={"prepare_threshold": 2},
+                connect_args={"prepare_threshold": 2, **_libpq_waits(url, waits)},
             )
             self.writer = self.engine.execution_options(isolation_level="READ COMMITTED")
             self.reader = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
@@ -229,8 +249,10 @@ class _Kept:
             return self._connection
         try:
             driver.execute(self._begin)
-        except BaseException:
+        except BaseException as error:
             self._discard()
+            if is_locked(error):  # SQLite has waited as long as it may: to try again at once would wait as long again
+                raise Unavailable("The database is locked by another program", retry_after_s=2) from error
             raise
         return self._connection
 
@@ -324,7 +346,27 @@ class _SnapshotWatcher(_Watcher):
         return int(self._driver.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())::text").fetchone()[0])
 
 
-def _sqlite_engine(url: URL) -> Engine:
+def _libpq_waits(url: URL, waits: Waits) -> dict[str, Any]:
+    """Connection parameters (PostgreSQL, libpq: Parameter Key Words; Client Connection Defaults)."""
+    limits = {
+        "statement_timeout": waits.statement_s,
+        "lock_timeout": waits.lock_s,
+        "idle_in_transaction_session_timeout": waits.idle_s,
+    }
+    options = [f"-c {name}={int(1000 * limit)}" for name, limit in limits.items() if limit]
+    given = url.query.get("options", "")
+    return {
+        "connect_timeout": max(2, int(waits.connect_s)),
+        "tcp_user_timeout": int(1000 * waits.network_s),
+        "keepalives_idle": 30,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "options": " ".join([*options, given if isinstance(given, str) else " ".join(given)]).strip(),
+    }
+
+
+def _sqlite_engine(url: URL, waits: Waits) -> Engine:
+    busy_ms = int(1000 * (waits.lock_s or PATIENCE_S))
     engine = create_engine(
         url,
         pool_size=32,
@@ -333,7 +375,7 @@ def _sqlite_engine(url: URL) -> Engine:
         pool_reset_on_return=None,
         isolation_level="AUTOCOMMIT",  # transactions are begun and ended by `_Kept` alone
         connect_args={
-            "timeout": BUSY_TIMEOUT_MS / 1000,
+            "timeout": busy_ms / 1000,
             "check_same_thread": False,
             "isolation_level": None,
             "cached_statements": 512,
@@ -346,7 +388,7 @@ def _sqlite_engine(url: URL) -> Engine:
         for pragma in (
             "journal_mode=WAL",
             "synchronous=FULL",
-            f"busy_timeout={BUSY_TIMEOUT_MS}",
+            f"busy_timeout={busy_ms}",
             "foreign_keys=ON",
             "cache_size=-65536",
             "temp_store=MEMORY",

@@ -9,8 +9,9 @@ from sqlalchemy.exc import DBAPIError
 
 from resources.outcomes import Conflict, FhirError, Unavailable
 
-# serialization_failure, deadlock_detected, unique_violation (two creates of one id), lock_not_available
-RETRIED_SQLSTATES = frozenset({"40001", "40P01", "23505", "55P03"})
+# serialization_failure, deadlock_detected, unique_violation (two creates of one id). Not lock_not_available: whoever
+# has waited for a lock as long as he may (`database.Waits`) is told so, and does not wait as long again.
+RETRIED_SQLSTATES = frozenset({"40001", "40P01", "23505"})
 
 
 class LostRace(Conflict):
@@ -39,6 +40,12 @@ def is_race(error: BaseException) -> bool:
         return original.sqlstate in RETRIED_SQLSTATES
     if isinstance(original, sqlite3.IntegrityError):
         return getattr(original, "sqlite_errorcode", 0) == sqlite3.SQLITE_CONSTRAINT_UNIQUE
+    return is_locked(error)
+
+
+def is_locked(error: BaseException) -> bool:
+    """SQLite: whether another connection holds what was asked for."""
+    original = driver_error(error)
     return isinstance(original, sqlite3.OperationalError) and "locked" in str(original)
 
 

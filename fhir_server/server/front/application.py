@@ -1,0 +1,211 @@
+"""The front: an RSGI application that receives requests for the synchronous core and sends its answers.
+
+The event loop reads and writes; threads carry out. `/livez` needs no thread at all; `/readyz`, `/metrics` and the token
+endpoints have a lane of their own; all others share a lane by organisation (`lanes`). Whoever waits for a thread waits
+for a time that has an end: then the answer is 503, whatever the database does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import structlog
+
+from auth.guard import Guard
+from fhir_server.edge import errors
+from fhir_server.server.front import answers
+from fhir_server.server.front.answers import Reply, WriteLimits, carry_out
+from fhir_server.server.front.bodies import Bodies, Body, BodyLimits, Disconnected, NotReceived
+from fhir_server.server.front.lanes import Lane
+from fhir_server.server.front.protocol import (
+    Application,
+    Environ,
+    HttpProtocol,
+    Refused,
+    Scope,
+    basic_environ,
+    environ_of,
+)
+from fhir_server.server.threshold import Threshold
+from resources.outcomes import BadRequest, FhirError, TooManyRequests, Unauthenticated, Unavailable
+
+log = structlog.get_logger("vigie.front")
+
+FAULT = "vigie.fault"
+"""Key of the WSGI environment: the fault that the front answers itself."""
+ALIVE = "/livez"
+RESERVED = ("/readyz", "/metrics", "/oauth/")
+"""Paths that answer while every other thread is busy."""
+_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+_RESERVED_THREADS = 3
+_RESERVED_WAIT_S = 4.0
+_CARRIED_OUT_PER_S = 512 * 1024
+"""A request with a long body may take longer: a second more for so many bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrontLimits:
+    """What requests may cost one process."""
+
+    threads: int = 8
+    answer_s: float = 60.0
+    """Time for the core to begin its answer."""
+    bodies: BodyLimits = field(default_factory=BodyLimits)
+    write: WriteLimits = field(default_factory=WriteLimits)
+
+
+@dataclass(frozen=True, slots=True)
+class BodySizes:
+    """The largest bodies, by kind of route."""
+
+    fhir: int
+    stow: int
+    form: int
+
+    def limit(self, path: str) -> int:
+        if path.startswith("/oauth"):
+            return self.form
+        if path.startswith("/dicom-web"):
+            return self.stow
+        return self.fhir if path.startswith("/fhir") else 0
+
+
+class Front:
+    """`__rsgi__` is called for each request, in the event loop of a worker process."""
+
+    def __init__(
+        self, application: Application, *, bases: tuple[str, ...], port: int, host: str, spool: Path, sizes: BodySizes,
+        limits: FrontLimits, guard: Guard,
+    ) -> None:
+        """`application`: the synchronous core; `spool`: folder of bodies on their way."""
+        self._guard = guard
+        self._core = application
+        self._told = Threshold(_tell, bases)
+        self._basic = basic_environ(port, host)
+        self._spool = spool
+        self._sizes = sizes
+        self.limits = limits
+
+    def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        loop.run_until_complete(self.open())
+
+    def __rsgi_del__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.close()
+
+    async def open(self) -> None:
+        """Start the threads."""
+        threads = self.limits.threads
+        self.lane = Lane("core", threads, per_key=threads - 1)
+        self.reserved = Lane("reserved", _RESERVED_THREADS, per_key=_RESERVED_THREADS - 1)
+        self._disk = Lane("disk", 2)
+        self.bodies = Bodies(self.limits.bodies, self._spool, self._disk)
+
+    def close(self) -> None:
+        for lane in (self.lane, self.reserved, self._disk):
+            lane.close()
+
+    async def __rsgi__(self, scope: Scope, proto: HttpProtocol) -> None:
+        try:
+            environ = environ_of(scope, self._basic)
+        except Refused as refused:
+            await self._send(proto, self._refusal(refused.environ, refused.fault), self.reserved, "", close=True)
+            return
+        path = environ["PATH_INFO"]
+        if path == ALIVE:
+            await self._send(proto, carry_out(self._core, environ), self.reserved, "")
+        elif path.startswith(RESERVED):
+            await self._serve(proto, environ, self.reserved, self._stranger(environ), _RESERVED_WAIT_S)
+        else:
+            await self._identified(proto, environ)
+
+    async def _identified(self, proto: HttpProtocol, environ: Environ) -> None:
+        """Find out for whom a request is, since his organisation is who waits for it, and have it carried out."""
+        holder = self._guard.remembered(environ)
+        if holder is None and "HTTP_AUTHORIZATION" in environ:
+            try:
+                async with asyncio.timeout(_RESERVED_WAIT_S):
+                    holder = await self.reserved.run(self._stranger(environ), partial(self._guard.holder, environ))
+            except TimeoutError:
+                await self._send(proto, self._refusal(environ, _busy()), self.reserved, "", close=True)
+                return
+            except Exception as error:  # noqa: BLE001 - the database failed: whatever it was, it is told
+                await self._send(proto, self._refusal(environ, error), self.reserved, "", close=True)
+                return
+        key = self._stranger(environ) if holder is None else holder.organization
+        await self._serve(proto, environ, self.lane, key, self.limits.answer_s, is_stranger=holder is None)
+
+    def _stranger(self, environ: Environ) -> str:
+        """The key of a request that shows no token: no organisation has such an id."""
+        return f"@{self._guard.address_of(environ)}"
+
+    async def _serve(
+        self, proto: HttpProtocol, environ: Environ, lane: Lane, key: str, wait_s: float, *, is_stranger: bool = False
+    ) -> None:
+        """Receive the body, have a thread carry the request out, send the answer."""
+        body: Body | None = None
+        close = False
+        if environ["REQUEST_METHOD"] not in _WITH_BODY:
+            environ["wsgi.input"] = NotReceived(BadRequest("A request of this method has no body here"))
+        elif is_stranger:
+            # 401 before the body: the core refuses before it reads. If it would not, it had nothing to read.
+            close = environ.get("CONTENT_LENGTH") != "0"
+            environ["wsgi.input"] = NotReceived(Unauthenticated("Send an access token: Authorization: Bearer …"))
+        else:
+            try:
+                body = await self._body(proto, environ, key)
+            except Disconnected:
+                return
+            except (TooManyRequests, Unavailable) as error:
+                await self._send(proto, self._refusal(environ, error), lane, key, close=True)
+                return
+            except FhirError as error:
+                # The core says it, in the words of the facade and with its record.
+                environ["wsgi.input"] = NotReceived(error)
+                close = True
+        if body is not None:
+            wait_s += body.size / _CARRIED_OUT_PER_S
+        reply = await self._reply(environ, lane, key, wait_s, None if body is None else body.close)
+        await self._send(proto, reply, lane, key, close=close)
+
+    async def _body(self, proto: HttpProtocol, environ: Environ, key: str) -> Body:
+        """Receive the body into the environment."""
+        declared = None
+        if "HTTP_TRANSFER_ENCODING" not in environ:
+            declared = int(environ.get("CONTENT_LENGTH") or 0)
+        body = await self.bodies.receive(proto, declared, self._sizes.limit(environ["PATH_INFO"]), key)
+        environ["wsgi.input"] = body.stream
+        environ["CONTENT_LENGTH"] = str(body.size)
+        environ.pop("HTTP_TRANSFER_ENCODING", None)
+        return body
+
+    async def _reply(
+        self, environ: Environ, lane: Lane, key: str, wait_s: float, after: Callable[[], None] | None
+    ) -> Reply:
+        try:
+            async with asyncio.timeout(wait_s):
+                return await lane.run(key, partial(carry_out, self._core, environ), after)
+        except TimeoutError:
+            return self._refusal(environ, _busy())
+        except Exception as error:  # noqa: BLE001 - the core answers its own faults: this one is the composition's
+            return self._refusal(environ, error)
+
+    def _refusal(self, environ: Environ, fault: Exception) -> Reply:
+        """The answer that the front gives itself, without the core."""
+        return carry_out(self._told, {**environ, FAULT: fault})
+
+    async def _send(self, proto: HttpProtocol, reply: Reply, lane: Lane, key: str, *, close: bool = False) -> None:
+        if close:
+            reply.headers.append(("Connection", "close"))  # the request was not read to its end
+        await answers.send(proto, reply, partial(lane.run, key), self.limits.write)
+
+
+def _busy() -> Unavailable:
+    return Unavailable("The server cannot answer at present", retry_after_s=5)
+
+
+def _tell(environ: Environ, start_response: Callable[..., object]) -> object:
+    return errors.wsgi_answer(environ[FAULT], environ, start_response)
