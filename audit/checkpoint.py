@@ -38,11 +38,14 @@ class BadKey(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
+    """What a log signs: its name, its size, and the Merkle root of that many leaves (C2SP tlog-checkpoint)."""
+
     origin: str
     size: int
     root: bytes
 
     def text(self) -> str:
+        """The three lines that are signed."""
         return f"{self.origin}\n{self.size}\n{b64encode(self.root).decode()}\n"
 
 
@@ -56,6 +59,7 @@ class Verifier:
 
     @property
     def key_id(self) -> bytes:
+        """The first four bytes of SHA-256 over name and key (C2SP signed-note)."""
         return sha256(self.name.encode() + b"\n" + ED25519 + self.public).digest()[:4]
 
     def text(self) -> str:
@@ -64,6 +68,7 @@ class Verifier:
 
     @staticmethod
     def parse(text: str) -> Verifier:
+        """A verifier key from its text ``name+id+key``. Raises BadKey."""
         name, _, rest = text.strip().partition("+")
         identity, _, encoded = rest.partition("+")
         key = _decoded(encoded, BadKey)
@@ -105,6 +110,7 @@ class Signer:
 
     @property
     def verifier(self) -> Verifier:
+        """The public half."""
         return Verifier(self.name, self.key.public_key().public_bytes_raw())
 
     def sign(self, checkpoint: Checkpoint) -> str:
@@ -117,16 +123,19 @@ class Signer:
 
     @staticmethod
     def generate(name: str) -> Signer:
+        """A new Ed25519 key. Raises BadKey for a name that a note cannot carry."""
         if not name or any(c.isspace() or c == "+" for c in name):
             raise BadKey("an origin has neither spaces nor plus signs")
         return Signer(name, Ed25519PrivateKey.generate())
 
     def text(self) -> str:
+        """The private key as text, for its file."""
         seed = ED25519 + self.key.private_bytes_raw()
         return f"{_SECRET_PREFIX}+{self.name}+{self.verifier.key_id.hex()}+{b64encode(seed).decode()}"
 
     @staticmethod
     def parse(text: str) -> Signer:
+        """What `text` wrote. Raises BadKey."""
         magic, _, rest = text.strip().rpartition(_SECRET_PREFIX + "+")
         name, _, tail = rest.partition("+")
         identity, _, encoded = tail.partition("+")

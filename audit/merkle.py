@@ -27,10 +27,12 @@ def commitment(seq: int, content: bytes, salt: bytes) -> bytes:
 
 
 def leaf_hash(data: bytes) -> bytes:
+    """The hash of a leaf (RFC 6962 §2.1)."""
     return sha256(b"\x00" + data).digest()
 
 
 def node_hash(left: bytes, right: bytes) -> bytes:
+    """The hash of an inner node (RFC 6962 §2.1)."""
     return sha256(b"\x01" + left + right).digest()
 
 
@@ -43,6 +45,7 @@ class Frontier:
 
     @staticmethod
     def empty() -> Frontier:
+        """The frontier of a tree without leaves."""
         return Frontier(0, [])
 
     @staticmethod
@@ -53,6 +56,7 @@ class Frontier:
         return Frontier(size, [data[i:i + HASH_BYTES] for i in range(0, len(data), HASH_BYTES)])
 
     def encode(self) -> bytes:
+        """The nodes one after the other, 32 bytes each."""
         return b"".join(self.nodes)
 
     def append(self, leaf: bytes) -> None:
@@ -66,6 +70,7 @@ class Frontier:
         self.size += 1
 
     def root(self) -> bytes:
+        """The root over all leaves so far (RFC 6962 §2.1)."""
         if not self.nodes:
             return EMPTY_ROOT
         root = self.nodes[-1]

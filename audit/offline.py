@@ -44,6 +44,8 @@ class Finding:
 
 @dataclass(slots=True)
 class Report:
+    """What a verification found."""
+
     origin: str
     records: int = 0
     checkpoints: int = 0
@@ -53,10 +55,12 @@ class Report:
 
     @property
     def ok(self) -> bool:
+        """Whether nothing was found."""
         return not self.findings
 
     @property
     def first(self) -> Finding | None:
+        """The finding at the lowest position."""
         return min(self.findings, key=lambda finding: finding.position, default=None)
 
     def lines(self) -> list[str]:
@@ -295,6 +299,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """The command line; 0 where the export verifies, 1 where it does not, 2 where it cannot be read."""
     parser = argparse.ArgumentParser(description="Verify an exported audit log of Vigie.")
     parser.add_argument("export", type=Path)
     parser.add_argument("--key", help="the verifier key, or a file that holds it")

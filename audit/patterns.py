@@ -33,6 +33,7 @@ VIGIE = "urn:x-vigie:audit"
 
 
 def coding(system: str, code: str, display: str | None = None) -> Json:
+    """A Coding."""
     return {"system": system, "code": code, **({"display": display} if display else {})}
 
 
@@ -74,6 +75,8 @@ class Shape(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
+    """How one interaction is recorded."""
+
     type: Json
     subtype: Json
     action: str

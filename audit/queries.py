@@ -48,6 +48,8 @@ class Pending(NamedTuple):
 
 
 class LogRow(NamedTuple):
+    """One row of audit_log: a leaf of the tree."""
+
     seq: int
     event_id: str
     leaf: bytes
@@ -178,6 +180,7 @@ def last_pending(connection: Connection) -> int:
 
 
 def any_pending_to(connection: Connection, pk: int) -> bool:
+    """Whether a record up to this key still waits."""
     return connection.execute(select(audit_inbox.c.pk).where(audit_inbox.c.pk <= pk).limit(1)).first() is not None
 
 

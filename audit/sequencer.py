@@ -134,6 +134,7 @@ class Sequencer:
         return len(batch) == self._batch
 
     def loop(self) -> Loop:
+        """The background loop."""
         return Loop("audit-sequencer", self.paced_step, 0.05)
 
     def paced_step(self) -> bool:

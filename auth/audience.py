@@ -75,6 +75,7 @@ class Audiences:
         return Audience(owner, self.organizations(uow, draft.type, owner, resource))
 
     def owner(self, uow: Work, caller: Caller, draft: Draft) -> str:
+        """Who owns the version that `draft` becomes: as before; what is new belongs to its writer."""
         if draft.before is not None:
             return draft.before.owner
         if draft.interaction is Interaction.CREATE:
@@ -172,6 +173,7 @@ class Widening:
         """Nothing is altered beforehand."""
 
     def changed(self, uow: Work, change: Change) -> None:
+        """Give what a report points to the report's own audience."""
         report, before = change.after, change.before
         if report.type != "DiagnosticReport" or report.deleted or report.owner != self._audiences.platform:
             return

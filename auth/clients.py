@@ -46,22 +46,27 @@ class Client:
 
     @property
     def client_id(self) -> str:
+        """The identifier that it authenticates with."""
         return self.record.client_id
 
     @property
     def active(self) -> bool:
+        """Whether it may do anything at all."""
         return self.record.active
 
     @property
     def organization(self) -> str:
+        """Logical id of its Organization."""
         return self.record.organization
 
     @property
     def role(self) -> str:
+        """What it is to the workflow, e.g. ``radiologist``."""
         return self.record.role
 
     @property
     def practitioner(self) -> str | None:
+        """``Practitioner/id`` of the person behind it, if there is one."""
         return self.record.practitioner
 
     @property
@@ -205,6 +210,7 @@ class Clients:
         return found
 
     def list(self) -> list[Client]:
+        """Every client, the oldest first."""
         with self._database.read() as connection:
             return [client_of(record) for record in queries.list_clients(connection)]
 
@@ -295,4 +301,5 @@ class Clients:
 
 
 def client_of(record: ClientRecord) -> Client:
+    """The client of a row. Raises ValueError where its scopes are damaged."""
     return Client(record, scopes.parse_all(record.scope))

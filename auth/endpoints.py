@@ -60,6 +60,7 @@ class Endpoints:
         self._public_keys = list(public_keys)
 
     def blueprint(self) -> Blueprint:
+        """The views, as a Flask blueprint."""
         views = Blueprint("oauth", __name__)
 
         def add(path: str, name: str, view: Callable[[], Response]) -> None:

@@ -21,6 +21,8 @@ ON_RECORD = ("grant_type", "scope", "client_assertion_type", "client_id", "token
 
 
 class MethodNotAllowed(InvalidRequestError):  # type: ignore[misc]
+    """405: the endpoints take POST."""
+
     def __init__(self) -> None:
         super().__init__("Use POST", status_code=405)
 

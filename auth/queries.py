@@ -53,10 +53,12 @@ class TokenRecord:
 
 
 def digest_of(secret: str) -> bytes:
+    """SHA-256: what is kept of a secret."""
     return sha256(secret.encode()).digest()
 
 
 def insert_client(connection: Connection, client: ClientRecord) -> None:
+    """Register a client."""
     connection.execute(
         oauth_client.insert().values(
             client_id=client.client_id,
@@ -75,11 +77,13 @@ def insert_client(connection: Connection, client: ClientRecord) -> None:
 
 
 def find_client(connection: Connection, client_id: str) -> ClientRecord | None:
+    """A client by its id; None where there is none."""
     row = connection.execute(select(oauth_client).where(oauth_client.c.client_id == client_id)).one_or_none()
     return None if row is None else _client(row)
 
 
 def list_clients(connection: Connection) -> list[ClientRecord]:
+    """Every client, the oldest first."""
     rows = connection.execute(select(oauth_client).order_by(oauth_client.c.created, oauth_client.c.client_id))
     return [_client(row) for row in rows]
 
@@ -121,6 +125,7 @@ def revoke_tokens_of(connection: Connection, client_id: str, at_s: int) -> int:
 
 
 def insert_token(connection: Connection, token: TokenRecord) -> None:
+    """Keep an issued token."""
     connection.execute(
         oauth_token.insert().values(
             digest=token.digest,
@@ -135,6 +140,7 @@ def insert_token(connection: Connection, token: TokenRecord) -> None:
 
 
 def find_token(connection: Connection, digest: bytes) -> TokenRecord | None:
+    """A token by its digest, with its client; None where there is none."""
     row = connection.execute(select(oauth_token).where(oauth_token.c.digest == digest)).one_or_none()
     if row is None:
         return None
@@ -151,6 +157,7 @@ def find_token(connection: Connection, digest: bytes) -> TokenRecord | None:
 
 
 def revoke_token(connection: Connection, digest: bytes, at_s: int) -> None:
+    """Mark a token as revoked, once."""
     connection.execute(
         oauth_token.update()
         .where(oauth_token.c.digest == digest, oauth_token.c.revoked.is_(None))

@@ -106,6 +106,7 @@ def parse_all(text: str) -> tuple[Scope, ...]:
 
 
 def text_of(scopes: Iterable[Scope]) -> str:
+    """Scopes as the text of a token response."""
     return " ".join(str(scope) for scope in scopes)
 
 

@@ -245,6 +245,7 @@ class Server(AuthorizationServer):  # type: ignore[misc]
     # What the endpoints above ask
 
     def revoke(self, token: Token, request: FormRequest) -> None:
+        """Revoke a token; recorded in the same commit."""
         now = self.clock()
         access = Access(Interaction.REVOKE, query=request.asked, detail=(("token_ref", token.record.token_ref),))
         with self.database.write() as connection:

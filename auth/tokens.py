@@ -42,6 +42,7 @@ class Token:
     """When the database said so."""
 
     def live(self, now_s: float) -> bool:
+        """Whether it gives access at that time (s since 1970)."""
         return self.fault is None and now_s < self.record.expires
 
     def check_client(self, client: Client) -> bool:

@@ -30,16 +30,19 @@ def has_choice(node: Json, name: str) -> bool:
 
 
 def text(node: Json, name: str) -> str | None:
+    """The string at `name`; None where there is none."""
     value = node.get(name)
     return value if isinstance(value, str) else None
 
 
 def texts(node: Json, name: str) -> list[str]:
+    """The strings of the list at `name`."""
     value = node.get(name)
     return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
 
 
 def number(node: Json, name: str) -> int | Decimal | None:
+    """The number at `name`; None where there is none."""
     value = node.get(name)
     return value if isinstance(value, (int, Decimal)) and not isinstance(value, bool) else None
 
@@ -65,11 +68,13 @@ def objects(node: Json, name: str) -> list[Json]:
 
 
 def count(node: Json, name: str) -> int:
+    """How many values `name` has."""
     value = node.get(name)
     return len(value) if isinstance(value, list) else int(has(node, name))
 
 
 def distinct(values: list[Any]) -> bool:
+    """Whether no two values are equal."""
     return len(values) == len(set(values))
 
 

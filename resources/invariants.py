@@ -100,10 +100,12 @@ def needs(name: str, *needed: str) -> Rule:
 
 
 def one_of(*names: str) -> Rule:
+    """A rule: at least one of these elements is there (a choice counts by any of its types)."""
     return lambda node, _scope: any(has(node, name) or has_choice(node, name) for name in names)
 
 
 def not_both(one: str, other: str) -> Rule:
+    """A rule: these two elements are not there together."""
     return lambda node, _scope: (
         not ((has(node, one) or has_choice(node, one)) and (has(node, other) or has_choice(node, other)))
     )

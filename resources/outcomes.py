@@ -43,6 +43,7 @@ class Issue:
     expression: tuple[str, ...] = ()
 
     def json(self) -> Json:
+        """OperationOutcome.issue."""
         body: Json = {"severity": self.severity, "code": self.code, "diagnostics": self.diagnostics}
         if self.expression:
             body["expression"] = list(self.expression)
@@ -71,6 +72,7 @@ class FhirError(Exception):
 
     @property
     def diagnostics(self) -> str:
+        """All issues in one line."""
         return "; ".join(issue.diagnostics for issue in self.issues)
 
     def within(self, prefix: str) -> FhirError:
@@ -86,26 +88,36 @@ class FhirError(Exception):
 
 
 class Malformed(FhirError):
+    """400: the body could not be parsed (R4 §3.1.0.1.8)."""
+
     status = 400
     code = "structure"
 
 
 class BadRequest(FhirError):
+    """400: the request cannot be understood."""
+
     status = 400
     code = "invalid"
 
 
 class InvalidContent(FhirError):
+    """422: the resource breaks rules of R4, of its profile or of the server."""
+
     status = 422
     code = "invalid"
 
 
 class Unauthenticated(FhirError):
+    """401: no access token, or none that is good (RFC 6750 §3.1)."""
+
     status = 401
     code = "login"
 
 
 class Forbidden(FhirError):
+    """403: no scope or no right (RFC 6750 §3.1)."""
+
     status = 403
     code = "forbidden"
 
@@ -122,6 +134,8 @@ class NotFound(FhirError):
 
 
 class Gone(FhirError):
+    """410: the resource was deleted, in `version` if it is known (R4 §3.1.0.1)."""
+
     status = 410
     code = "deleted"
 
@@ -141,12 +155,15 @@ class NotAllowed(FhirError):
 
     @classmethod
     def but(cls, methods: Iterable[str], diagnostics: str) -> NotAllowed:
+        """405 that names what is allowed; HEAD goes with GET (RFC 9110 §15.5.6)."""
         fault = cls(diagnostics)
         fault.allowed = tuple(sorted({*methods, "HEAD"} if "GET" in methods else methods))
         return fault
 
 
 class NotAcceptable(FhirError):
+    """406: none of the media types asked for can be given."""
+
     status = 406
     code = "not-supported"
 
@@ -159,36 +176,50 @@ class RequestTimeout(FhirError):
 
 
 class Conflict(FhirError):
+    """409: the state of the resource, or a reference, does not admit it."""
+
     status = 409
     code = "conflict"
 
 
 class PreconditionFailed(FhirError):
+    """412: If-Match, If-None-Match or criteria do not hold (R4 §3.1.0.5)."""
+
     status = 412
     code = "conflict"
 
 
 class TooLarge(FhirError):
+    """413: the body is longer than the limit."""
+
     status = 413
     code = "too-long"
 
 
 class UnsupportedMediaType(FhirError):
+    """415: the body is of a type or coding that is not read."""
+
     status = 415
     code = "not-supported"
 
 
 class ForbiddenTransition(FhirError):
+    """422: the workflow does not admit this step."""
+
     status = 422
     code = "business-rule"
 
 
 class TooManyRequests(FhirError):
+    """429: come back after `retry_after_s`."""
+
     status = 429
     code = "throttled"
 
 
 class Unavailable(FhirError):
+    """503: not now; come back after `retry_after_s`."""
+
     status = 503
     code = "transient"
 

@@ -42,6 +42,7 @@ _LAST_DAY = {2: 29, 4: 30, 6: 30, 9: 30, 11: 30}
 
 
 def string(value: Any) -> str | None:
+    """Why a value is no string; None where it is one (R4 datatypes.html#string)."""
     if not isinstance(value, str):
         return "Not a JSON string"
     if value.isprintable() and value and value[0] != " ":
@@ -54,6 +55,7 @@ def string(value: Any) -> str | None:
 
 
 def boolean(value: Any) -> str | None:
+    """Why a value is no boolean; None where it is one."""
     return None if value is True or value is False else "Not true or false"
 
 
@@ -91,6 +93,7 @@ def _exists(match: re.Match[str]) -> bool:
 
 
 def decimal(value: Any) -> str | None:
+    """Why a value is no decimal; None where it is one."""
     if isinstance(value, (int, Decimal, float)) and not isinstance(value, bool):
         return None
     return "Not a JSON number"
@@ -108,6 +111,7 @@ def _whole(least: int, rule: str) -> Check:
 
 
 def base64_binary(value: Any) -> str | None:
+    """Why a value is no base64Binary; None where it is one."""
     if not isinstance(value, str):
         return "Not a JSON string"
     return None if base64_size(value) else "Not base64 (RFC 4648 §4), or empty"
@@ -122,6 +126,7 @@ def base64_size(value: str) -> int | None:
 
 
 def xhtml(value: Any) -> str | None:
+    """Why a value is no narrative; None where it is one (R4 narrative.html)."""
     return narrative.problem(value) if isinstance(value, str) else "Not a JSON string"
 
 

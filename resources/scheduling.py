@@ -37,6 +37,7 @@ class Interval:
         return self.start <= at < self.end
 
     def overlaps(self, other: Interval) -> bool:
+        """Whether both hold some instant."""
         return self.start < other.end and other.start < self.end
 
 

@@ -49,11 +49,13 @@ class Run:
     issues: list[Issue] = field(default_factory=list)
 
     def add(self, code: str, rule: str, where: Where | str) -> None:
+        """Note a problem at `where`, up to MAX_ISSUES."""
         if len(self.issues) < MAX_ISSUES:
             self.issues.append(Issue("error", code, rule, (expression(where),)))
 
 
 def expression(where: Where | str) -> str:
+    """A place as a FHIRPath expression (OperationOutcome.issue.expression)."""
     parts: list[str] = []
     while not isinstance(where, str):
         where, part = where
@@ -95,6 +97,7 @@ class Shape:
     """The text of each invariant and its function."""
 
     def check(self, node: Any, where: Where | str, run: Run) -> None:
+        """Note every problem of `node` and below."""
         if not isinstance(node, dict):
             run.add("structure", "Not a JSON object", where)
             return

@@ -50,6 +50,7 @@ def code(kind: TaskKind) -> Json:
 
 
 def business_status(code: str) -> Json:
+    """Task.businessStatus of the workflow."""
     return concept(BUSINESS_STATUS, code)
 
 
@@ -65,6 +66,7 @@ def references(parts: list[Json], type_name: str) -> list[str]:
 
 
 def owner(task: Json) -> str | None:
+    """The reference in Task.owner; None where there is none."""
     reference: Any = task.get("owner", {}).get("reference")
     return reference if isinstance(reference, str) else None
 

@@ -198,6 +198,7 @@ class Version:
 
     @property
     def reference(self) -> str:
+        """``Type/id``."""
         return f"{self.type}/{self.id}"
 
     def json(self) -> Json:

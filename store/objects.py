@@ -92,6 +92,7 @@ class ObjectStore:
         staged.file.unlink(missing_ok=True)
 
     def exists(self, digest: str) -> bool:
+        """Whether an object of that digest is kept."""
         return self.path(digest).is_file()
 
     def size(self, digest: str) -> int:

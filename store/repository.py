@@ -218,6 +218,7 @@ class Repository:
         return self.uow.store.permit.visibility(self.caller, interaction, type_name)
 
     def version(self, row: Row) -> Version:
+        """The Version in a row of COLUMNS."""
         return version_of(row, self.uow.connection, self.uow.store.audiences)
 
     def note(self, access: Access) -> None:

@@ -102,14 +102,17 @@ class UnitOfWork:
 
     @property
     def new_id(self) -> Callable[[], str]:
+        """Draws a logical id."""
         return self.store.new_id
 
     @property
     def platform(self) -> str:
+        """Logical id of the platform's Organization."""
         return self.store.platform
 
     @property
     def base_urls(self) -> tuple[str, ...]:
+        """FHIR bases of this server."""
         return self.store.base_urls
 
     def register_audience(self, organizations: frozenset[str]) -> int:
@@ -150,10 +153,12 @@ class UnitOfWork:
             self.buffer.flush(self.connection)
 
     def prepare(self, draft: Draft) -> None:
+        """Have every observer complete or refuse a draft."""
         for observer in self.store.observers:
             observer.prepare(self, draft)
 
     def changed(self, change: Change) -> None:
+        """Note a change for the observers."""
         self._changed += 1
         if self._changed > MAX_CHANGES:
             raise RuntimeError("The observers of this unit of work do not come to an end")

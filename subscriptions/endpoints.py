@@ -72,6 +72,7 @@ class Endpoint:
 
     @property
     def url(self) -> httpcore2.URL:
+        """The URL for the HTTP client, in parts."""
         default = 443 if self.scheme == "https" else 80
         port = None if self.port == default else self.port
         return httpcore2.URL(scheme=self.scheme, host=self.host, port=port, target=self.target)

@@ -53,6 +53,7 @@ class Lane:
 
     @property
     def full(self) -> list[str]:
+        """Origins that have as many requests under way as they may."""
         return [origin for origin, count in self.busy.items() if count >= self.per_origin]
 
 

@@ -115,6 +115,7 @@ def pending_changes(connection: Connection, *, below_tx: int, limit: int) -> lis
 
 
 def remove_changes(connection: Connection, ids: Sequence[int]) -> None:
+    """Changes that are sequenced."""
     connection.execute(delete(change_table).where(change_table.c.id.in_(ids)))
 
 

@@ -28,15 +28,18 @@ class Threads:
 
     @property
     def free(self) -> int:
+        """How many threads have nothing to do."""
         with self._lock:
             return self._size - len(self._futures)
 
     @property
     def lane(self) -> Lane:
+        """What may be leased for these threads now."""
         with self._lock:
             return Lane(self._failing, self._per_origin, dict(+self._busy))
 
     def submit(self, held: Lease, function: Callable[[Lease], None]) -> None:
+        """Hand a lease to a thread."""
         origin = held.state.origin
         with self._lock:
             self._busy[origin] += 1
@@ -45,11 +48,13 @@ class Threads:
         future.add_done_callback(lambda done: self._done(done, origin))
 
     def drain(self) -> None:
+        """Wait until all have ended what they do."""
         with self._lock:
             waiting = list(self._futures)
         wait(waiting)
 
     def close(self) -> None:
+        """Let them end what they do, then stop."""
         self._pool.shutdown(wait=True)
 
     def _done(self, future: Future[None], origin: str) -> None:

@@ -93,6 +93,7 @@ class Subscriptions:
 
     @property
     def loops(self) -> tuple[Loop, ...]:
+        """What the background worker runs."""
         return (
             Loop("subscription-sequencer", self.sequencer.step, SEQUENCER_INTERVAL_S),
             Loop("subscription-dispatcher", self.dispatcher.step, DISPATCHER_INTERVAL_S),

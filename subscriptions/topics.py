@@ -45,6 +45,7 @@ class Topic:
 
     @property
     def types(self) -> tuple[str, ...]:
+        """Resource types that can trigger it."""
         return tuple(self.trigger)
 
     def fires(self, before: Json | None, after: Json) -> bool:

@@ -39,6 +39,8 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
+    """Who is proposed, and why."""
+
     practitioner: str
     because: str
     """In French: shown in the worklist."""

@@ -59,10 +59,12 @@ class Case:
 
     @property
     def order_json(self) -> Json:
+        """The order as JSON."""
         return self.order.json()
 
     @property
     def priority(self) -> str:
+        """request-priority; routine where the order gives none."""
         return str(self.order_json.get("priority", "routine"))
 
     @property
@@ -72,6 +74,7 @@ class Case:
         return self.order_json.get("status") in ("active", "on-hold") and not ended
 
     def task(self, kind: TaskKind) -> Json | None:
+        """The Task of that part; None where it is not there yet."""
         version = self.tasks.get(kind)
         return version.json() if version else None
 

@@ -38,6 +38,7 @@ class Context:
 
     @property
     def platform_reference(self) -> str:
+        """``Organization/id`` of the platform."""
         return f"Organization/{self.platform}"
 
     def zone_info(self) -> ZoneInfo:
@@ -59,6 +60,7 @@ def acting() -> Iterator[None]:
 
 
 def is_acting() -> bool:
+    """Whether the workflow itself writes at present: its own rules do not guard it."""
     return _acting.get()
 
 

@@ -31,6 +31,7 @@ class LatenessWatch:
     _told: set[str] = field(default_factory=set)
 
     def step(self) -> bool:
+        """Look once through all open tasks."""
         caller = Caller.system(self.platform)
         with self.store.work(caller, write=False) as uow:
             late = self.late(uow)

@@ -30,6 +30,7 @@ class Received:
 
     @property
     def kind(self) -> str:
+        """SubscriptionNotificationType: handshake, heartbeat, event-notification."""
         return str(self.parameters().get("type", ""))
 
     def focus(self) -> str | None:
@@ -70,6 +71,7 @@ class Endpoint:
             return next((one for one in self.received if wanted(one)), None)
 
     def close(self) -> None:
+        """Stop listening."""
         self._server.shutdown()
         self._server.server_close()
 

@@ -77,6 +77,7 @@ class Play(Stage):
         super().close()
 
     def run(self) -> None:
+        """The steps in order. Raises NotSo at the first thing that is not as it must be."""
         self._tokens()
         self._subscribe()
         self._order()
@@ -369,6 +370,7 @@ class Play(Stage):
         self.kept.append(Keepsake("image (JPEG)", path, url))
 
     def task(self, role: str, kind: str) -> Json:
+        """The one Task of that kind of the order, as `role` sees it."""
         found = self.search(role, "Task", focus=self.order, code=f"{TELERADIOLOGY_TASK}|{kind}")
         self.so(len(found) == 1, f"{role} sees one Task {kind} (sees {len(found)})")
         return found[0]

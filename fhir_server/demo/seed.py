@@ -45,11 +45,13 @@ def seed(settings: Settings) -> None:
 
 
 def lay_directory(uow: UnitOfWork) -> None:
+    """Organizations, practitioners, their roles and places."""
     for resource in world.directory():
         _lay(uow, resource)
 
 
 def lay_rota(uow: UnitOfWork) -> None:
+    """Each person's gardes from yesterday on, `world.ROTA_DAYS` days."""
     today = datetime.now(world.PARIS).date()
     for offset in range(-1, world.ROTA_DAYS):
         for person in world.PEOPLE:

@@ -33,10 +33,12 @@ class Stage:
         self.http = httpx2.Client(timeout=30, trust_env=False)
 
     def close(self) -> None:
+        """Let go of connections."""
         self.http.close()
 
     @contextmanager
     def step(self, title: str) -> Iterator[Callable[[str], None]]:
+        """One numbered step: told with its time; what fails in it is raised as NotSo."""
         self.steps += 1
         began = time.perf_counter()
         told: list[str] = []
@@ -59,19 +61,23 @@ class Stage:
         click.echo(f"{self.steps:2}. {title}\n      {' '.join(told)}  [{(time.perf_counter() - began) * 1000:.0f} ms]")
 
     def so(self, holds: bool, what: str) -> None:
+        """Raise NotSo with `what` unless it holds."""
         if not holds:
             raise NotSo(what)
 
     def until(self, holds: Callable[[], bool], what: str) -> None:
+        """Wait until it holds; NotSo after `WITHIN_S` seconds."""
         deadline = time.monotonic() + WITHIN_S
         while not holds():
             self.so(time.monotonic() < deadline, what)
             time.sleep(0.05)
 
     def headers(self, role: str) -> dict[str, str]:
+        """The headers of a request by `role`."""
         return {"Authorization": f"Bearer {self.tokens[role]}", "Accept": "application/fhir+json"}
 
     def ask(self, role: str, method: str, path: str, status: int, body: Json | None = None) -> Json:
+        """One FHIR request by `role` that must answer `status`; the resource."""
         answer = self.http.request(
             method,
             f"{self.fhir}/{path}",
@@ -86,6 +92,7 @@ class Stage:
         return parsed
 
     def put(self, role: str, resource: Json) -> Json:
+        """Update a resource under the version that it was read in; the new version."""
         path = f"{resource['resourceType']}/{resource['id']}"
         answer = self.http.put(
             f"{self.fhir}/{path}",
@@ -98,6 +105,7 @@ class Stage:
         return parsed
 
     def search(self, role: str, type_name: str, **parameters: str) -> list[Json]:
+        """The matches of a search by `role`."""
         answer = self.http.get(f"{self.fhir}/{type_name}", params=parameters, headers=self.headers(role))
         self.so(
             answer.status_code == 200,

@@ -224,6 +224,7 @@ class Person:
     function: DutyFunction
 
     def resources(self) -> list[Json]:
+        """Practitioner, PractitionerRole and Schedule of this person."""
         practitioner = {"reference": f"Practitioner/{self.id}", "display": f"Dr {self.given} {self.family}"}
         return [
             {

@@ -73,10 +73,12 @@ class Database:
 
     @property
     def engine(self) -> Engine:
+        """SQLAlchemy's engine of this process."""
         return self._state.engine
 
     @property
     def is_sqlite(self) -> bool:
+        """Whether it is SQLite; else it is PostgreSQL."""
         return self.dialect == "sqlite"
 
     @contextmanager

@@ -45,6 +45,7 @@ class WriteGate:
 
     @contextmanager
     def passage(self) -> Iterator[None]:
+        """Wait for the turn, hold the gate. Raises Unavailable after `wait_s`."""
         deadline = time.monotonic() + self.wait_s
         self._enter_queue(deadline)
         try:
@@ -62,6 +63,7 @@ class WriteGate:
         return len(self._waiting)
 
     def close(self) -> None:
+        """Let go of the lock files."""
         self._orders.put(None)
         for fd in (self._turn_fd, self._gate_fd):
             if fd >= 0:

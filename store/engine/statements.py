@@ -32,10 +32,12 @@ class Prepared:
         self._compiled: dict[str, tuple[str, tuple[str, ...], Mapping[str, Any]]] = {}
 
     def all(self, connection: Connection, parameters: Mapping[str, Any]) -> list[Row]:
+        """Run it; all rows."""
         rows: list[Row] = self._execute(connection, parameters).fetchall()
         return rows
 
     def first(self, connection: Connection, parameters: Mapping[str, Any]) -> Row | None:
+        """Run it; the first row, or None."""
         row: Row | None = self._execute(connection, parameters).fetchone()
         return row
 

@@ -105,6 +105,7 @@ class Asked:
         return self.rights_clauses(version, self.rights.visibility(Interaction.SEARCH_TYPE, type_name))
 
     def rights_clauses(self, version: FromClause, visible: Visibility) -> list[Clause]:
+        """The organisation predicate and the constraints of the caller's scopes."""
         return [*admits(version, visible.organizations), *self.constraints(version, visible.constraints)]
 
     def constraints(self, version: FromClause, constraints: Sequence[Query]) -> list[Clause]:

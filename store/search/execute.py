@@ -120,6 +120,7 @@ def constrained(
 
 
 def constraint_clauses(version: FromClause, visible: Visibility, reader: Reader) -> list[Clause]:
+    """The constraints of the caller's scopes on `version`."""
     return asked_by(reader).constraints(version, visible.constraints)
 
 

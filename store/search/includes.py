@@ -32,6 +32,8 @@ MAX_INCLUDED = 1000
 
 @dataclass(slots=True)
 class Included:
+    """What `_include` and `_revinclude` brought."""
+
     versions: list[Version] = field(default_factory=list)
     incomplete: bool = False
     """There was more than MAX_INCLUDED."""

@@ -56,6 +56,7 @@ class Order:
         return self.sort[0].descending if self.sort else True
 
     def keys(self, version: FromClause) -> list[Key]:
+        """The columns that it sorts by; without `_sort` the newest first."""
         if not self.sort:
             return [Key(version.c.last_updated, True)]
         return [Key(self._value(version, key), key.descending) for key in self.sort]
@@ -141,6 +142,7 @@ class Walk:
         return found
 
     def order_by(self, version: FromClause, row: FromClause | None) -> list[Any]:
+        """ORDER BY of the walk."""
         columns = self.columns(version, row)
         return [column.desc() if self.order.descending else column.asc() for column in columns]
 
@@ -166,6 +168,7 @@ class Walk:
         ]
 
     def after(self, version: FromClause, row: FromClause | None, last: Any, last_pk: int) -> Clause:
+        """What comes after the row that the last page ended with."""
         value, pk = self.columns(version, row)
         if self.order.descending:
             return and_(value <= last, or_(value < last, pk < last_pk))

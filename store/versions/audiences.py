@@ -50,6 +50,7 @@ class Audiences:
         return number
 
     def committed(self, fresh: set[int]) -> None:
+        """The audiences that were new are there for good."""
         self._known |= fresh
 
     def owner(self, connection: Connection, owner_id: int) -> str:

@@ -95,6 +95,7 @@ class NewVersion:
     content: bytes
 
     def values(self, tx: int, at_us: int) -> dict[str, Any]:
+        """The row to insert."""
         return {
             "type_id": self.type_id,
             "resource_id": self.id,
@@ -207,6 +208,7 @@ class IndexBuffer:
         self.uris += [(pk, r.param_id, n, r.group_no, indexable(r.uri)) for n, r in enumerate(rows.uris)]
 
     def flush(self, connection: Connection) -> None:
+        """Insert what has gathered."""
         if connection.dialect.name == "postgresql":
             driver: Any = connection.connection.driver_connection
             with driver.pipeline():  # one round trip for all tables

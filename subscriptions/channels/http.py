@@ -72,6 +72,7 @@ class Sender:
             return Answer(False, "the endpoint did not speak HTTP")
 
     def close(self) -> None:
+        """Let go of connections."""
         self._pool.close()
 
 
