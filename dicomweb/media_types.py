@@ -8,10 +8,11 @@ PS3.18 §8.7 (media types), §8.7.3.4 (transfer syntax), §8.3.3.1 (accept query
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dicomweb.part10 import EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, NATIVE
+from resources.media_types import accepted
 
 DICOM = "application/dicom"
 DICOM_JSON = "application/dicom+json"
@@ -68,7 +69,6 @@ class Range:
     type: str
     multipart: bool = False
     parameters: Mapping[str, str] = field(default_factory=dict)
-    quality: float = 1.0
 
     @property
     def transfer_syntax(self) -> str | None:
@@ -80,61 +80,18 @@ class Range:
         return self.type.endswith("/*") and media_type.startswith(self.type[:-1])
 
 
-def split(text: str, separator: str) -> list[str]:
-    """Split outside quoted strings."""
-    parts: list[str] = []
-    current: list[str] = []
-    quoted = escaped = False
-    for character in text:
-        if escaped:
-            escaped = False
-        elif quoted and character == "\\":
-            escaped = True
-        elif character == '"':
-            quoted = not quoted
-        elif character == separator and not quoted:
-            parts.append("".join(current))
-            current = []
-            continue
-        current.append(character)
-    parts.append("".join(current))
-    return [part.strip() for part in parts]
-
-
-def parse_media_type(text: str) -> tuple[str, dict[str, str]]:
-    """Type in lower case, and its parameters with names in lower case and without quotes (RFC 9110 §8.3.1)."""
-    kind, *rest = split(text, ";")
-    parameters: dict[str, str] = {}
-    for parameter in rest:
-        name, equals, value = parameter.partition("=")
-        if equals:
-            value = value.strip()
-            if len(value) >= 2 and value[0] == value[-1] == '"':
-                value = value[1:-1].replace('\\"', '"').replace("\\\\", "\\")
-            parameters.setdefault(name.strip().lower(), value)
-    return kind.strip().lower(), parameters
-
-
-def accept(header: str | None, parameters: Iterable[str] = ()) -> list[Range]:
+def accept(header: str | None, parameters: Sequence[str] = ()) -> tuple[Range, ...]:
     """The media ranges asked for, best first; ``*/*`` when none. The query parameter takes the header's place."""
     asked = [value for value in parameters if value.strip()]
     text = ",".join(asked) if asked else (header or "")
-    ranges: list[Range] = []
-    for piece in split(text, ","):
-        if not piece:
-            continue
-        kind, found = parse_media_type(piece)
-        try:
-            quality = max(0.0, min(1.0, float(found.pop("q", "1"))))
-        except ValueError:
-            quality = 0.0
-        if kind in {MULTIPART, "multipart/*"}:
-            ranges.append(Range(found.get("type", "*/*").lower(), True, found, quality))
-        else:
-            ranges.append(Range(kind, False, found, quality))
-    if not ranges:
-        return [Range("*/*")]
-    return sorted((r for r in ranges if r.quality > 0), key=lambda r: -r.quality)
+    if not text.strip():
+        return (Range("*/*"),)
+    return tuple(
+        Range(one.parameters.get("type", "*/*").lower(), True, one.parameters)
+        if one.type in {MULTIPART, "multipart/*"}
+        else Range(one.type, False, one.parameters)
+        for one in accepted(text)
+    )
 
 
 def json_or_xml(ranges: Iterable[Range]) -> str | None:

@@ -16,10 +16,11 @@ from concurrent.futures import Future, wait
 from dicomweb import multipart, part10, uids
 from dicomweb.batches import Batch, Origin, Prepared
 from dicomweb.ingest import WRITERS, Ingest
-from dicomweb.media_types import DICOM, MULTIPART, parse_media_type
+from dicomweb.media_types import DICOM, MULTIPART
 from dicomweb.multipart import Body, Source, closing
 from dicomweb.reader import Unreadable
 from dicomweb.status import Result, StoredOutcome
+from resources import media_types
 from resources.json import Json
 from resources.outcomes import FhirError, Malformed, TooLarge, UnsupportedMediaType
 from store.access import Caller
@@ -30,15 +31,15 @@ GROUP = 32
 
 def parts_of(stream: Source, content_type: str, *, max_bytes: int, folder: str | None) -> Iterator[Body]:
     """The instances of a request body, one at a time. Raises UnsupportedMediaType."""
-    kind, parameters = parse_media_type(content_type)
-    if kind == DICOM:
+    sent = media_types.parse(content_type)
+    if sent.type == DICOM:
         yield multipart.whole(stream, max_bytes=max_bytes, folder=folder)
         return
-    if kind != MULTIPART:
+    if sent.type != MULTIPART:
         raise UnsupportedMediaType("STOW-RS takes multipart/related; type=\"application/dicom\", or application/dicom")
-    if parameters.get("type", DICOM).lower() != DICOM:
+    if sent.parameters.get("type", DICOM).lower() != DICOM:
         raise UnsupportedMediaType("Instances are taken as application/dicom parts, not as metadata and bulk data")
-    yield from multipart.parts(stream, parameters.get("boundary"), max_bytes=max_bytes, folder=folder)
+    yield from multipart.parts(stream, sent.parameters.get("boundary"), max_bytes=max_bytes, folder=folder)
 
 
 def store(
@@ -88,7 +89,7 @@ def _commit(
 
 def _prepare(ingest: Ingest, body: Body, origin: Origin, study: str | None) -> Prepared | StoredOutcome:
     with closing(body):
-        kind, _ = parse_media_type(body.headers.get("content-type", DICOM))
+        kind = media_types.parse(body.headers.get("content-type", DICOM)).type
         if kind not in {DICOM, "application/octet-stream", ""}:
             return StoredOutcome(Result.NOT_UNDERSTOOD, reason="a part is not application/dicom")
         if not body.ended:

@@ -315,7 +315,7 @@ class _Views:
 
     # The request
 
-    def _accepted(self) -> list[media_types.Range]:
+    def _accepted(self) -> tuple[media_types.Range, ...]:
         return media_types.accept(request.headers.get("Accept"), request.args.getlist("accept"))
 
     def _base(self, owner: str | None) -> str:

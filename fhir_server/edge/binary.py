@@ -9,7 +9,8 @@ import base64
 import re
 
 from fhir_server.edge.exchange import Answer, version_headers
-from fhir_server.edge.negotiation import is_fhir_json, split_media_type
+from fhir_server.edge.negotiation import names_fhir_json
+from resources import media_types
 from resources.json import Json
 from resources.outcomes import UnsupportedMediaType
 from store.access import Version
@@ -27,7 +28,7 @@ def wants_bytes(accept: str | None, format_parameter: str | None) -> bool:
     """Whether the client asks for the content itself rather than for the FHIR resource."""
     if format_parameter:
         return False
-    return not any(is_fhir_json(item) for item in (accept or "*/*").split(","))
+    return not names_fhir_json(accept or "*/*")
 
 
 def as_bytes(version: Version) -> Answer:
@@ -40,8 +41,7 @@ def as_bytes(version: Version) -> Answer:
 
 def of_bytes(content: bytes, content_type: str | None, security_context: str | None) -> Json:
     """The Binary that a body of any other media type makes."""
-    base, _ = split_media_type(content_type or "")
-    if not _MEDIA_TYPE.match(base):
+    if not _MEDIA_TYPE.match(media_types.parse(content_type).type):
         raise UnsupportedMediaType("Content-Type must name the media type of the content")
     resource: Json = {"resourceType": "Binary", "contentType": content_type}
     if security_context:

@@ -10,8 +10,9 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import lru_cache
 
+from resources import media_types
+from resources.media_types import MediaType, accepted
 from resources.outcomes import BadRequest, NotAcceptable, UnsupportedMediaType
 
 FHIR_JSON = "application/fhir+json"
@@ -34,35 +35,31 @@ def accepted_format(accept: str | None, format_parameter: str | None) -> str:
     """The media type of the answer: JSON, or NotAcceptable (406). `_format` overrides Accept."""
     if format_parameter:
         wanted = format_parameter.strip().replace(" ", "+")
-        base, parameters = split_media_type(wanted)
-        if base in _JSON and _version_fits(parameters):
+        if _is_json(media_types.parse(wanted)):
             return FHIR_JSON
         raise NotAcceptable("_format: this server answers in application/fhir+json")
-    if not accept or not accept.strip() or _takes_json(accept):
+    if not accept or not accept.strip():
+        return FHIR_JSON
+    if any(_is_json(wanted) or (wanted.type in _WILD and _version_fits(wanted)) for wanted in accepted(accept)):
         return FHIR_JSON
     raise NotAcceptable("Accept: this server answers in application/fhir+json (fhirVersion 4.0)")
 
 
-@lru_cache(maxsize=256)
-def _takes_json(accept: str) -> bool:
-    for item in accept.split(","):
-        base, parameters = split_media_type(item)
-        if (base in _JSON or base in _WILD) and _version_fits(parameters) and parameters.get("q") not in ("0", "0.0"):
-            return True
-    return False
-
-
 def is_fhir_json(content_type: str | None) -> bool:
     """Whether a body of this media type is FHIR JSON (of R4)."""
-    base, parameters = split_media_type(content_type or "")
-    return base in _JSON and _version_fits(parameters)
+    return _is_json(media_types.parse(content_type))
+
+
+def names_fhir_json(accept: str) -> bool:
+    """Whether a field Accept names FHIR JSON, and not by a wildcard alone."""
+    return any(_is_json(wanted) for wanted in accepted(accept))
 
 
 def require_fhir_json(content_type: str | None) -> None:
     """UnsupportedMediaType (415) unless the body says that it is FHIR JSON of R4."""
     if not is_fhir_json(content_type):
         raise UnsupportedMediaType("Content-Type must be application/fhir+json (fhirVersion 4.0)")
-    charset = split_media_type(content_type or "")[1].get("charset", "utf-8").lower()
+    charset = media_types.parse(content_type).parameters.get("charset", "utf-8").lower()
     if charset not in ("utf-8", "utf8", "us-ascii"):
         raise UnsupportedMediaType("FHIR JSON is UTF-8")
 
@@ -119,15 +116,10 @@ def http_date(instant: datetime) -> str:
     return f"{day}, {instant.day:02} {month} {instant.year:04} {time} GMT"
 
 
-def split_media_type(text: str) -> tuple[str, dict[str, str]]:
-    base, *rest = text.split(";")
-    parameters = {}
-    for item in rest:
-        name, _, value = item.partition("=")
-        parameters[name.strip().lower()] = value.strip().strip('"')
-    return base.strip().lower(), parameters
+def _is_json(kind: MediaType) -> bool:
+    return kind.type in _JSON and _version_fits(kind)
 
 
-def _version_fits(parameters: dict[str, str]) -> bool:
-    version = parameters.get("fhirversion")
+def _version_fits(kind: MediaType) -> bool:
+    version = kind.parameters.get("fhirversion")
     return version is None or version == "4.0" or version.startswith("4.0.")

@@ -16,6 +16,7 @@ from fhir_server.edge import bundle, errors, negotiation, operations, public, wi
 from fhir_server.edge.exchange import Answer, Asked
 from fhir_server.edge.ports import Handler, Services
 from fhir_server.edge.routes import Route, resolve
+from resources import media_types
 from resources.interactions import Body, Interaction
 from resources.outcomes import FhirError, NotFound, UnsupportedMediaType
 from store.access import Access, Caller
@@ -84,8 +85,7 @@ class Edge:
         if route.form.body is not Body.NONE:
             body = request.body(self.services.max_body_bytes)
         if route.form.body is Body.FORM:
-            kind, _ = negotiation.split_media_type(headers.get("content-type", ""))
-            if kind != "application/x-www-form-urlencoded":
+            if media_types.parse(headers.get("content-type")).type != "application/x-www-form-urlencoded":
                 raise UnsupportedMediaType("_search by POST takes application/x-www-form-urlencoded")
             parameters += wire.pairs(body)
             raw = f"{raw}\n{body.decode('utf-8', 'replace')}"[: RAW_LENGTH]
