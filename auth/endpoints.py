@@ -28,7 +28,7 @@ from resources.outcomes import Unavailable
 from store.access import Access, Interaction, Outcome, Recording, Trail, outcome_of_status
 from store.engine.faults import DRIVER_ERRORS, is_away
 
-_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _NO_STORE = (("Cache-Control", "no-store"), ("Pragma", "no-cache"))
 _REFUSED_FOR_SECURITY = (InvalidClientError, InvalidScopeError)
 
@@ -64,7 +64,10 @@ class Endpoints:
         views = Blueprint("oauth", __name__)
 
         def add(path: str, name: str, view: Callable[[], Response]) -> None:
-            views.add_url_rule(path, name, view, methods=_METHODS, provide_automatic_options=False)
+            known = metadata.METHODS[path]
+            views.add_url_rule(path, name, view, methods=known, provide_automatic_options=False)
+            # Refused in the words of OAuth, and recorded.
+            views.add_url_rule(path, f"other-{name}", view, methods=_METHODS - known, provide_automatic_options=False)
 
         add(metadata.TOKEN, "token", lambda: self._serve(Interaction.TOKEN, _token))
         add(metadata.INTROSPECT, "introspect", lambda: self._serve(Interaction.INTROSPECT, _introspect))
@@ -140,9 +143,10 @@ class Endpoints:
         return self._refusals.record(caller if caller.client_id else replace(caller, client_id=claimed), access, key)
 
     def _publish(self, document: Json) -> Response:
-        if request.method not in ("GET", "HEAD"):
+        known = metadata.METHODS[request.path]
+        if request.method not in known:
             body = {"error": "invalid_request", "error_description": "Use GET"}
-            return _response(405, body, [("Allow", "GET, HEAD")])
+            return _response(405, body, [("Allow", ", ".join(sorted(known)))])
         response = Response(json.dumps(document), 200, content_type="application/json")
         response.headers["Access-Control-Allow-Origin"] = "*"
         response.headers["Cache-Control"] = "max-age=3600"

@@ -32,6 +32,8 @@ REQUEST_ID = "vigie.request_id"
 """Key of the WSGI environment where the application has put the id of the request."""
 RECORDING = "vigie.recording"
 """Key of the WSGI environment where the application has put the `Recording` of the request."""
+CLIENT_ID = "vigie.client_id"
+"""Key of the WSGI environment where the guard puts the client of a token that gives access."""
 RAW_LENGTH = 8000
 """Characters of a request line that the audit record keeps."""
 
@@ -94,6 +96,7 @@ class Guard:
         if token is None or not token.live(self._clock().timestamp()):
             reason = "unknown token" if token is None else token.fault or "expired token"
             raise self._refusal(request, peer, INVALID_TOKEN, reason, token)
+        request.environ[CLIENT_ID] = token.record.client_id
         return _caller(token, peer, request.environ.get(RECORDING))
 
     def remembered(self, environ: dict[str, Any]) -> Holder | None:

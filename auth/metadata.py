@@ -5,12 +5,23 @@ SMART 2.2 §Conformance https://hl7.org/fhir/smart-app-launch/STU2.2/conformance
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from auth.clients import AUTH_METHOD, GRANT_TYPE
 from auth.keys import KEY_TYPES
 from resources.json import Json
 
 TOKEN, INTROSPECT, REVOKE, JWKS = "/oauth/token", "/oauth/introspect", "/oauth/revoke", "/oauth/jwks"
 METADATA = "/.well-known/oauth-authorization-server"
+
+METHODS: Mapping[str, frozenset[str]] = {
+    TOKEN: frozenset({"POST"}),
+    INTROSPECT: frozenset({"POST"}),
+    REVOKE: frozenset({"POST"}),
+    JWKS: frozenset({"GET", "HEAD"}),
+    METADATA: frozenset({"GET", "HEAD"}),
+}
+"""Path → methods that it takes; any other is refused."""
 
 SCOPES_SUPPORTED = ("system/*.cruds", "system/*.rs", "system/*.read", "system/*.write", "system/*.*")
 """Patterns: any R4 type may stand for the star, any letters in order, and `?parameter=value`."""

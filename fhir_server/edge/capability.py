@@ -35,11 +35,11 @@ _READ_CONDITIONS = ("if-none-match", "if-modified-since")
 
 def statement(services: Services, base: str) -> Json:
     """What this server does, at the base that the client used."""
-    return _statement(base, services.subscriptions.topics)
+    return _statement(base, services.subscriptions.topics, services.cors)
 
 
 @lru_cache(maxsize=16)
-def _statement(base: str, topics: tuple[str, ...]) -> Json:
+def _statement(base: str, topics: tuple[str, ...], cors: bool) -> Json:
     return {
         "resourceType": "CapabilityStatement",
         "id": "vigie",
@@ -62,7 +62,7 @@ def _statement(base: str, topics: tuple[str, ...]) -> Json:
             {
                 "mode": "server",
                 "security": {
-                    "cors": True,
+                    "cors": cors,
                     "service": [_SMART_SERVICE],
                     "description": "OAuth2 client_credentials with private_key_jwt (SMART backend services)",
                     "extension": [

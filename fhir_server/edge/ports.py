@@ -40,6 +40,11 @@ class Services(Protocol):
         ...
 
     @property
+    def cors(self) -> bool:
+        """Whether CORS headers are given (R4 CapabilityStatement.rest.security.cors)."""
+        ...
+
+    @property
     def max_body_bytes(self) -> int:
         """Largest FHIR body accepted."""
         ...

@@ -60,7 +60,7 @@ class Edge:
         """Raises what `errors` knows how to tell."""
         recording = request.recording
         try:
-            route = resolve(request.method, _segments(request.path))
+            route = route_of(request.method, request.path)
         except FhirError:
             self.services.authority.guard(request)  # a stranger hears 401 wherever he asks
             raise
@@ -112,6 +112,11 @@ def _negotiate(route: Route, accept: str | None, format_parameter: str | None) -
     if route.interaction is Interaction.SMART or (route.type == "Binary" and route.interaction in _BYTES):
         return
     negotiation.accepted_format(accept, format_parameter)
+
+
+def route_of(method: str, path: str) -> Route:
+    """Which interaction a method on a path of the edge is. Raises BadRequest, NotFound, NotAllowed."""
+    return resolve(method, _segments(path))
 
 
 def _segments(path: str) -> list[str]:

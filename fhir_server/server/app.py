@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,6 +12,7 @@ from flask.typing import ResponseReturnValue
 from fhir_server.edge import errors, wire
 from fhir_server.edge.rest import Edge
 from fhir_server.server import health, start_page
+from fhir_server.server.cors import Cors
 from fhir_server.server.recorder import Recorder
 from fhir_server.server.services import Services
 from fhir_server.server.settings import Settings
@@ -45,6 +47,7 @@ def create_app(services: Services | None = None) -> Flask:
     if services is None:
         settings = Settings.load().checked()
         services = Services.of(settings, waits=settings.waits)
+    services = dataclasses.replace(services, cors=True)  # by the middleware below
     app = Application(Edge(services))
     app.register_blueprint(health.blueprint(services))
     app.register_blueprint(start_page.blueprint(services.settings))
@@ -53,5 +56,6 @@ def create_app(services: Services | None = None) -> Flask:
     errors.register(app)
     app.extensions["vigie"] = services
     recorded = Recorder(app.wsgi_app, services.store, services.authority)
-    app.wsgi_app = Threshold(recorded, services.settings.bases)  # type: ignore[method-assign]
+    shared = Cors(recorded, services.authority.clients, app.url_map)
+    app.wsgi_app = Threshold(shared, services.settings.bases)  # type: ignore[method-assign]
     return app

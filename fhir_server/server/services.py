@@ -56,6 +56,8 @@ class Services:
     workflow: Workflow
     clock: Callable[[], datetime]
     new_id: Callable[[], str]
+    cors: bool = False
+    """Whether pages of registered origins are answered so that browsers let them: `create_app` says so."""
 
     @staticmethod
     def of(
