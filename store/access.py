@@ -99,6 +99,10 @@ class Recording:
         self.failure = access or self.failure
         self.fault, self.reason = fault, reason
 
+    def let_go(self) -> None:
+        """Forget who and why, once it is settled: they hold the recording too, and a circle waits for the collector."""
+        self.caller = self.fault = self.then = None
+
 
 class Outcome(StrEnum):
     """AuditEvent.outcome: 4 the caller's fault, 8 a refusal for security, 12 the server's fault."""

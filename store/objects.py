@@ -126,8 +126,9 @@ class ObjectStore:
 
     def chunks(self, digest: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         """The bytes in pieces of constant size, for streaming. Raises NotFound before the first piece."""
-        file = self.open(digest)
-        return _pieces(file, offset, length)
+        pieces = _pieces(self.open(digest), offset, length)
+        next(pieces)  # begun, it closes the file also where nobody takes a piece (HEAD, a client that went away)
+        return pieces
 
     def path(self, digest: str) -> Path:
         """Where the object is. Raises NotFound for what is no digest."""
@@ -215,6 +216,7 @@ def _pieces(file: BinaryIO, offset: int, length: int | None) -> Iterator[bytes]:
     with file:
         file.seek(offset)
         left = length
+        yield b""
         while left is None or left > 0:
             piece = file.read(CHUNK_BYTES if left is None else min(CHUNK_BYTES, left))
             if not piece:

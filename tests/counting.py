@@ -13,7 +13,7 @@ import json
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -178,24 +178,46 @@ def _truthful(one: Seen, found: list[Record]) -> bool:
     return lenient or outcomes <= {Outcome.SUCCESS}
 
 
-def watch(services: Services, application: Callable[..., Any]) -> Counted:
-    """Count the requests of an assembled server."""
-    written: dict[str, str] = {}
-    rows = services.ledger._rows
+class _Ledger:
+    """What an assembled server's ledger has made durable since the last time: rolled back is not recorded."""
 
-    def noted(*arguments: Any) -> Any:
-        made = rows(*arguments)
-        written.update({row.event_id: row.entry for row in made})
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._written: dict[str, str] = {}
+        self._read: dict[str, int] = {}
+        self._rows = services.ledger._rows
+        services.ledger._rows = self._noted  # type: ignore[method-assign]
+
+    def _noted(self, *arguments: Any) -> Any:
+        made = self._rows(*arguments)
+        self._written.update({row.event_id: row.entry for row in made})
         return made
 
-    services.ledger._rows = noted  # type: ignore[method-assign]
+    def __call__(self) -> list[Record]:
+        self._services.authority.refusals.flush()
+        written, self._written = self._written, {}
+        found = self._durable(list(written))
+        records = [_record(written[event_id]) for event_id in written if event_id in found]
+        return [record for record in records if not record.access.derived]
 
-    def durable() -> list[Record]:
-        services.authority.refusals.flush()
-        taken = dict(written)
-        return [_record(taken[event_id]) for event_id in _durable(services) if event_id in taken]
+    def _durable(self, wanted: list[str]) -> set[str]:
+        found: set[str] = set()
+        with self._services.database.read() as connection:
+            for start in range(0, len(wanted), 500):
+                some = wanted[start : start + 500]
+                for table in (audit_inbox, audit_log):
+                    found |= set(connection.scalars(select(table.c.event_id).where(table.c.event_id.in_(some))))
+        folder = self._services.ledger._spooled
+        if folder is not None:
+            for row in spool.read(folder, self._read, 10**9):
+                self._read[row.file] = row.end
+                found.add(row.event_id)
+        return found
 
-    return Counted(application, lambda: [record for record in durable() if not record.access.derived])
+
+def watch(services: Services, application: Callable[..., Any]) -> Counted:
+    """Count the requests of an assembled server."""
+    return Counted(application, _Ledger(services))
 
 
 def watch_trail(trail: MemoryTrail, application: Callable[..., Any]) -> Counted:
@@ -204,16 +226,6 @@ def watch_trail(trail: MemoryTrail, application: Callable[..., Any]) -> Counted:
         application,
         lambda: [Record(caller.request_id, access) for caller, access in trail.written() if not access.derived],
     )
-
-
-def _durable(services: Services) -> Iterator[str]:
-    with services.database.read() as connection:
-        found = {event_id for (event_id,) in connection.execute(select(audit_log.c.event_id))}
-        found |= {event_id for (event_id,) in connection.execute(select(audit_inbox.c.event_id))}
-    folder = services.ledger._spooled
-    if folder is not None:
-        found |= {row.event_id for row in spool.read(folder, {}, 10**9)}
-    return iter(found)
 
 
 def _record(entry: str) -> Record:

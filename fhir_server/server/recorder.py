@@ -15,24 +15,19 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Protocol
 
+from auth import metadata
 from auth.guard import RECORDING, raw_request
 from fhir_server.edge import errors
+from resources import interactions
 from resources.outcomes import Unavailable
 from store.access import Access, Caller, Interaction, Recording, outcome_of_status
 from store.unit_of_work import Store
 
 Environ = dict[str, Any]
 
-PUBLIC = frozenset({
-    "/",
-    "/livez",
-    "/readyz",
-    "/metrics",
-    "/fhir/metadata",
-    "/fhir/.well-known/smart-configuration",
-    "/oauth/jwks",
-    "/.well-known/oauth-authorization-server",
-})  # fmt: skip
+PUBLIC = frozenset({"/", "/livez", "/readyz", "/metrics", metadata.JWKS, metadata.METADATA}) | {
+    f"/fhir/{form.path}" for row, form in interactions.forms() if row.public and form.path
+}
 """Documents that hold nobody's data and are for everyone: reading them (GET, HEAD) is not recorded (docs/audit.md)."""
 
 
@@ -78,7 +73,7 @@ class Recorder:
                     self._strangers.refused(recording.caller, _refusal(recording, status))
                     recording.is_recorded = True
             self._store.settle(recording, status)
-        recording.caller = None  # it holds the recording too: a circle would wait for the collector
+        recording.let_go()
 
 
 def is_public(environ: Environ, status: int) -> bool:

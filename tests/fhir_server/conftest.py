@@ -92,6 +92,8 @@ class Api:
     app: Flask
     keys: Mapping[str, tuple[str, Json]]
     clients: dict[str, Client] = field(default_factory=dict)
+    counted: Counted | None = None
+    """Counts the records of each request."""
 
     def __getattr__(self, name: str) -> Client:
         role = name.replace("_", "-")
@@ -218,7 +220,7 @@ def make_api(
         counted = watch(services, app.wsgi_app)
         app.wsgi_app = counted  # type: ignore[method-assign]
         opened.append((services, counted))
-        return Api(services, app, template.keys)
+        return Api(services, app, template.keys, counted=counted)
 
     yield make
     try:
