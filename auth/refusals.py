@@ -75,6 +75,10 @@ class Refusals:
         """
         self.record(caller, access, _NOT_CREDENTIALS)
 
+    def count(self, caller: Caller, access: Access) -> None:
+        """Count a refusal, and have it recorded by number: for where nothing may wait for a disk."""
+        self._count(caller, access, f"{_NOT_CREDENTIALS} {access.reason}")
+
     def flush(self) -> int:
         """Write down what was counted; how many refusals that were. What cannot be written is counted on."""
         with self._mutex:

@@ -110,6 +110,10 @@ class Authority:
         """Record what a stranger was refused, or count it in a flood. Raises Unavailable."""
         self.refusals.note(caller, access)
 
+    def counted(self, caller: Caller, access: Access) -> None:
+        """Count a refusal that cannot wait for its record; it is on record a few seconds later."""
+        self.refusals.count(caller, access)
+
     def close(self) -> None:
         """Put on record what was only counted until now."""
         self.refusals.close()

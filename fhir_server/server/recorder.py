@@ -21,7 +21,7 @@ from fhir_server.edge import errors
 from resources import interactions
 from resources.outcomes import Unavailable
 from store.access import Access, Caller, Interaction, Recording, outcome_of_status
-from store.unit_of_work import Store
+from store.unit_of_work import Store, outcome_of, reason_of
 
 Environ = dict[str, Any]
 
@@ -37,6 +37,8 @@ class Strangers(Protocol):
     def stranger(self, environ: Environ) -> Caller: ...
 
     def refused(self, caller: Caller, access: Access) -> None: ...
+
+    def counted(self, caller: Caller, access: Access) -> None: ...
 
 
 class Recorder:
@@ -66,7 +68,7 @@ class Recorder:
 
     def settle(self, recording: Recording, environ: Environ, status: int) -> None:
         """Record the request if nobody has. Raises Unavailable."""
-        if not (recording.is_recorded or is_public(environ, status)):
+        if not (recording.is_recorded or is_public(environ)):
             if recording.caller is None:
                 recording.caller = self._strangers.stranger(environ)
                 if status >= 400:
@@ -76,14 +78,22 @@ class Recorder:
         recording.let_go()
 
 
-def is_public(environ: Environ, status: int) -> bool:
-    """Whether the request is for a public document, or is a preflight that was answered (Fetch §3.2.2)."""
-    method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
+def is_public(environ: Environ) -> bool:
+    """Whether the request is for a public document. (Preflights do not come so far: `cors` answers them.)"""
+    method: str = environ["REQUEST_METHOD"]
+    path: str = environ["PATH_INFO"]
     if method == "OPTIONS":
-        if path.rstrip("/") == "/fhir":  # R4 §3.1.0.8: as GET metadata
-            return True
-        return status < 400 and "HTTP_ORIGIN" in environ and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ
+        return path.rstrip("/") == "/fhir"  # R4 §3.1.0.8: as GET metadata
     return method in ("GET", "HEAD") and (path in PUBLIC or path.rstrip("/") in PUBLIC)
+
+
+def count_refusal(strangers: Strangers, environ: Environ, fault: Exception) -> None:
+    """Count what was refused before it came to the recorder (no thread is free, no head to be read).
+
+    Nothing waits for a disk here, since this may be in an event loop: the number is on record a few seconds later.
+    """
+    access = Access(Interaction.OPERATION, outcome=outcome_of(fault), reason=reason_of(fault))
+    strangers.counted(strangers.stranger(environ), access)
 
 
 def _refusal(recording: Recording, status: int) -> Access:

@@ -79,10 +79,13 @@ class Front:
 
     def __init__(
         self, application: Application, *, bases: tuple[str, ...], port: int, host: str, spool: Path, sizes: BodySizes,
-        limits: FrontLimits, guard: Guard,
+        limits: FrontLimits, guard: Guard, refused: Callable[[Environ, Exception], None], stop: Callable[[], None],
     ) -> None:
-        """`application`: the synchronous core; `spool`: folder of bodies on their way."""
+        """`application`: the synchronous core; `spool`: folder of bodies on their way; `refused` counts for the audit
+        log what the core never hears of; `stop`: what the process does last."""
         self._guard = guard
+        self._refused = refused
+        self._stop = stop
         self._core = application
         self._told = Threshold(_tell, bases)
         self._basic = basic_environ(port, host)
@@ -107,6 +110,7 @@ class Front:
     def close(self) -> None:
         for lane in (self.lane, self.reserved, self._disk):
             lane.close()
+        self._stop()
 
     async def __rsgi__(self, scope: Scope, proto: HttpProtocol) -> None:
         try:
@@ -195,6 +199,7 @@ class Front:
 
     def _refusal(self, environ: Environ, fault: Exception) -> Reply:
         """The answer that the front gives itself, without the core."""
+        self._refused(environ, fault)
         return carry_out(self._told, {**environ, FAULT: fault})
 
     async def _send(self, proto: HttpProtocol, reply: Reply, lane: Lane, key: str, *, close: bool = False) -> None:

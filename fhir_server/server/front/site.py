@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from flask import Flask
 
 from auth.forms import MAX_BYTES
 from fhir_server.server.front.application import BodySizes, Front, FrontLimits
+from fhir_server.server.recorder import count_refusal
 from fhir_server.server.services import Services
 
 
@@ -22,4 +25,6 @@ def front_of(app: Flask) -> Front:
         sizes=BodySizes(settings.max_body_bytes, services.imaging.max_request_bytes, MAX_BYTES),
         limits=FrontLimits(threads=settings.threads),
         guard=services.authority.guard,
+        refused=partial(count_refusal, services.authority),
+        stop=services.authority.close,
     )
