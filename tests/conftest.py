@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import psycopg
 import pytest
 
@@ -23,7 +24,12 @@ from store.engine.schema import metadata
 from store.unit_of_work import Store
 from tests.support import BASE_URL, PLATFORM, Clock, Ids, MemoryTrail, OpenPermit, caller
 
-ENGINES = ("sqlite", "postgresql")
+QUICK = bool(os.environ.get("VIGIE_TEST_QUICK"))
+"""`./vigie test --quick`: SQLite alone, and fewer examples of a property."""
+ENGINES = ("sqlite",) if QUICK else ("sqlite", "postgresql")
+if QUICK:
+    hypothesis.settings.register_profile("quick", max_examples=10, deadline=None)
+    hypothesis.settings.load_profile("quick")
 
 
 def _postgresql_binaries() -> Path | None:

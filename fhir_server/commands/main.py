@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -12,6 +13,10 @@ from fhir_server.commands.options import Commands
 from fhir_server.server import logs
 
 HERE = Path(__file__).resolve().parents[2]
+QUICK = "VIGIE_TEST_QUICK"
+"""Environment variable: the tests leave PostgreSQL out and try fewer examples of a property (tests/conftest.py)."""
+PACKAGES = ("resources", "store", "auth", "audit", "subscriptions", "workflow", "dicomweb", "fhir_server")
+"""Folders of the quick run."""
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -25,14 +30,15 @@ def main(context: click.Context) -> None:
 @click.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def test(arguments: tuple[str, ...]) -> None:
-    """Run the suite (pytest ARGUMENTS)."""
+    """Run the suite (pytest ARGUMENTS). `--quick`: every package on SQLite, no kills, no whole servers."""
     import pytest
 
-    sys.exit(
-        pytest.main(
-            ["--rootdir", str(HERE), *arguments] if arguments else ["--rootdir", str(HERE), str(HERE / "tests")]
-        )
-    )
+    given = list(arguments)
+    if "--quick" in given:
+        given.remove("--quick")
+        os.environ[QUICK] = "1"
+        given = ["-n", "auto", "-q", *given, *(str(HERE / "tests" / name) for name in PACKAGES)]
+    sys.exit(pytest.main(["--rootdir", str(HERE), *(given or [str(HERE / "tests")])]))
 
 
 for command in (
