@@ -146,10 +146,10 @@ class Site:
     # — its processes —
 
     def child(self, module: str) -> int:
-        """The pid of the child that runs `fhir_server.<module>`; KeyError where there is none."""
+        """The pid of the child that runs `fhir_server.server.<module>`; KeyError where there is none."""
         assert self.process is not None
         for pid, command in _below(self.process.pid):
-            if f"fhir_server.{module}" in command:
+            if f"fhir_server.server.{module}" in command:
                 return pid
         raise KeyError(module)
 

@@ -256,7 +256,7 @@ def _kind(command: list[bytes]) -> str | None:
     words = set(command)
     if b"fhir_server" in words and b"serve" in words:
         return "supervisor"
-    return next((kind for kind in ("web", "worker", "dimse") if f"fhir_server.{kind}".encode() in words), None)
+    return next((kind for kind in ("web", "worker", "dimse") if f"fhir_server.server.{kind}".encode() in words), None)
 
 
 def listens(port: int) -> bool:
