@@ -89,6 +89,8 @@ class Parameter:
 FORMAT = Parameter("_format", "code")
 PRETTY = Parameter("_pretty", "boolean", ("true", "false"))
 SUMMARY = Parameter("_summary", "code", ("true", "text", "data", "count", "false"))
+SUMMARY_OF_ONE = Parameter("_summary", "code", ("true", "text", "data", "false"))
+"""`count` is for what answers with a Bundle."""
 ELEMENTS = Parameter("_elements", "string", repeats=True)
 PAGE = Parameter("_page", "string")
 """The parameter of a paging link that carries the signed token."""
@@ -96,9 +98,11 @@ _COUNT = Parameter("_count", "integer")
 
 RENDERING = (FORMAT, PRETTY)
 """How an answer is written, whatever it holds."""
-GENERAL = (*RENDERING, SUMMARY, ELEMENTS)
-"""The general parameters of R4 http.html#parameters: every interaction that answers with resources."""
-_HISTORY = (*GENERAL, Parameter("_since", "instant"), Parameter("_at", "dateTime"), _COUNT, PAGE)
+GENERAL = (*RENDERING, SUMMARY_OF_ONE, ELEMENTS)
+"""The general parameters of R4 http.html#parameters: every interaction that answers with a resource."""
+GENERAL_OF_MANY = (*RENDERING, SUMMARY, ELEMENTS)
+"""The same where the answer is a Bundle of resources."""
+_HISTORY = (*GENERAL_OF_MANY, Parameter("_since", "instant"), Parameter("_at", "dateTime"), _COUNT, PAGE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +161,8 @@ _SYSTEM, _TYPE, _INSTANCE = Level.SYSTEM, Level.TYPE, Level.INSTANCE
 
 def _search(level: Level) -> tuple[Form, ...]:
     return (
-        Form("GET", level, parameters=(*GENERAL, PAGE), criteria=True, entry="GET"),
-        Form("POST", level, "_search", Body.FORM, (*GENERAL, PAGE), criteria=True, entry="GET"),
+        Form("GET", level, parameters=(*GENERAL_OF_MANY, PAGE), criteria=True, entry="GET"),
+        Form("POST", level, "_search", Body.FORM, (*GENERAL_OF_MANY, PAGE), criteria=True, entry="GET"),
     )
 
 

@@ -78,6 +78,12 @@ def dump(value: Any) -> bytes:
     return orjson.dumps(value, default=_number_text)
 
 
+def indented(text: bytes) -> bytes:
+    """The same object for people to read: a member a line, numbers and order as they are. For text of our own."""
+    value = json.loads(text, object_pairs_hook=dict, parse_float=JsonDecimal)
+    return orjson.dumps(value, default=_number_text, option=orjson.OPT_INDENT_2)
+
+
 def _number_text(value: Any) -> orjson.Fragment:
     if isinstance(value, JsonDecimal):
         return orjson.Fragment(value.text)

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, tzinfo
 
 from resources import definitions, registry, times
 from resources.criteria import Criterion, Include, Query, SortKey
-from resources.search_criteria import UnknownParameter, criterion, may_point_to
+from resources.search_criteria import UnknownParameter, criterion, empty, may_point_to
 from resources.search_parameters import parameter
 from resources.search_values import Reading, refuse
 
@@ -113,7 +113,7 @@ def _take(draft: _Draft, name: str, value: str) -> None:
         if colon and control not in ("_include", "_revinclude"):
             raise refuse(name, "takes no modifier", code="not-supported")
         if not value:
-            raise refuse(name, "has no value")
+            raise empty(name)
         _CONTROLS[control](draft, name, value)
         return
     draft.criteria.append(criterion(draft.type, name, value, draft.reading))
@@ -156,21 +156,30 @@ def _one_of(*allowed: str) -> Callable[[_Draft, str, str], None]:
     return take
 
 
-def _elements(draft: _Draft, name: str, value: str) -> None:
-    """`_elements=status,code` or `Patient.name`: base elements (§3.1.1.5.7)."""
+def element_names(type_name: str | None, name: str, value: str) -> list[str]:
+    """`_elements=status,code` or `Patient.name`: base elements (§3.1.1.5.7) of a type, or of any (None).
+
+    UnknownParameter for what is no element of the type, BadRequest for what is no list of elements.
+    """
+    names = []
     for part in value.split(","):
         if part == "resourceType":  # no element, but in JSON a member that is never left out; fhirpy names it
-            draft.elements.append("id")
+            names.append("id")
             continue
         owner, dot, element = part.rpartition(".")
-        if dot and not (registry.is_type(owner) and owner == (draft.type or owner)):
+        if dot and not (registry.is_type(owner) and owner == (type_name or owner)):
             raise refuse(name, "may only name elements at the root of the resource")
-        where = owner or draft.type
-        if where and not any(one.name == element for one in definitions.children(where)):
-            raise _unknown(name, f"names no element of {where}")
         if not element.isascii() or not element.isalpha():
             raise refuse(name, "must be a list of element names")
-        draft.elements.append(element)
+        where = owner or type_name
+        if where and not any(one.name == element for one in definitions.children(where)):
+            raise _unknown(name, f"names no element of {where}")
+        names.append(element)
+    return names
+
+
+def _elements(draft: _Draft, name: str, value: str) -> None:
+    draft.elements += element_names(draft.type, name, value)
     draft.processed.append((name, value))
 
 

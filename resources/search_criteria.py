@@ -54,9 +54,16 @@ MODIFIERS: Mapping[str, frozenset[str]] = {
 
 
 class UnknownParameter(BadRequest):
-    """No such parameter, or one that this server does not answer: under `handling=lenient` it is left out."""
+    """No such parameter, one that this server does not answer, or one without a value: under `handling=lenient` it is
+    left out, and told."""
 
     code = "not-supported"
+
+
+def empty(name: str) -> UnknownParameter:
+    """`gender=`: no filter, which must not be taken for one."""
+    fault = refuse(name, "has no value")
+    return UnknownParameter(fault.diagnostics, issues=fault.issues)
 
 
 def criterion(type_name: str | None, name: str, value: str, reading: Reading, *, depth: int = 0) -> Criterion:
@@ -71,7 +78,7 @@ def criterion(type_name: str | None, name: str, value: str, reading: Reading, *,
     if colon:
         _check_modifier(found, modifier, name)
     if not value:
-        raise refuse(name, "has no value")
+        raise empty(name)
     if modifier == "missing":
         return _missing(found, name, value)
     if found.components:

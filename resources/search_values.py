@@ -246,7 +246,7 @@ def read(text: str, parameter: SearchParameter, modifier: str, reading: Reading)
     return reader(text, parameter, modifier, reading)
 
 
-def refuse(name: str, rule: str, *, code: str = "value") -> BadRequest:
+def refuse(name: str, rule: str, *, code: str = "value", what: str = "Search parameter") -> BadRequest:
     """A refusal of a parameter: names it (if it looks like a name) and the rule, never the value."""
     shown = name if re.fullmatch(r"[A-Za-z0-9_\-.:]{1,128}", name) else "(unreadable name)"
-    return BadRequest(f"Search parameter {shown}: {rule}", code=code, expression=f"http.{shown.partition(':')[0]}")
+    return BadRequest(f"{what} {shown}: {rule}", code=code, expression=f"http.{shown.partition(':')[0]}")

@@ -209,6 +209,17 @@ class Repository:
             return before
         return self._write(Draft(type_name, id, Interaction.DELETE, None, before), before)
 
+    def check_delete(self, type_name: str, id: str) -> Version:
+        """Raise as `delete` would, and delete nothing; the version that it would delete. What is gone raises Gone."""
+        before = self.read(type_name, id)
+        draft = Draft(type_name, id, Interaction.DELETE, None, before)
+        self.visibility(Interaction.DELETE, type_name)
+        self.uow.prepare(draft)
+        if not (self.derived or self.caller.is_system):
+            self.uow.store.permit.authorise_write(self.uow, self.caller, draft)
+        self.uow.integrity.check_unreferred((type_id(type_name), id))
+        return before
+
     # What search and history need
 
     def visibility(self, interaction: Interaction, type_name: str) -> Visibility:

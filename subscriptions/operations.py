@@ -21,12 +21,11 @@ from subscriptions.outbox import State
 
 Parameters = Sequence[tuple[str, str]]
 Operation = Callable[[Work, str | None, Parameters, str], Json]
-"""(read-only unit of work of the request, id or None at type level, parameters, FHIR base that the client used) →
-resource."""
+"""(read-only unit of work of the request, id or None at type level, the parameters that the edge declares, FHIR base
+that the client used) → resource."""
 
 EVENTS_MAX = 100
 STATUSES_MAX = 1000
-CLIENT_CONTROLS = frozenset({"_format", "_pretty"})
 
 
 class Operations:
@@ -42,12 +41,11 @@ class Operations:
 
     def status(self, uow: Work, id: str | None, parameters: Parameters, base_url: str) -> Json:
         """A searchset with the SubscriptionStatus of one subscription, or of those of the caller's organisation."""
-        asked = _read(parameters, {"id", "status"} if id is None else set())
         if id is not None:
             found = [self._one(uow, id)]
         else:
-            found = self._all(uow, _several(asked, "id"))
-            wanted = _several(asked, "status")
+            found = self._all(uow, _several(parameters, "id"))
+            wanted = _several(parameters, "status")
             found = [status for status in found if not wanted or status.status in wanted]
         return notifications.status_bundle(found, base_url=base_url, at=uow.now)
 
@@ -55,11 +53,10 @@ class Operations:
         """A notification with events from `eventsSinceNumber` to `eventsUntilNumber`, both included; at most 100."""
         if id is None:
             raise BadRequest("$events is asked of one Subscription", code="not-supported")
-        asked = _read(parameters, {"eventsSinceNumber", "eventsUntilNumber", "content"})
         version, state = self._subscription(uow, id)
-        first = _number(asked, "eventsSinceNumber", 1)
-        last = _number(asked, "eventsUntilNumber", state.events if state else 0)
-        content = _several(asked, "content")[-1:] or [state.content if state else "id-only"]
+        first = _number(parameters, "eventsSinceNumber", 1)
+        last = _number(parameters, "eventsUntilNumber", state.events if state else 0)
+        content = _several(parameters, "content")[-1:] or [state.content if state else "id-only"]
         if content[0] not in terms.CONTENT_LEVELS:
             raise BadRequest(f"content is one of {', '.join(terms.CONTENT_LEVELS)}", expression="content")
         rows = outbox.events_between(uow.connection, id, first, last, limit=EVENTS_MAX)
@@ -109,24 +106,6 @@ class Operations:
         return uow.resources.read("Subscription", id), outbox.state(uow.connection, id)
 
 
-def flatten(parameters: Json) -> list[tuple[str, str]]:
-    """The name, value pairs of a Parameters resource sent by POST."""
-    if parameters.get("resourceType") != "Parameters":
-        raise BadRequest("The body must be a Parameters resource", expression="Parameters")
-    given = parameters.get("parameter") or []
-    if not isinstance(given, list):
-        raise BadRequest("Parameters.parameter must be an array", expression="Parameters.parameter")
-    found = []
-    for index, parameter in enumerate(given):
-        members = parameter if isinstance(parameter, dict) else {}
-        values = [value for key, value in members.items() if key.startswith("value")]
-        if not isinstance(members.get("name"), str) or len(values) != 1 or isinstance(values[0], dict | list):
-            where = f"Parameters.parameter[{index}]"
-            raise BadRequest("Each parameter must have a name and one simple value", expression=where)
-        found.append((members["name"], str(values[0])))
-    return found
-
-
 def _status(version: Version, state: State | None) -> Status:
     resource = version.json()
     published = topics.by_url(resource.get("criteria"))
@@ -134,14 +113,6 @@ def _status(version: Version, state: State | None) -> Status:
         version.id, published.url if published else None, resource["status"], state.events if state else 0,
         resource.get("error"),
     )  # fmt: skip
-
-
-def _read(parameters: Parameters, known: set[str]) -> list[tuple[str, str]]:
-    asked = [(name, value) for name, value in parameters if name not in CLIENT_CONTROLS]
-    for name, _ in asked:
-        if name not in known:
-            raise BadRequest(f"The operation has no parameter {name}" if name.isidentifier() else "Unknown parameter")
-    return asked
 
 
 def _several(asked: Parameters, name: str) -> list[str]:

@@ -26,12 +26,8 @@ class Operations:
 
     rota: Rota
 
-    def sign(
-        self, uow: Work, report_id: str, parameters: Json | None = None, *, if_match: int | None = None
-    ) -> Version:
+    def sign(self, uow: Work, report_id: str, *, if_match: int | None = None) -> Version:
         """Sign the report as it is stored: the version with status final. Raises as the update would."""
-        if parameters and parameters.get("parameter"):
-            raise BadRequest("$sign takes no parameters: it signs the report as it is stored", code="not-supported")
         current = uow.resources.read("DiagnosticReport", report_id)
         report = deepcopy(current.json())
         if report.get("status") in SIGNED:

@@ -17,12 +17,13 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from auth.guard import RAW_LENGTH
 from fhir_server.edge import negotiation, writes
-from fhir_server.edge.exchange import Answer, Asked, Parse, location
+from fhir_server.edge.exchange import Answer, Asked, Parse, location, warned
+from fhir_server.edge.parameters import Given, left_out, take
 from fhir_server.edge.routes import Route, resolve
 from fhir_server.edge.writes import Done, Parameters
 from resources import bundles, references, sizes, times, validation
 from resources.budgets import BUNDLE_ELEMENTS, BUNDLE_ENTRIES, TRANSACTION_INDEX_ROWS
-from resources.interactions import Interaction
+from resources.interactions import FORMAT, Interaction
 from resources.json import Json
 from resources.outcomes import BadRequest, FhirError, InvalidContent, Issue, NotAllowed, PreconditionFailed, outcome
 from store.access import Recording, Version
@@ -41,10 +42,10 @@ class Planned:
     index: int
     route: Route
     full_url: str | None
-    parameters: Parameters
+    given: Given
     resource: Json | None
     """As sent; never altered, so that the transaction can be tried again."""
-    if_match: int | None
+    condition: negotiation.Precondition
     if_none_exist: Parameters | None
     headers: dict[str, str] = field(default_factory=dict)
     raw: str = ""
@@ -59,7 +60,9 @@ class Planned:
     done: Done | None = None
 
 
-def plan(bundle: Json, base_of: Callable[[str], str | None], base: str) -> list[Planned]:
+def plan(
+    bundle: Json, base_of: Callable[[str], str | None], base: str, *, lenient: bool = False
+) -> list[Planned]:
     """The entries of a transaction as `Planned`.
 
     BadRequest or InvalidContent, naming the entry, where one makes no sense or costs too much to keep.
@@ -67,7 +70,7 @@ def plan(bundle: Json, base_of: Callable[[str], str | None], base: str) -> list[
     planned = []
     for index, entry in enumerate(bundle.get("entry", [])):
         try:
-            one = plan_one(index, entry, base_of)
+            one = plan_one(index, entry, base_of, lenient=lenient)
             one.raw = raw_request(entry, base)
             planned.append(one)
         except FhirError as error:
@@ -155,6 +158,9 @@ def answered(answer: Answer) -> bundles.Entry:
     for name, element in (("location", "location"), ("etag", "etag")):
         if name in headers:
             response[element] = headers[name]
+    told = [Issue("warning", "not-supported", text) for name, text in answer.headers if name == "Warning"]
+    if told:
+        response["outcome"] = outcome(told)
     body = answer.body or None
     return bundles.Entry(None, body, {"response": response})
 
@@ -176,8 +182,11 @@ def response_entry(one: Planned, asked: Asked, shown: Callable[[Version, Asked],
             response["location"] = location(asked.base, version)
             if asked.prefers and asked.preference.returns == "representation":
                 content = shown(version, asked)
+    told = [Issue("warning", "not-supported", left_out(name)) for name in one.given.dropped]
     if asked.preference.returns == "OperationOutcome":
-        response["outcome"] = outcome((Issue("information", "informational", "Done"),))
+        told.append(Issue("information", "informational", "Done"))
+    if told:
+        response["outcome"] = outcome(told)
     full_url = f"{asked.base}/{version.reference}" if version is not None else None
     return bundles.Entry(full_url, content, {"response": response})
 
@@ -208,7 +217,8 @@ _HEADERS = (
 """Bundle.entry.request's elements that are headers of the interaction."""
 
 
-def plan_one(index: int, entry: Json, base_of: Callable[[str], str | None]) -> Planned:
+def plan_one(index: int, entry: Json, base_of: Callable[[str], str | None], *, lenient: bool = False) -> Planned:
+    """One entry as `Planned`. Raises what a request of its own would hear."""
     request = entry.get("request")
     if not isinstance(request, dict):
         raise InvalidContent(
@@ -228,21 +238,23 @@ def plan_one(index: int, entry: Json, base_of: Callable[[str], str | None]) -> P
         raise BadRequest("request.url names another type than the resource", expression="request.url")
     if resource is not None and route.id is not None and resource.get("id") != route.id:
         raise BadRequest("The resource must bear the id of request.url", expression="resource.id")
-    conditional = request.get("ifNoneExist")
-    headers = {
-        name: str(request[key])
-        for key, name in _HEADERS
-        if key in request
-    }
+    given = take(
+        query, route.form.parameters, criteria=route.form.criteria, lenient=lenient, type_name=route.type
+    )
+    negotiation.accepted_format(None, given.one(FORMAT.name))
+    if_none_exist = None
+    if route.interaction is Interaction.CREATE:
+        conditional = request.get("ifNoneExist")
+        if_none_exist = writes.criteria_of(None if conditional is None else str(conditional), given)
     return Planned(
         index=index,
         route=route,
         full_url=entry.get("fullUrl"),
-        parameters=query,
+        given=given,
         resource=resource,
-        if_match=negotiation.if_match(request.get("ifMatch")),
-        if_none_exist=None if conditional is None else writes.criteria(conditional),
-        headers=headers,
+        condition=negotiation.precondition(request.get("ifMatch"), request.get("ifNoneMatch")),
+        if_none_exist=if_none_exist,
+        headers={name: str(request[key]) for key, name in _HEADERS if key in request},
     )
 
 
@@ -292,9 +304,9 @@ def _identities(uow: UnitOfWork, planned: list[Planned], new_id: Callable[[], st
         for one in planned
         if one.if_none_exist is not None or (one.route.interaction is Interaction.UPDATE and one.route.id is None)
     ]
-    for one in sorted(conditional, key=lambda p: (p.route.type or "", p.if_none_exist or p.parameters)):
+    for one in sorted(conditional, key=lambda p: (p.route.type or "", p.if_none_exist or p.given.criteria)):
         with _Entry(one):
-            wanted = one.if_none_exist if one.if_none_exist is not None else one.parameters
+            wanted = one.if_none_exist if one.if_none_exist is not None else one.given.criteria
             key = (one.route.type or "", tuple(sorted(wanted)))
             if key in agreed:
                 raise BadRequest(
@@ -365,22 +377,16 @@ def _carry_out(uow: UnitOfWork, asked: Asked, one: Planned, reader: Reader) -> N
                 one.done = Done(201, uow.resources.create(type_name, one.resolved or {}, id=one.target))
         case Interaction.UPDATE:
             body = {**(one.resolved or {}), "id": one.target}
-            one.done = writes.alter(
-                uow,
-                type_name,
-                one.target or "",
-                body,
-                if_match=one.if_match,
-                if_none_match_any=one.headers.get("if-none-match") == "*",
-            )
+            one.done = writes.alter(uow, type_name, one.target or "", body, one.condition)
         case Interaction.DELETE if route.id is None:
-            one.done = writes.remove_found(uow, type_name, one.parameters, parse=asked.parse, raw=one.raw)
+            one.done = writes.remove_found(uow, type_name, one.given.criteria, parse=asked.parse, raw=one.raw)
         case Interaction.DELETE:
-            one.done = writes.remove(uow, type_name, route.id or "", if_match=one.if_match)
+            one.done = writes.remove(uow, type_name, route.id or "", one.condition)
         case _:
             # In a Bundle a Binary is a resource: its bytes would become the JSON around them.
             headers = {**one.headers, "accept": negotiation.FHIR_JSON}
-            one.answer = reader(uow, replace(asked, route=route, parameters=one.parameters, headers=headers))
+            single = replace(asked, route=route, given=one.given, headers=headers)
+            one.answer = warned(reader(uow, single), one.given.dropped)
 
 
 class _Entry:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from fhir_server.edge import batch, negotiation, reads, writes
-from fhir_server.edge.exchange import Answer, Asked
+from fhir_server.edge.exchange import Answer, Asked, warned
 from fhir_server.edge.ports import Handler, Services
 from resources import bundles, jsontext, sizes, times
 from resources.interactions import Interaction
@@ -69,7 +69,7 @@ def _transaction(services: Services, asked: Asked, bundle: Json) -> list[bundles
     def shown(version: Version, asked: Asked) -> bytes:
         return services.shown(version, asked.caller)
 
-    planned = batch.plan(bundle, lambda url: _base_of(services, url), asked.base)
+    planned = batch.plan(bundle, lambda url: _base_of(services, url), asked.base, lenient=asked.preference.lenient)
     done = services.store.transact(
         asked.caller,
         lambda uow: batch.transaction(
@@ -88,7 +88,10 @@ def _batch(services: Services, asked: Asked, bundle: Json, of_entry: dict[int, l
         def one_entry(single: Asked, entry: Json = entry, index: int = index) -> Answer:
             if index in of_entry:
                 raise InvalidContent("The resource is not valid", issues=of_entry[index])
-            return _entry(services, single, batch.plan_one(index, entry, lambda url: _base_of(services, url)))
+            one = batch.plan_one(
+                index, entry, lambda url: _base_of(services, url), lenient=asked.preference.lenient
+            )
+            return _entry(services, single, one)
 
         entries.extend(_recorded(services, asked, batch.raw_request(entry, asked.base), one_entry))
     return entries
@@ -123,13 +126,13 @@ def _entry(services: Services, asked: Asked, one: batch.Planned) -> Answer:
     single = replace(
         asked,
         route=route,
-        parameters=one.parameters,
+        given=one.given,
         headers={**one.headers, "content-type": negotiation.FHIR_JSON, "accept": negotiation.FHIR_JSON},
         body=b"",
         resource=one.resource,
         preference=replace(asked.preference, returns=asked.preference.returns if asked.prefers else "minimal"),
     )
-    return ENTRIES[route.interaction](services, single, intent)
+    return warned(ENTRIES[route.interaction](services, single, intent), one.given.dropped)
 
 
 def _base_of(services: Services, url: str) -> str | None:

@@ -6,10 +6,11 @@ FHIR R4 http://hl7.org/fhir/R4/capabilitystatement.html
 from __future__ import annotations
 
 from functools import lru_cache
+from hashlib import sha256
 
 from fhir_server.edge import operations
 from fhir_server.edge.ports import Services
-from resources import interactions, registry, search_parameters
+from resources import interactions, jsontext, registry, search_parameters
 from resources.interactions import Interaction, Level
 from resources.json import Json
 
@@ -33,12 +34,17 @@ _BACKPORT = "http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition/b
 _READ_CONDITIONS = ("if-none-match", "if-modified-since")
 
 
-def statement(services: Services, base: str) -> Json:
-    """What this server does, at the base that the client used."""
-    return _statement(base, services.subscriptions.topics, services.cors)
+def statement(services: Services, base: str) -> tuple[bytes, str]:
+    """What this server does, at the base that the client used: its text, and the entity tag of that."""
+    return _text(base, services.subscriptions.topics, services.cors)
 
 
 @lru_cache(maxsize=16)
+def _text(base: str, topics: tuple[str, ...], cors: bool) -> tuple[bytes, str]:
+    text = jsontext.dump(_statement(base, topics, cors))
+    return text, f'W/"{sha256(text).hexdigest()[:16]}"'
+
+
 def _statement(base: str, topics: tuple[str, ...], cors: bool) -> Json:
     return {
         "resourceType": "CapabilityStatement",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from fhir_server.edge.negotiation import FHIR_JSON, Preference, etag, http_date
+from fhir_server.edge.parameters import NOTHING, Given, left_out
 from fhir_server.edge.routes import Route
 from resources import jsontext
 from resources.json import Json
@@ -33,8 +34,8 @@ class Asked:
     """The FHIR base that the client used, e.g. ``https://host/fhir``."""
     origin: str = ""
     """The same without the path, e.g. ``https://host``."""
-    parameters: tuple[tuple[str, str], ...] = ()
-    """Query and, for POST _search, form parameters, in order."""
+    given: Given = NOTHING
+    """The parameters of the query and, for POST _search, of the form."""
     headers: Mapping[str, str] = field(default_factory=dict)
     """Header names in lower case."""
     body: bytes = b""
@@ -75,3 +76,11 @@ def version_headers(version: Version) -> tuple[tuple[str, str], ...]:
 
 def location(base: str, version: Version) -> str:
     return f"{base}/{version.type}/{version.id}/_history/{version.version}"
+
+
+def warned(answer: Answer, dropped: Sequence[str]) -> Answer:
+    """The answer, telling what was left out (RFC 7234 §5.5: 299, a persistent warning)."""
+    if not dropped:
+        return answer
+    told = tuple(("Warning", f'299 - "{left_out(name)}"') for name in dropped)
+    return replace(answer, headers=(*answer.headers, *told))

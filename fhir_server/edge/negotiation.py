@@ -45,6 +45,20 @@ def accepted_format(accept: str | None, format_parameter: str | None) -> str:
     raise NotAcceptable("Accept: this server answers in application/fhir+json (fhirVersion 4.0)")
 
 
+def accepts(accept: str | None, media_type: str) -> bool:
+    """Whether Accept (or `_format`) has a range that takes this media type (RFC 9110 §12.5.1)."""
+    wanted = media_types.parse(media_type).type
+    return not (accept or "").strip() or any(
+        one.type in (wanted, wanted.partition("/")[0] + "/*", "*/*") for one in accepted(accept)
+    )
+
+
+def holds(if_none_match: str | None, tag: str) -> bool:
+    """Whether If-None-Match names this entity tag, compared weakly (RFC 9110 §13.1.2)."""
+    tags = [one.strip().removeprefix("W/") for one in (if_none_match or "").split(",")]
+    return "*" in tags or tag.removeprefix("W/") in tags
+
+
 def is_fhir_json(content_type: str | None) -> bool:
     """Whether a body of this media type is FHIR JSON (of R4)."""
     return _is_json(media_types.parse(content_type))
@@ -78,13 +92,37 @@ def preference(prefer: str | None) -> Preference:
 
 
 def if_match(header: str | None) -> int | None:
-    """The version that If-Match names; BadRequest (400) where it is not an ETag of ours."""
+    """The version that If-Match names; BadRequest (400) where it is not an ETag of ours. `*`: None."""
     if header is None or header.strip() == "*":
         return None
     found = _ETAG.match(header.strip())
     if not found:
         raise BadRequest('If-Match must be a version ETag such as W/"3"')
     return int(found[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Precondition:
+    """What must hold before a write (RFC 9110 §13.1)."""
+
+    if_match: int | None = None
+    """The version that must be current."""
+    only_existing: bool = False
+    """If-Match: `*`: there must be a current representation. A deleted resource has none."""
+    only_new: bool = False
+    """If-None-Match: `*`: there must be none."""
+
+
+NO_CONDITION = Precondition()
+
+
+def precondition(match: str | None, none_match: str | None) -> Precondition:
+    """The headers If-Match and If-None-Match of a write. BadRequest (400) where If-Match is no ETag of ours."""
+    if match is None and none_match is None:
+        return NO_CONDITION
+    only_existing = match is not None and match.strip() == "*"
+    only_new = none_match is not None and none_match.strip() == "*"
+    return Precondition(if_match(match), only_existing, only_new)
 
 
 def not_modified(

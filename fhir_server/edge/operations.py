@@ -1,172 +1,232 @@
-"""The $operations, as a table: (type, name, level) → what carries it out.
+"""The $operations, as a table: name, types, what it takes at each level, what carries it out.
+
+An operation takes its parameters from the URL or from a Parameters resource alike, and no others than it declares.
 
 FHIR R4 http://hl7.org/fhir/R4/operations.html
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from itertools import chain
 
-from fhir_server.edge import negotiation
-from fhir_server.edge.exchange import Answer, Asked, of_json, of_version
-from fhir_server.edge.ports import Handler, Services
-from resources import jsontext, sizes, validation
+from fhir_server.edge import negotiation, validate
+from fhir_server.edge.exchange import Answer, Asked, of_json, of_version, warned
+from fhir_server.edge.parameters import Given, take
+from fhir_server.edge.ports import Services
+from fhir_server.edge.routes import Route
+from resources import jsontext
+from resources.interactions import Level, Parameter
 from resources.json import Json
-from resources.outcomes import BadRequest, Issue, NotFound, outcome
+from resources.outcomes import BadRequest, NotFound
 from store.access import Access, Interaction
-from subscriptions import operations as subscription_operations
+
+Carry = Callable[[Services, Asked, Access, Json | None], Answer]
+"""The parameters are `Asked.given`, wherever they came from; the last is the resource that came with them."""
 
 CANONICAL = "http://hl7.org/fhir/OperationDefinition/"
+_BACKPORT = "http://hl7.org/fhir/uv/subscriptions-backport/OperationDefinition/"
+_VIGIE = "https://vigie.example/OperationDefinition/"
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A row: where the operation is defined and what carries it out."""
+    """A row: where the operation is defined, what it takes and what carries it out."""
 
     name: str
     definition: str
-    carry_out: Handler
-    types: frozenset[str] | None
+    carry_out: Carry
+    inputs: Mapping[Level, tuple[Parameter, ...]]
+    """Its `in` parameters at each level at which there is such an operation."""
+    types: frozenset[str] | None = None
     """None: every type."""
-    on_type: bool = False
-    on_instance: bool = False
     writes: bool = False
     """It alters something, so only POST may ask for it."""
 
 
 def carry_out(services: Services, asked: Asked, intent: Access) -> Answer:
     """Carry out the operation that the route names; NotFound (404) where there is none of that name here."""
-    operation = find(asked)
-    if operation is None:
-        raise NotFound("There is no such operation here; see the CapabilityStatement", code="not-supported")
+    operation = find(asked.route)
     if operation.writes and asked.method in ("GET", "HEAD"):
         raise BadRequest("This operation alters state: use POST", code="not-supported")
-    intent = Access(
-        Interaction.OPERATION,
-        asked.route.type,
-        asked.route.id,
-        query=asked.raw,
-        detail=(("operation", f"${operation.name}"),),
-    )
+    intent = replace(intent, query=asked.raw, detail=(("operation", f"${operation.name}"),))
     if asked.caller.recording is not None:
         asked.caller.recording.propose(intent)
-    return operation.carry_out(services, asked, intent)
+    asked, resource, dropped = _with_body(asked, operation)
+    return warned(operation.carry_out(services, asked, intent, resource), dropped)
 
 
-def find(asked: Asked) -> Operation | None:
-    route = asked.route
+def find(route: Route) -> Operation:
+    """The operation that a route names. NotFound (404) where there is none of that name."""
     for operation in TABLE:
-        fits = operation.on_instance if route.id else operation.on_type
         if (
             operation.name == route.operation
-            and fits
-            and route.type
+            and route.form.level in operation.inputs
             and (operation.types is None or route.type in operation.types)
         ):
             return operation
-    return None
+    raise NotFound("There is no such operation here; see the CapabilityStatement", code="not-supported")
+
+
+def inputs(route: Route) -> tuple[Parameter, ...]:
+    """What the operation of this route takes. NotFound (404) where there is none of that name."""
+    return find(route).inputs[route.form.level]
 
 
 def of_type(type_name: str) -> list[Operation]:
     """The operations of a type, for the CapabilityStatement."""
-    return [operation for operation in TABLE if operation.types is not None and type_name in operation.types]
+    return [operation for operation in TABLE if operation.types is None or type_name in operation.types]
 
 
-def _validate(services: Services, asked: Asked, intent: Access) -> Answer:
-    """$validate: every problem of a resource, without storing it."""
-    negotiation.require_fhir_json(asked.headers.get("content-type"))
-    body = jsontext.parse(asked.body)
-    resource = _resource_parameter(body) if body.get("resourceType") == "Parameters" else body
-    sizes.check_elements(resource)
-    issues = list(validation.validate(resource))
-    if resource.get("resourceType") != asked.route.type:
-        issues.append(Issue("error", "value", "The resource is of another type than the URL", ("resourceType",)))
-    return of_json(outcome(issues or [Issue("information", "informational", "No problem was found")]))
+def _with_body(asked: Asked, operation: Operation) -> tuple[Asked, Json | None, tuple[str, ...]]:
+    """The request with the parameters of its body beside those of the URL, the resource in it, what was left out."""
+    declared = operation.inputs[asked.route.form.level]
+    resource: Json | None = None
+    pairs: list[tuple[str, str]] = []
+    if asked.body:
+        negotiation.require_fhir_json(asked.headers.get("content-type"))
+        resource, pairs = _read(jsontext.parse(asked.body), declared, asked.route.type)
+    both = take(
+        [*asked.given.pairs, *pairs],
+        (*asked.route.form.parameters, *declared),
+        lenient=asked.preference.lenient,
+        type_name=asked.route.type,
+    )
+    for parameter in declared:
+        present = resource is not None if parameter.type == RESOURCE else parameter.name in both.declared
+        if parameter.min and not present:
+            raise BadRequest(
+                f"The operation needs {parameter.name}", code="required", expression=f"http.{parameter.name}"
+            )
+    return replace(asked, given=both), resource, both.dropped
 
 
-def _resource_parameter(parameters: Json) -> Json:
-    for parameter in parameters.get("parameter", []):
-        if isinstance(parameter, dict) and parameter.get("name") == "resource" and "resource" in parameter:
-            found = parameter["resource"]
-            if isinstance(found, dict):
-                return found
-    raise BadRequest("Parameters must hold one named resource", code="required", expression="Parameters.parameter")
+RESOURCE = "Resource"
+"""The type of a parameter that is a whole resource: in a body alone, as it is or within Parameters."""
 
 
-def _of_subscriptions(name: str) -> Handler:
+def _read(
+    body: Json, declared: tuple[Parameter, ...], type_name: str | None
+) -> tuple[Json | None, list[tuple[str, str]]]:
+    """What a body says: the resource that it is or holds, and its simple parameters as text."""
+    holder = next((parameter.name for parameter in declared if parameter.type == RESOURCE), None)
+    listed = body.get("parameter", []) if body.get("resourceType") == "Parameters" else None
+    if not isinstance(listed, list):
+        if holder is None or body.get("resourceType") == "Parameters":
+            raise BadRequest("The body must be a Parameters resource", expression="Parameters")
+        return body, []
+    members = [one if isinstance(one, dict) else {} for one in listed]
+    if holder is not None and type_name == "Parameters" and not any(one.get("name") == holder for one in members):
+        return body, []
+    resource, pairs = None, []
+    for index, one in enumerate(members):
+        where = f"Parameters.parameter[{index}]"
+        if holder is not None and one.get("name") == holder:
+            if resource is not None or not isinstance(one.get("resource"), dict):
+                raise BadRequest(f"Parameters must hold one {holder}, as a resource", expression=where)
+            resource = one["resource"]
+        else:
+            pairs.append(_simple(one, where))
+    return resource, pairs
+
+
+def _simple(parameter: Json, where: str) -> tuple[str, str]:
+    values = [value for key, value in parameter.items() if key.startswith("value")]
+    if not isinstance(parameter.get("name"), str) or len(values) != 1 or isinstance(values[0], dict | list | None):
+        raise BadRequest("Each parameter must have a name and one simple value", expression=where)
+    value = values[0]
+    return parameter["name"], str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _of_subscriptions(name: str) -> Carry:
     """$status and $events, which `subscriptions` carries out in a read-only unit of work."""
 
-    def carry(services: Services, asked: Asked, intent: Access) -> Answer:
-        parameters = list(asked.parameters)
-        if asked.body:
-            negotiation.require_fhir_json(asked.headers.get("content-type"))
-            parameters += subscription_operations.flatten(jsontext.parse(asked.body))
+    def carry(services: Services, asked: Asked, intent: Access, resource: Json | None) -> Answer:
+        given = list(chain.from_iterable(((name, value) for value in values) for name, values in _own(asked.given)))
         with services.store.work(asked.caller, write=False, intent=intent) as uow:
-            resource = services.subscriptions.operations[name](uow, asked.route.id, parameters, asked.base)
+            found = services.subscriptions.operations[name](uow, asked.route.id, given, asked.base)
             told = [access for access in uow.accesses if access.interaction is Interaction.OPERATION]
             uow.note_as_one(told or [intent])  # $events tells of each resource, $status of none
-        return of_json(resource)
+        return of_json(found)
 
     return carry
 
 
-def _sign(services: Services, asked: Asked, intent: Access) -> Answer:
+def _own(given: Given) -> list[tuple[str, tuple[str, ...]]]:
+    return [(name, values) for name, values in given.declared.items() if not name.startswith("_")]
+
+
+def _sign(services: Services, asked: Asked, intent: Access, resource: Json | None) -> Answer:
     """DiagnosticReport/{id}/$sign: the report as stored, made final by its author."""
-    parameters = jsontext.parse(asked.body) if asked.body else None
     if_match = negotiation.if_match(asked.headers.get("if-match"))
     version = services.store.transact(
         asked.caller,
-        lambda uow: services.workflow.operations.sign(uow, asked.route.id or "", parameters, if_match=if_match),
+        lambda uow: services.workflow.operations.sign(uow, asked.route.id or "", if_match=if_match),
         intent=intent,
     )
     return of_version(version)
 
 
-def _on_duty(services: Services, asked: Asked, intent: Access) -> Answer:
+def _on_duty(services: Services, asked: Asked, intent: Access, resource: Json | None) -> Answer:
     """PractitionerRole/$on-duty?at=…&function=…: who is on duty."""
-    given = {name: value for name, value in asked.parameters if name not in ("_format", "_pretty")}
-    unknown = given.keys() - {"at", "function"}
-    if unknown:
-        raise BadRequest("$on-duty takes at and function", code="not-supported")
+    at, function = asked.given.one("at"), asked.given.one("function")
     with services.store.work(asked.caller, write=False, intent=intent) as uow:
         uow.resources.visibility(Interaction.SEARCH_TYPE, "PractitionerRole")
         uow.note(intent)
-        found = services.workflow.operations.on_duty(uow, at=given.get("at"), function=given.get("function"))
+        found = services.workflow.operations.on_duty(uow, at=at, function=function)
     return of_json(found)
 
 
-_BACKPORT = "http://hl7.org/fhir/uv/subscriptions-backport/OperationDefinition/"
+_OF_VALIDATE = (
+    Parameter("resource", RESOURCE),
+    Parameter("mode", "code", validate.MODES),
+    Parameter("profile", "uri"),
+)
 
 TABLE: tuple[Operation, ...] = (
-    Operation("validate", f"{CANONICAL}Resource-validate", _validate, None, on_type=True, on_instance=True),
+    Operation(
+        "validate",
+        f"{CANONICAL}Resource-validate",
+        validate.carry_out,
+        {Level.TYPE: _OF_VALIDATE, Level.INSTANCE: _OF_VALIDATE},
+    ),
     Operation(
         "status",
         f"{_BACKPORT}backport-subscription-status",
         _of_subscriptions("status"),
+        {
+            Level.TYPE: (Parameter("id", "id", repeats=True), Parameter("status", "code", repeats=True)),
+            Level.INSTANCE: (),
+        },
         frozenset({"Subscription"}),
-        on_type=True,
-        on_instance=True,
     ),
     Operation(
         "events",
         f"{_BACKPORT}backport-subscription-events",
         _of_subscriptions("events"),
+        {
+            Level.INSTANCE: (
+                Parameter("eventsSinceNumber"),
+                Parameter("eventsUntilNumber"),
+                Parameter("content", "code"),
+            )
+        },
         frozenset({"Subscription"}),
-        on_instance=True,
     ),
     Operation(
         "sign",
-        "https://vigie.example/OperationDefinition/report-sign",
+        f"{_VIGIE}report-sign",
         _sign,
+        {Level.INSTANCE: ()},
         frozenset({"DiagnosticReport"}),
-        on_instance=True,
         writes=True,
     ),
     Operation(
         "on-duty",
-        "https://vigie.example/OperationDefinition/on-duty",
+        f"{_VIGIE}on-duty",
         _on_duty,
+        {Level.TYPE: (Parameter("at", "dateTime"), Parameter("function", "code"))},
         frozenset({"PractitionerRole"}),
-        on_type=True,
     ),
 )

@@ -14,15 +14,15 @@ from urllib.parse import urlencode
 
 from fhir_server.edge import binary, negotiation, summary
 from fhir_server.edge.exchange import Answer, Asked, version_headers
+from fhir_server.edge.parameters import Given, left_out
+from fhir_server.edge.parameters import shown as shown_name
 from fhir_server.edge.ports import Services
+from fhir_server.edge.routes import Route
 from resources import bundles, jsontext, times
-from resources.interactions import Interaction
+from resources.interactions import FORMAT, PAGE, RENDERING, SUMMARY, Body, Interaction
 from resources.outcomes import BadRequest, Issue, outcome
 from store.access import Access, Version
 from store.unit_of_work import UnitOfWork
-
-PAGE = "_page"
-"""The parameter of a paging link that carries the signed token."""
 
 Shown = Callable[[Version, Asked], bytes]
 """How a version is shown to a caller: its text, or with what is not the caller's masked."""
@@ -47,19 +47,38 @@ def within(services: Services, uow: UnitOfWork, asked: Asked) -> Answer:
     """Answer a read interaction in this unit of work."""
 
     def shown(version: Version, asked: Asked) -> bytes:
-        return services.shown(version, asked.caller)
+        whole = services.shown(version, asked.caller)
+        return whole if asked.given.subset is None else summary.subset(whole, asked.given.subset)
 
     match asked.route.interaction:
         case Interaction.READ | Interaction.VREAD:
-            if asked.route.type == "Binary" and binary.wants_bytes(
-                asked.headers.get("accept"), dict(asked.parameters).get("_format")
-            ):
-                return read(uow, asked, shown, bytes_of=binary.as_bytes)
+            if _wants_bytes(asked.route, asked.headers.get("accept"), asked.given):
+                accept = (asked.given.one(FORMAT.name) or "").replace(" ", "+") or asked.headers.get("accept")
+                return read(uow, asked, shown, bytes_of=lambda version: binary.as_bytes(version, accept))
             return read(uow, asked, shown)
         case Interaction.SEARCH_TYPE | Interaction.SEARCH_SYSTEM:
             return search(uow, asked, shown, services.new_id)
         case _:
             return history(uow, asked, shown, services.new_id)
+
+
+def negotiate(route: Route, accept: str | None, given: Given) -> None:
+    """NotAcceptable (406) where the client takes nothing that this interaction answers with.
+
+    The content of a Binary is compared when it is known (`binary.as_bytes`); who stores one is told of it in FHIR.
+    """
+    if route.interaction is Interaction.SMART or _wants_bytes(route, accept, given):
+        return
+    if route.type == "Binary" and route.form.body is Body.RESOURCE and given.one(FORMAT.name) is None:
+        return
+    negotiation.accepted_format(accept, given.one(FORMAT.name))
+
+
+def _wants_bytes(route: Route, accept: str | None, given: Given) -> bool:
+    """Whether the content of a Binary is asked for: a part of a resource is FHIR, whatever else is accepted."""
+    if route.type != "Binary" or route.interaction not in _ONE or given.subset is not None:
+        return False
+    return binary.wants_bytes(accept, given.one(FORMAT.name))
 
 
 def read(uow: UnitOfWork, asked: Asked, shown: Shown, bytes_of: Callable[[Version], Answer] | None = None) -> Answer:
@@ -81,34 +100,23 @@ def read(uow: UnitOfWork, asked: Asked, shown: Shown, bytes_of: Callable[[Versio
         return Answer(304, b"", version_headers(version))
     if bytes_of is not None:
         return bytes_of(version)
-    subset = summary.wanted(asked.parameters) if asked.parameters else None
-    if subset is None:
-        return Answer(200, shown(version, asked), version_headers(version))
-    return Answer(200, summary.subset(shown(version, asked), subset), version_headers(version))
+    return Answer(200, shown(version, asked), version_headers(version))
 
 
 def search(uow: UnitOfWork, asked: Asked, shown: Shown, new_id: Callable[[], str]) -> Answer:
     """search at type and system level (R4 §3.1.1): a searchset Bundle with truthful self and next links."""
-    token, parameters = _without_page(asked.parameters)
-    query = asked.parse(asked.route.type, parameters, lenient=asked.preference.lenient)
-    page = uow.resources.search(query, token=token)
-    subset = summary.wanted(parameters)
-
-    def text(version: Version) -> bytes:
-        whole = shown(version, asked)
-        return whole if subset is None else summary.subset(whole, subset)
-
+    asks = [pair for pair in asked.given.pairs if pair[0] not in _OF_THE_EDGE]
+    query = asked.parse(asked.route.type, asks, lenient=asked.preference.lenient)
+    page = uow.resources.search(query, token=asked.given.one(PAGE.name))
     entries = [
-        bundles.Entry(f"{asked.base}/{version.reference}", text(version), {"search": {"mode": mode}})
+        bundles.Entry(f"{asked.base}/{version.reference}", shown(version, asked), {"search": {"mode": mode}})
         for mode, versions in (("match", page.matches), ("include", page.includes))
         for version in versions
     ]
-    if query.ignored:
-        entries.append(
-            bundles.Entry(
-                None, jsontext.dump(_ignored([name for name, _ in query.ignored])), {"search": {"mode": "outcome"}}
-            )
-        )
+    ignored = (*asked.given.dropped, *(name for name, _ in query.ignored))
+    if ignored:
+        issues = [Issue("warning", "not-supported", left_out(name), (f"http.{shown_name(name)}",)) for name in ignored]
+        entries.append(bundles.Entry(None, jsontext.dump(outcome(issues)), {"search": {"mode": "outcome"}}))
     if page.incomplete:
         entries.append(_warning("More resources would be included than a page may hold", "_include"))
     if asked.is_behind:
@@ -120,12 +128,16 @@ def search(uow: UnitOfWork, asked: Asked, shown: Shown, new_id: Callable[[], str
 
 def history(uow: UnitOfWork, asked: Asked, shown: Shown, new_id: Callable[[], str]) -> Answer:
     """history at instance, type and system level, newest first (R4 §3.1.0.9)."""
-    token, parameters = _without_page(asked.parameters)
-    since, at, count = _history_options(parameters)
-    page = uow.resources.history(asked.route.type, asked.route.id, since=since, at=at, count=count, token=token)
+    given = asked.given
+    since, at = (_instant(name, given.one(name)) for name in ("_since", "_at"))
+    counts_only = given.one(SUMMARY.name) == "count"
+    count = 0 if counts_only else int(given.one("_count") or HISTORY_COUNT)
+    page = uow.resources.history(
+        asked.route.type, asked.route.id, since=since, at=at, count=count, token=given.one(PAGE.name)
+    )
     entries = [_history_entry(version, asked, shown) for version in page.versions]
     path = "/".join(part for part in (asked.base, asked.route.type, asked.route.id) if part) + "/_history"
-    kept = [pair for pair in parameters if pair[0] in ("_since", "_at", "_count")]
+    kept = [pair for pair in given.pairs if pair[0] not in _OF_THE_EDGE]
     return _bundle("history", uow, new_id, entries, path, kept, page.total, page.next)
 
 
@@ -142,7 +154,7 @@ def _bundle(
     """One page: `self` says what was processed, `next` is there unless this is the last."""
     links = [("self", _url(path, processed))]
     if token:
-        links.append(("next", _url(path, [*processed, (PAGE, token)])))
+        links.append(("next", _url(path, [*processed, (PAGE.name, token)])))
     instant = times.instant_text(uow.now)
     content = bundles.bundle(
         kind, entries, dump=jsontext.dump, identifier=new_id(), instant=instant, total=total, links=links
@@ -165,38 +177,18 @@ def _history_entry(version: Version, asked: Asked, shown: Shown) -> bundles.Entr
 
 HISTORY_COUNT = 50
 """Versions a page where `_count` does not say."""
-_HISTORY_CLIENT_CONTROLS = {"_format", "_pretty", "_summary", "_elements"}
+_OF_THE_EDGE = frozenset({PAGE.name, *(parameter.name for parameter in RENDERING)})
+"""Parameters that are no part of what is asked: a link need not repeat them."""
 
 
-def _history_options(parameters: Sequence[tuple[str, str]]) -> tuple[datetime | None, datetime | None, int]:
-    """`_since`, `_at`, `_count`."""
-    instants: dict[str, datetime] = {}
-    count = HISTORY_COUNT
-    for name, value in parameters:
-        if name in ("_since", "_at"):
-            instants[name] = _instant(name, value)
-        elif name == "_count":
-            if not value.isascii() or not value.isdigit() or len(value) > 9:
-                raise BadRequest("_count must be a whole number of 0 or more", code="value", expression="_count")
-            count = int(value)
-        elif name not in _HISTORY_CLIENT_CONTROLS:
-            raise BadRequest("history knows _since, _at and _count", code="not-supported", expression=name[:60])
-    return instants.get("_since"), instants.get("_at"), count
-
-
-def _instant(name: str, value: str) -> datetime:
+def _instant(name: str, value: str | None) -> datetime | None:
+    if value is None:
+        return None
     try:
         parsed = datetime.fromisoformat(value.replace(" ", "+"))
     except ValueError:
-        raise BadRequest(f"{name} must be an instant", code="value", expression=name) from None
+        raise BadRequest(f"{name} must be an instant", code="value", expression=f"http.{name}") from None
     return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
-
-
-def _without_page(parameters: Sequence[tuple[str, str]]) -> tuple[str | None, tuple[tuple[str, str], ...]]:
-    tokens = [value for name, value in parameters if name == PAGE]
-    if len(tokens) > 1:
-        raise BadRequest(f"{PAGE} is given once", expression=PAGE)
-    return (tokens[0] if tokens else None), tuple(pair for pair in parameters if pair[0] != PAGE)
 
 
 def _warning(text: str, *expression: str) -> bundles.Entry:
@@ -208,9 +200,3 @@ def _warning(text: str, *expression: str) -> bundles.Entry:
 def _url(path: str, parameters: Sequence[tuple[str, str]]) -> str:
     return f"{path}?{urlencode(parameters)}" if parameters else path
 
-
-def _ignored(names: Sequence[str]) -> dict[str, object]:
-    return outcome(
-        Issue("warning", "not-supported", "This search parameter is not known here and was left out", (name[:60],))
-        for name in names
-    )

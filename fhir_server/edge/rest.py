@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from auth.guard import RAW_LENGTH
-from fhir_server.edge import bundle, errors, negotiation, operations, public, wire
-from fhir_server.edge.exchange import Answer, Asked
+from fhir_server.edge import bundle, errors, negotiation, operations, parameters, public, reads, wire
+from fhir_server.edge.exchange import Answer, Asked, warned
+from fhir_server.edge.parameters import Given
 from fhir_server.edge.ports import Handler, Services
 from fhir_server.edge.routes import Route, resolve
-from resources import media_types
-from resources.interactions import Body, Interaction
+from resources import jsontext, media_types
+from resources.interactions import Body, Interaction, Parameter
 from resources.outcomes import FhirError, NotFound, UnsupportedMediaType
 from store.access import Access, Caller
 
@@ -31,8 +32,7 @@ HANDLERS: Mapping[Interaction, Handler] = {
     Interaction.SMART: public.smart_configuration,
 }
 """What carries out each interaction that has a path (`resources.interactions`)."""
-_BYTES = frozenset({Interaction.READ, Interaction.VREAD, Interaction.CREATE, Interaction.UPDATE})
-"""Interactions in which a Binary may also be the bytes that it holds."""
+_JSON = frozenset({negotiation.FHIR_JSON, "application/json"})
 _NOBODY = Caller("", "")
 _NO_PREFERENCE = negotiation.Preference()
 
@@ -75,22 +75,27 @@ class Edge:
         if asked.raw is not recording.request:  # a form is part of the query
             intent = replace(intent, query=asked.raw)
             recording.propose(intent)
-        return HANDLERS[route.interaction](self.services, asked, intent)
+        answer = HANDLERS[route.interaction](self.services, asked, intent)
+        return written(answer, asked.given) if asked.given.pairs or asked.given.dropped else answer
 
     def _asked(self, route: Route, request: wire.Request, caller: Caller, raw: str) -> Asked:
         """The request as values. Raises BadRequest, NotAcceptable, UnsupportedMediaType, TooLarge."""
         headers = request.headers
-        parameters = request.parameters()
+        pairs = request.parameters()
         body = b""
         if route.form.body is not Body.NONE:
             body = request.body(self.services.max_body_bytes)
         if route.form.body is Body.FORM:
             if media_types.parse(headers.get("content-type")).type != "application/x-www-form-urlencoded":
                 raise UnsupportedMediaType("_search by POST takes application/x-www-form-urlencoded")
-            parameters += wire.pairs(body)
+            pairs += wire.pairs(body)
             raw = f"{raw}\n{body.decode('utf-8', 'replace')}"[: RAW_LENGTH]
-        _negotiate(route, headers.get("accept"), dict(parameters).get("_format"))
         prefer = headers.get("prefer")
+        preference = negotiation.preference(prefer) if prefer else _NO_PREFERENCE
+        given = parameters.take(
+            pairs, _declared(route), criteria=route.form.criteria, lenient=preference.lenient, type_name=route.type
+        )
+        reads.negotiate(route, headers.get("accept"), given)
         return Asked(
             route=route,
             caller=caller,
@@ -98,20 +103,27 @@ class Edge:
             method=request.method,
             origin=request.base,
             base=request.base + PREFIX,
-            parameters=parameters,
+            given=given,
             headers=headers,
             body=body,
-            preference=negotiation.preference(prefer) if prefer else _NO_PREFERENCE,
+            preference=preference,
             raw=raw,
             prefers=prefer is not None and "return=" in prefer.replace(" ", ""),
         )
 
 
-def _negotiate(route: Route, accept: str | None, format_parameter: str | None) -> None:
-    """NotAcceptable (406) where the client takes nothing that this interaction answers with."""
-    if route.interaction is Interaction.SMART or (route.type == "Binary" and route.interaction in _BYTES):
-        return
-    negotiation.accepted_format(accept, format_parameter)
+def _declared(route: Route) -> tuple[Parameter, ...]:
+    """All that the route declares. Raises NotFound for an operation that there is not."""
+    if route.interaction is Interaction.OPERATION:
+        return (*route.form.parameters, *operations.inputs(route))
+    return route.form.parameters
+
+
+def written(answer: Answer, given: Given) -> Answer:
+    """The answer as the general parameters ask: indented under `_pretty`; what was left out is told."""
+    if given.pretty and answer.body and answer.content_type in _JSON:
+        answer = replace(answer, body=jsontext.indented(answer.body))
+    return warned(answer, given.dropped)
 
 
 def route_of(method: str, path: str) -> Route:

@@ -5,12 +5,10 @@ FHIR R4 §3.1.1.5.8, §3.1.1.5.9 http://hl7.org/fhir/R4/search.html#summary
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from resources import definitions, jsontext
 from resources.json import Json
-from resources.outcomes import BadRequest
 
 _SUBSETTED = {"system": "http://terminology.hl7.org/CodeSystem/v3-ObservationValue", "code": "SUBSETTED"}
 _ALWAYS = ("resourceType", "id", "meta", "implicitRules")
@@ -22,25 +20,6 @@ class Subset:
 
     mode: str
     elements: frozenset[str] = frozenset()
-
-
-def wanted(parameters: Sequence[tuple[str, str]]) -> Subset | None:
-    """The subset that `_summary` or `_elements` asks for; None: the whole resource (or only a count)."""
-    summaries = [value for name, value in parameters if name == "_summary"]
-    elements = [value for name, value in parameters if name == "_elements"]
-    if summaries:
-        if len(summaries) > 1 or summaries[0] not in ("true", "text", "data", "count", "false"):
-            raise BadRequest("_summary is true, text, data, count or false", code="value", expression="_summary")
-        if summaries[0] in ("true", "text", "data"):
-            return Subset(summaries[0])
-        if not elements:
-            return None
-    if elements:
-        names = frozenset(
-            name.strip().split(".")[-1] for value in elements for name in value.split(",") if name.strip()
-        )
-        return Subset("elements", names) if names else None
-    return None
 
 
 def subset(content: bytes, wanted_subset: Subset) -> bytes:

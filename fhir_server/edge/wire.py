@@ -118,13 +118,9 @@ def send(answer: Answer, method: str, start_response: Callable[..., object]) -> 
     """Hand the answer to the server, in one piece."""
     status, body = answer.status, answer.body
     headers = list(answer.headers)
-    if status in _NO_CONTENT:  # no content, so no words about it (RFC 9110 §15.3.5, §15.4.5)
+    if not any(name == "Cache-Control" for name, _ in headers):
         headers.append(("Cache-Control", "private" if status == 304 else "no-store"))
-    else:
-        headers += (
-            ("Content-Type", answer.content_type),
-            ("Content-Length", str(len(body))),
-            ("Cache-Control", "no-store"),
-        )
+    if status not in _NO_CONTENT:  # no content, so no words about it (RFC 9110 §15.3.5, §15.4.5)
+        headers += (("Content-Type", answer.content_type), ("Content-Length", str(len(body))))
     start_response(_STATUS[status], headers)
     return [b"" if method == "HEAD" else body]

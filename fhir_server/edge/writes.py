@@ -11,8 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from urllib.parse import parse_qsl
 
-from fhir_server.edge import binary, negotiation
+from fhir_server.edge import binary, negotiation, summary
 from fhir_server.edge.exchange import Answer, Asked, Parse, location, of_json, of_version, version_headers
+from fhir_server.edge.negotiation import NO_CONDITION, Precondition
+from fhir_server.edge.parameters import Given
 from fhir_server.edge.ports import Services
 from resources import jsontext, sizes, validation
 from resources.json import Json
@@ -38,18 +40,12 @@ def create(services: Services, asked: Asked, intent: Access) -> Answer:
     """create, conditional where If-None-Exist or the URL has criteria (R4 §3.1.0.8, §3.1.0.8.1)."""
     type_name = asked.route.type or ""
     resource = _resource(asked)
-    if_none_exist = asked.headers.get("if-none-exist")
-    condition: Parameters | None = None
-    if if_none_exist is not None:
-        condition = criteria(if_none_exist)
-    elif asked.parameters:
-        # fhirpy's get_or_create sends its criteria in the URL: a filter is never ignored, so it is the condition.
-        condition = tuple(pair for pair in asked.parameters if pair[0] not in ("_format", "_pretty")) or None
+    criteria = criteria_of(asked.headers.get("if-none-exist"), asked.given)
     return _written(
         services,
         asked,
         intent,
-        lambda uow: make(uow, type_name, resource, parse=asked.parse, if_none_exist=condition),
+        lambda uow: make(uow, type_name, resource, parse=asked.parse, if_none_exist=criteria),
     )
 
 
@@ -57,13 +53,12 @@ def update(services: Services, asked: Asked, intent: Access) -> Answer:
     """update by id, or conditional update by criteria (R4 §3.1.0.3, §3.1.0.3.1)."""
     type_name, logical_id = asked.route.type or "", asked.route.id
     resource = _resource(asked)
-    if_match = negotiation.if_match(asked.headers.get("if-match"))
+    condition = negotiation.precondition(asked.headers.get("if-match"), asked.headers.get("if-none-match"))
 
     def change(uow: UnitOfWork) -> Done:
         if logical_id is None:
-            return alter_found(uow, type_name, asked.parameters, resource, parse=asked.parse, if_match=if_match)
-        only_new = asked.headers.get("if-none-match", "").strip() == "*"
-        return alter(uow, type_name, logical_id, resource, if_match=if_match, if_none_match_any=only_new)
+            return alter_found(uow, type_name, asked.given.criteria, resource, condition, parse=asked.parse)
+        return alter(uow, type_name, logical_id, resource, condition)
 
     return _written(services, asked, intent, change)
 
@@ -71,12 +66,12 @@ def update(services: Services, asked: Asked, intent: Access) -> Answer:
 def delete(services: Services, asked: Asked, intent: Access) -> Answer:
     """delete by id, or conditional delete by criteria (R4 §3.1.0.7, §3.1.0.7.1)."""
     type_name, logical_id = asked.route.type or "", asked.route.id
-    if_match = negotiation.if_match(asked.headers.get("if-match"))
+    condition = negotiation.precondition(asked.headers.get("if-match"), None)
 
     def change(uow: UnitOfWork) -> Done:
         if logical_id is None:
-            return remove_found(uow, type_name, asked.parameters, parse=asked.parse, raw=asked.raw)
-        return remove(uow, type_name, logical_id, if_match=if_match)
+            return remove_found(uow, type_name, asked.given.criteria, parse=asked.parse, raw=asked.raw)
+        return remove(uow, type_name, logical_id, condition)
 
     done = services.store.transact(asked.caller, change, intent=intent)
     headers = () if done.version is None else (("ETag", negotiation.etag(done.version.version)),)
@@ -115,12 +110,20 @@ def _written(services: Services, asked: Asked, intent: Access, change: Callable[
             return of_json(body, done.status, (*version_headers(version), *headers))
         case _:
             shown = services.shown(version, asked.caller)
+            if asked.given.subset is not None:
+                shown = summary.subset(shown, asked.given.subset)
             return replace(of_version(version, done.status, headers=headers), body=shown)
 
 
-def criteria(text: str) -> Parameters:
-    """The criteria of If-None-Exist / ifNoneExist: with or without ``Type?`` in front."""
-    return tuple(parse_qsl(text.partition("?")[2] if "?" in text else text, keep_blank_values=True))
+def criteria_of(if_none_exist: str | None, given: Given) -> Parameters | None:
+    """What a create is conditional on: If-None-Exist (with or without ``Type?`` in front) or the criteria in the URL.
+
+    fhirpy's get_or_create sends them in the URL: a filter is never ignored, so there it is the condition.
+    """
+    if if_none_exist is None:
+        return given.criteria or None
+    query = if_none_exist.partition("?")[2] if "?" in if_none_exist else if_none_exist
+    return tuple(parse_qsl(query, keep_blank_values=True))
 
 
 # — in a unit of work —
@@ -156,47 +159,49 @@ def make(
     return Done(201, uow.resources.create(type_name, resource))
 
 
-def alter(
-    uow: UnitOfWork,
-    type_name: str,
-    logical_id: str,
-    resource: Json,
-    *,
-    if_match: int | None,
-    if_none_match_any: bool = False,
-) -> Done:
-    """Update, or create under the client's id (R4 §3.1.0.3): 200 updated, 201 created."""
-    if if_none_match_any:
-        try:
-            uow.resources.read(type_name, logical_id)
-        except NotFound:
-            pass
-        else:
-            raise PreconditionFailed("If-None-Match: * and the resource exists")
-    version = uow.resources.update(type_name, logical_id, resource, if_match=if_match)
-    return Done(201 if version.version == 1 else 200, version)
+def alter(uow: UnitOfWork, type_name: str, logical_id: str, resource: Json, condition: Precondition) -> Done:
+    """Update, or create under the client's id (R4 §3.1.0.3): 200 updated, 201 created.
+
+    PreconditionFailed where the condition does not hold; a deleted resource is none (RFC 9110 §13.1.1, §13.1.2).
+    """
+    if condition.only_new and uow.resources.exists(type_name, logical_id):
+        raise PreconditionFailed("If-None-Match: * and the resource exists")
+    _require(uow, type_name, logical_id, condition)
+    version = uow.resources.update(type_name, logical_id, resource, if_match=condition.if_match)
+    return Done(201 if version.version == 1 or condition.only_new else 200, version)
 
 
 def alter_found(
-    uow: UnitOfWork, type_name: str, criteria: Parameters, resource: Json, *, parse: Parse, if_match: int | None
+    uow: UnitOfWork, type_name: str, criteria: Parameters, resource: Json, condition: Precondition, *, parse: Parse
 ) -> Done:
     """Conditional update (R4 §3.1.0.3.1): none → create, one → update it, several → 412."""
     found = matches(uow, type_name, criteria, parse)
     given = resource.get("id")
     if not found:
+        if condition.only_existing:
+            raise PreconditionFailed(_NOTHING_TO_MATCH)
         if given is not None:
-            return alter(uow, type_name, given, resource, if_match=if_match)
+            return alter(uow, type_name, given, resource, condition)
         return Done(201, uow.resources.create(type_name, resource))
     target = found[0].id
     if given is not None and given != target:
         raise BadRequest("The id in the body is not that of the resource found", expression=f"{type_name}.id")
-    return alter(uow, type_name, target, {**resource, "id": target}, if_match=if_match)
+    return alter(uow, type_name, target, {**resource, "id": target}, condition)
 
 
-def remove(uow: UnitOfWork, type_name: str, logical_id: str, *, if_match: int | None) -> Done:
+_NOTHING_TO_MATCH = "If-Match: * and there is no such resource"
+
+
+def _require(uow: UnitOfWork, type_name: str, logical_id: str, condition: Precondition) -> None:
+    if condition.only_existing and not uow.resources.exists(type_name, logical_id):
+        raise PreconditionFailed(_NOTHING_TO_MATCH)
+
+
+def remove(uow: UnitOfWork, type_name: str, logical_id: str, condition: Precondition = NO_CONDITION) -> Done:
     """Delete (R4 §3.1.0.5): 204, also when it was deleted before, was never there, or is another organisation's."""
+    _require(uow, type_name, logical_id, condition)
     try:
-        return Done(204, uow.resources.delete(type_name, logical_id, if_match=if_match))
+        return Done(204, uow.resources.delete(type_name, logical_id, if_match=condition.if_match))
     except NotFound as error:
         # The answer is that of a resource that does not exist; the record says what was tried.
         reason = "404 not-found (another organisation's)" if error.foreign else "404 not-found"
@@ -213,7 +218,7 @@ def remove_found(uow: UnitOfWork, type_name: str, criteria: Parameters, *, parse
     if not found:
         uow.note(Access(Interaction.SEARCH_TYPE, type_name, query=raw, detail=(("deleted", "0"),)))
         return Done(204, None)
-    return remove(uow, type_name, found[0].id, if_match=None)
+    return remove(uow, type_name, found[0].id)
 
 
 def matches(uow: UnitOfWork, type_name: str, criteria: Parameters, parse: Parse) -> list[Version]:

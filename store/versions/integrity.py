@@ -92,11 +92,14 @@ class Integrity:
         for server in (False, True):
             self._check_made(server)
         for target in self._deleted:
-            row = _REFERRED.first(
-                self._connection, {"target_type_id": target[0], "target_id": target[1]}
-            )
-            if row:
-                raise Conflict("The resource is referred to by others and cannot be deleted")
+            self.check_unreferred(target)
+
+    def check_unreferred(self, target: Target) -> None:
+        """Raise Conflict where a current resource refers to `target`."""
+        if self._lenient:
+            return
+        if _REFERRED.first(self._connection, {"target_type_id": target[0], "target_id": target[1]}):
+            raise Conflict("The resource is referred to by others and cannot be deleted")
 
     def _check_made(self, server: bool) -> None:
         wanted: dict[Target, str] = {}

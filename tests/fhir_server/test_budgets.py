@@ -94,7 +94,7 @@ def _number(text: str) -> Callable[[Api, int], Request]:
 
 
 def _parameters(api: Api, amount: int) -> Request:
-    return lambda: api.hospital_a.get("Patient?" + "&".join(["_format=json"] * amount))
+    return lambda: api.hospital_a.get("Patient?" + "&".join(["_elements=id"] * amount))
 
 
 def _entry(resource: Json) -> Json:

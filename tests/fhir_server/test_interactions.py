@@ -165,6 +165,39 @@ def test_if_none_match_star_only_creates(api: Api) -> None:
     assert api.hospital_a.put("Patient/only-once", body, If_None_Match="*").status_code == 412
 
 
+def test_if_none_match_star_creates_again_what_was_deleted(api: Api) -> None:
+    """RFC 9110 §13.1.2: what was deleted has no current representation (house.md A12)."""
+    body = {**PATIENT, "id": "again"}
+    path = "Patient/again"
+    assert api.hospital_a.put(path, body).status_code == 201
+    assert api.hospital_a.delete(path).status_code == 204
+    made = api.hospital_a.put(path, body, If_None_Match="*")
+    assert (made.status_code, made.headers["ETag"]) == (201, 'W/"3"')
+    assert api.hospital_a.put(path, body, If_None_Match="*").status_code == 412
+
+
+def test_if_match_star_asks_for_something_that_is_there(api: Api) -> None:
+    """RFC 9110 §13.1.1: false where there is no current representation; another hospital's is as if it were not."""
+    body = {**PATIENT, "id": "there", "identifier": [{"system": "urn:ipp", "value": "41"}]}
+    path = "Patient/there"
+    everywhere = ((path, body), ("Patient?identifier=urn:ipp|41", {**body, "id": "there"}))
+    for where, sent in everywhere:
+        assert api.hospital_a.put(where, sent, If_Match="*").status_code == 412
+    assert api.hospital_a.delete(path, If_Match="*").status_code == 412
+    assert api.hospital_a.get(path).status_code == 404
+    entry = {"resource": body, "request": {"method": "PUT", "url": path, "ifMatch": "*"}}
+    for kind in ("batch", "transaction"):
+        answer = api.hospital_a.post("", {"resourceType": "Bundle", "type": kind, "entry": [entry]})
+        told = answer.get_json()
+        assert "412" in (told["entry"][0]["response"]["status"] if kind == "batch" else str(answer.status_code))
+    assert api.hospital_a.put(path, body).status_code == 201
+    assert api.hospital_b.put(path, body, If_Match="*").status_code == 412
+    for where, sent in everywhere:
+        assert api.hospital_a.put(where, sent, If_Match="*").status_code == 200
+    assert api.hospital_a.delete(path, If_Match="*").status_code == 204
+    assert api.hospital_a.put(path, body, If_Match="*").status_code == 412
+
+
 def test_a_reference_that_does_not_resolve_is_409_with_its_place(api: Api) -> None:
     """DESIGN §5: references to this server must resolve; deleting what is referenced is refused."""
     order = {

@@ -23,6 +23,8 @@ def test_no_answer_is_sniffed_cached_or_names_a_version(world: World, path: str)
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
         if path.startswith("/dicom-web"):
             assert answer.headers.get("Cache-Control", "no-store").split(",")[0] in ("private", "no-store")
+        elif path == "metadata":  # nobody's data: it may be kept, and is asked for again by its ETag
+            assert answer.headers["Cache-Control"] == "no-cache"
         elif path not in ("/oauth/jwks",):
             assert "no-store" in answer.headers["Cache-Control"]
         for banner in (answer.headers.get("Server", ""), answer.headers.get("X-Powered-By", "")):
