@@ -346,6 +346,8 @@ def test_what_is_anothers_is_not_overwritten(world: World) -> None:
 # — L8: every route —
 
 PUBLIC = {
+    ("GET", "/"),
+    ("HEAD", "/"),
     ("GET", "/livez"),
     ("GET", "/readyz"),
     ("HEAD", "/livez"),
