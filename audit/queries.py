@@ -31,6 +31,7 @@ from audit.merkle import Frontier
 from audit.tables import audit_checkpoint, audit_inbox, audit_log, audit_spool, audit_tree
 from resources.hashing import hash64
 from resources.registry import type_id, type_name
+from store.access import COUNTED, Waiting
 from store.engine.statements import Prepared
 from store.versions.tables import MAX, resource_version, tx
 
@@ -188,6 +189,14 @@ def waiting(connection: Connection) -> tuple[int, int | None]:
     """How many records wait, and the oldest one's time in µs."""
     count, oldest = connection.execute(_WAITING).one()
     return int(count), None if oldest is None else int(oldest)
+
+
+def backlog(connection: Connection) -> Waiting:
+    """The inbox as a queue: its oldest record is the one with the lowest key."""
+    counted = select(audit_inbox.c.pk).limit(COUNTED).subquery()
+    count = connection.execute(select(func.count()).select_from(counted)).scalar_one()
+    oldest = connection.execute(select(audit_inbox.c.recorded).order_by(audit_inbox.c.pk).limit(1)).scalar()
+    return Waiting(int(count), None if oldest is None else int(oldest))
 
 
 # --- the log

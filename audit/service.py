@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from audit.committer import Drain, GroupCommitter
 from audit.sequencer import CHECKPOINT_INTERVAL_S, Sequencer
 from audit.spool import SpoolWriter
 from resources.times import microseconds, utc_now
-from store.access import Access, Caller, Loop
+from store.access import COUNTED, Access, Caller, Loop, Waiting
 from store.engine.database import Database
 from store.engine.ids import random_id
 
@@ -124,6 +125,24 @@ class Ledger:
             consumed = queries.consumed(connection)
         return spool.waiting(self._spooled, consumed)
 
+    def queues(self, connection: Connection) -> Mapping[str, Waiting]:
+        """What waits to be sequenced: in the inbox, and in this node's spool."""
+        found = {"audit-inbox": queries.backlog(connection)}
+        if self._spooled is not None:
+            count, oldest = spool.backlog(self._spooled, queries.consumed(connection), COUNTED)
+            found["audit-spool"] = Waiting(count, oldest)
+        return found
+
+    def check_writable(self) -> None:
+        """Raise where the record of a read could not be made durable now; nothing remains of the attempt."""
+        if self._spooled is not None:
+            spool.check_writable(self._spooled)
+            return
+        with suppress(_Undone), self._database.write() as connection:
+            row = queries.InboxRow(self._new_id(), microseconds(self._now()), "{}")
+            queries.add(connection, [row], self.sequencer.epoch(connection))
+            raise _Undone
+
     def loop(self) -> Loop:
         """The background sequencer."""
         return self.sequencer.loop()
@@ -151,3 +170,7 @@ class Ledger:
         else:
             with self._database.glance() as connection:
                 queries.add_at_once(connection, drain(), self.sequencer.epoch(connection))
+
+
+class _Undone(Exception):
+    """Rolls back what was written only to see whether it can be."""

@@ -142,6 +142,41 @@ def waiting(folder: Path, consumed: Mapping[str, int]) -> tuple[int, int | None]
     return count, oldest
 
 
+def backlog(folder: Path, consumed: Mapping[str, int], limit: int) -> tuple[int, int | None]:
+    """As `waiting`, counted up to `limit` and by the frames' heads alone: only each file's first record is read."""
+    count, oldest = 0, None
+    for name in files(folder):
+        offset = consumed.get(name, 0)
+        first = next(iter(_rows(folder, name, offset, 1)), None)
+        if first is None:
+            continue
+        oldest = first.recorded if oldest is None else min(oldest, first.recorded)
+        count += _heads(folder, name, offset, limit - count)
+    return count, oldest
+
+
+def _heads(folder: Path, name: str, offset: int, limit: int) -> int:
+    """How many frames stand behind `offset`, as their heads say."""
+    try:
+        descriptor = os.open(folder / name, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return 0
+    try:
+        count = 0
+        while count < limit:
+            head = os.pread(descriptor, _FRAME.size, offset)
+            if len(head) < _FRAME.size:
+                break
+            length, _ = _FRAME.unpack(head)
+            if not _HEAD.size < length <= MAX_FRAME_BYTES:
+                break
+            offset += _FRAME.size + length
+            count += 1
+        return count
+    finally:
+        os.close(descriptor)
+
+
 def sizes(folder: Path) -> dict[str, int]:
     """How long each file is: what was acknowledged until now stands before that."""
     found = {}

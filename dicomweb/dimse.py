@@ -78,6 +78,11 @@ class Scp:
         self._server = self._ae.start_server((host, port), block=False, evt_handlers=handlers)
         return int(self._server.server_address[1])
 
+    @property
+    def associations(self) -> int:
+        """How many associations are open."""
+        return 0 if self._server is None else len(self._server.active_associations)
+
     def stop(self) -> None:
         """End the associations, publish what they stored, close the port."""
         server, self._server = self._server, None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
+
+from sqlalchemy import Connection
 
 from dicomweb import views, writes
 from dicomweb.batches import Batch, Origin
@@ -17,7 +19,7 @@ from dicomweb.publishing import Publisher
 from dicomweb.wado import Retrieval
 from dicomweb.workers import Workers
 from resources.outcomes import BadRequest
-from store.access import Access, Caller, Interaction, Loop, Permit
+from store.access import Access, Caller, Interaction, Loop, Permit, Waiting
 from store.objects import ObjectStore
 from store.unit_of_work import Store
 
@@ -68,6 +70,10 @@ class Imaging:
     def loops(self) -> tuple[Loop, ...]:
         """Background work: publish what a crash left unpublished."""
         return (Loop("imaging-studies", lambda: self._publisher.step(self._store), 5.0),)
+
+    def queues(self, connection: Connection) -> Mapping[str, Waiting]:
+        """What waits to be published."""
+        return {"studies-unpublished": writes.backlog(connection)}
 
     def blueprint(self, guard: Callable[[Request], Caller]) -> Blueprint:
         """DICOMweb at /dicom-web."""

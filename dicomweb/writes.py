@@ -26,6 +26,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from dicomweb.tables import Row, ae_title, dicom_header, dicom_instance, dicom_series, dicom_study
 from resources.json import Json
+from store.access import COUNTED, Waiting
 
 
 def pack(value: Any) -> bytes:
@@ -132,6 +133,15 @@ def unpublished(connection: Connection, *, before: int, limit: int) -> list[tupl
         .limit(limit)
     ).all()
     return [(row[0], row[1]) for row in rows]
+
+
+def backlog(connection: Connection) -> Waiting:
+    """Studies that are newer than their ImagingStudy, as a queue."""
+    waits = dicom_study.c.published < dicom_study.c.revision
+    counted = select(dicom_study.c.pk).where(waits).limit(COUNTED).subquery()
+    count = connection.execute(select(func.count()).select_from(counted)).scalar_one()
+    oldest = select(dicom_study.c.updated).where(waits).order_by(dicom_study.c.updated).limit(1)
+    return Waiting(int(count), connection.execute(oldest).scalar())
 
 
 def studies_of_order(

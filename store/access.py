@@ -238,6 +238,21 @@ class SearchPage:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """A queue at one moment: how many wait in it, counted up to `COUNTED`, and since when the oldest (µs; None: none).
+
+    Made by short statements over what waits, never over what is done: their cost does not grow with the archive.
+    """
+
+    count: int
+    oldest_us: int | None
+
+
+COUNTED = 100_000
+"""A queue longer than this is told as this long."""
+
+
+@dataclass(frozen=True, slots=True)
 class Loop:
     """A background loop: `step` is called again at once while it finds work, else after `interval_s` seconds.
 

@@ -13,15 +13,17 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, or_, select, update
+from sqlalchemy import Connection, delete, func, insert, or_, select, update
 
 from resources.times import microseconds, of_microseconds
+from store.access import COUNTED, Waiting
 from store.engine.ids import random_digits
 from subscriptions import holders, outbox
 from subscriptions.outbox import State
 from subscriptions.tables import (
     RETENTION,
     attempt_table,
+    change_table,
     endpoint_table,
     event_table,
     state_table,
@@ -96,6 +98,36 @@ def end(connection: Connection, tokens: Sequence[str]) -> None:
 def is_due(connection: Connection, now: datetime, lane: Lane) -> bool:
     """Whether there is something to send, so that an idle dispatcher takes no write lock."""
     return connection.execute(_due_now(microseconds(now), lane).limit(1)).first() is not None
+
+
+def queues(connection: Connection, now: datetime) -> dict[str, Waiting]:
+    """What waits: changes to be numbered; notifications that are due (those of an endpoint whose breaker is open are
+    not); subscriptions whose last attempt failed, by their first one; and subscriptions that were given up.
+
+    The last three look at one row per subscription.
+    """
+    at = microseconds(now)
+    changes = select(change_table.c.id).limit(COUNTED).subquery()
+    oldest = select(change_table.c.occurred_at).order_by(change_table.c.id).limit(1)
+    due = (
+        select(func.count(), func.min(state_table.c.due_at))
+        .outerjoin(endpoint_table, endpoint_table.c.origin == state_table.c.origin)
+        .where(
+            state_table.c.due_at <= at,
+            or_(endpoint_table.c.open_until.is_(None), endpoint_table.c.open_until <= at),
+        )
+    )
+    failing = select(func.count(), func.min(state_table.c.first_attempt_at)).where(state_table.c.attempts > 0)
+    ended = select(func.count()).where(state_table.c.status == "error")
+    return {
+        "subscription-changes": Waiting(
+            int(connection.execute(select(func.count()).select_from(changes)).scalar_one()),
+            connection.execute(oldest).scalar(),
+        ),
+        "deliveries-due": Waiting(*connection.execute(due).one()),
+        "deliveries-failing": Waiting(*connection.execute(failing).one()),
+        "subscriptions-in-error": Waiting(int(connection.execute(ended).scalar_one()), None),
+    }
 
 
 def take(connection: Connection, now: datetime, *, token: str, limit: int, lane: Lane) -> list[Lease]:

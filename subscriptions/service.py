@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 
+from sqlalchemy import Connection
+
 from resources import jsontext
 from resources.json import Json
 from resources.times import utc_now
-from store.access import Caller, Loop, Observer, Version, Work
+from store.access import Caller, Loop, Observer, Version, Waiting, Work
 from store.unit_of_work import Store
 from subscriptions import leases, outbox, topics
 from subscriptions.acceptance import Acceptance
@@ -99,6 +101,10 @@ class Subscriptions:
             Loop("subscription-dispatcher", self.dispatcher.step, DISPATCHER_INTERVAL_S),
             Loop("subscription-maintenance", self.maintain, MAINTENANCE_INTERVAL_S),
         )
+
+    def queues(self, connection: Connection) -> Mapping[str, Waiting]:
+        """What waits to be numbered and to be delivered."""
+        return leases.queues(connection, self._clock())
 
     @property
     def topics(self) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ CALLED_BY_OTHERS = frozenset({
     "resolve_client_public_key", "process_assertion_claims", "get_audiences", "check_endpoint_auth_method",
     "check_grant_type", "check_permission", "create_introspection_payload", "create_oauth2_request", "handle_response",
     "send_signal", "validate_requested_scope", "check_client", "is_available", "readinto", "do_POST", "log_message",
-    "ensure_sync", "Meta",
+    "ensure_sync", "Meta", "collect",
 })  # fmt: skip
 FOR_WHAT_COMES = frozenset({
     # Read by an auditor's or operator's command that is not there yet; tests use them on what is written today.

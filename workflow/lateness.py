@@ -6,15 +6,18 @@ its version to the watch.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 
 import structlog
 
 from resources import task as tasks
 from resources.codes import TELERADIOLOGY_TASK, TaskKind
-from store.access import Caller, Work
+from resources.times import microseconds
+from store.access import Caller, Waiting, Work
 from store.unit_of_work import Store
-from workflow.deadlines import is_late
+from workflow.deadlines import deadline_of, is_late
 
 log = structlog.get_logger("vigie.workflow")
 
@@ -28,6 +31,8 @@ class LatenessWatch:
 
     store: Store
     platform: str
+    seen: Mapping[TaskKind, Waiting] = field(default_factory=dict)
+    """What the last step found: of each kind how many are late, and the oldest deadline."""
     _told: set[str] = field(default_factory=set)
 
     def step(self) -> bool:
@@ -35,18 +40,26 @@ class LatenessWatch:
         caller = Caller.system(self.platform)
         with self.store.work(caller, write=False) as uow:
             late = self.late(uow)
-        for task_id, kind in late.items():
+        for task_id, (kind, _) in late.items():
             if task_id not in self._told:
                 log.warning("a task is past its deadline", task=task_id, kind=kind.value)
         self._told = set(late)
+        self.seen = _by_kind(late.values())
         return False
 
-    def late(self, uow: Work) -> dict[str, TaskKind]:
-        """Ids and kinds of the unfinished tasks that are past their deadline."""
+    def late(self, uow: Work) -> dict[str, tuple[TaskKind, datetime]]:
+        """Kind and deadline of the unfinished tasks that are past it, by id."""
         codes = ",".join(f"{TELERADIOLOGY_TASK}|{kind.value}" for kind in _WATCHED)
         found = {}
         for version in uow.system.each("Task", [("code", codes), ("status", ",".join(_OPEN))]):
-            kind = tasks.kind_of(version.json())
-            if kind is not None and is_late(version.json(), uow.now):
-                found[version.id] = kind
+            kind, end = tasks.kind_of(version.json()), deadline_of(version.json())
+            if kind is not None and end is not None and is_late(version.json(), uow.now):
+                found[version.id] = (kind, end)
         return found
+
+
+def _by_kind(late: Iterable[tuple[TaskKind, datetime]]) -> dict[TaskKind, Waiting]:
+    ends: dict[TaskKind, list[datetime]] = {}
+    for kind, end in late:
+        ends.setdefault(kind, []).append(end)
+    return {kind: Waiting(len(found), microseconds(min(found))) for kind, found in ends.items()}

@@ -6,7 +6,9 @@ the background worker. Everything happens by plain FHIR writes; docs/workflow.md
 
 from __future__ import annotations
 
-from store.access import Loop, Observer, Work
+from collections.abc import Mapping
+
+from store.access import Loop, Observer, Waiting, Work
 from store.unit_of_work import Store
 from workflow import report_pdf
 from workflow.context import Context
@@ -34,12 +36,17 @@ class Workflow:
         self._parts = Parts.of(Context(platform, require_duty, required_content, zone))
         self.rota = self._parts.rota
         self.operations = Operations(self.rota)
+        self._watch: LatenessWatch | None = None
         self.observers: tuple[Observer, ...] = (RulesObserver(self._parts),)
 
     def loops(self, store: Store) -> tuple[Loop, ...]:
         """What the background worker runs."""
-        watch = LatenessWatch(store, self._parts.context.platform)
-        return (Loop("workflow-lateness", watch.step, LATENESS_INTERVAL_S),)
+        self._watch = LatenessWatch(store, self._parts.context.platform)
+        return (Loop("workflow-lateness", self._watch.step, LATENESS_INTERVAL_S),)
+
+    def late(self) -> Mapping[str, Waiting]:
+        """What the watch of this process saw last: kind → how many tasks are past their deadline, the oldest one."""
+        return {} if self._watch is None else {kind.value: found for kind, found in self._watch.seen.items()}
 
     def delivered(self, uow: Work, report_reference: str) -> None:
         """Tell that the requesting hospital has received a signed report (S10)."""

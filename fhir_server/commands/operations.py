@@ -49,9 +49,10 @@ def restore(source: Path, **flags: Any) -> None:
 
 
 @click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array instead of lines.")
 @options(*DATA)
-def doctor(**flags: Any) -> None:
-    """Say what is wrong with this deployment, if anything."""
-    from fhir_server.duties import upkeep
+def doctor(*, as_json: bool, **flags: Any) -> None:
+    """Say what is wrong with this deployment; the exit status is the number of what is wrong."""
+    from fhir_server.duties import doctor as examination
 
-    sys.exit(upkeep.doctor(settings_here(**flags)))
+    sys.exit(examination.doctor(settings_here(**flags), as_json=as_json))

@@ -11,7 +11,7 @@ from flask.typing import ResponseReturnValue
 
 from fhir_server.edge import errors, wire
 from fhir_server.edge.rest import Edge
-from fhir_server.server import health, start_page
+from fhir_server.server import health, metrics, start_page
 from fhir_server.server.cors import Cors
 from fhir_server.server.recorder import Recorder
 from fhir_server.server.services import Services
@@ -50,6 +50,7 @@ def create_app(services: Services | None = None) -> Flask:
     services = dataclasses.replace(services, cors=True)  # by the middleware below
     app = Application(Edge(services))
     app.register_blueprint(health.blueprint(services))
+    app.register_blueprint(metrics.blueprint(services))
     app.register_blueprint(start_page.blueprint(services.settings))
     app.register_blueprint(services.authority.blueprint())
     app.register_blueprint(services.imaging.blueprint(services.authority.guard))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from fhir_server.server import logs, processes
+from fhir_server.server import figures, logs, metrics, processes
 from fhir_server.server.services import Services
 from fhir_server.server.settings import Settings
 
@@ -17,6 +17,9 @@ def main() -> None:
     settings = Settings.load().checked()
     services = Services.of(settings, waits=settings.waits)
     server = services.imaging.scp()
+    own = figures.begin(settings.data, "dimse", settings.dimse_port)
+    metrics.sample(own, services)
+    own.sample("vigie_dimse_associations", lambda: {(): float(server.associations)})
     server.start(settings.host, settings.dimse_port)
     told.wait()
     server.stop()

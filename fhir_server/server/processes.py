@@ -258,6 +258,6 @@ def waiting_for(settings: Settings) -> list[str]:
 def _unready(body: bytes) -> list[str]:
     try:
         checks = json.loads(body)["checks"]
-        return sorted(name for name, passes in checks.items() if passes is not True)
+        return sorted(name for name, found in checks.items() if found["status"] == "failed")
     except (ValueError, KeyError, TypeError, AttributeError):
         return []

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from sqlalchemy import Connection
+
 from audit import verify
 from audit.checkpoint import Verifier
 from audit.offline import Report, split_notes
@@ -21,8 +23,8 @@ from fhir_server.server.settings import Settings
 from resources import search
 from resources.search import Query
 from resources.times import utc_now
-from store.access import Caller, Loop, Version
-from store.engine.database import Database, Waits, open_engine, ping
+from store.access import Caller, Loop, Version, Waiting
+from store.engine.database import Database, Waits, open_engine
 from store.engine.ids import random_id
 from store.loops import statistician, sweeper
 from store.objects import ObjectStore
@@ -191,9 +193,13 @@ class Services:
     def _verifier(self) -> Verifier:
         return keys.signer(self.settings).verifier
 
-    def readiness(self) -> Mapping[str, Callable[[], None]]:
-        """Name → check; a check raises where the server cannot serve."""
-        return {"database": self._database_answers, "objects": self._objects_writable, "audit": self._audit_writable}
+    def queues(self, connection: Connection) -> Mapping[str, Waiting]:
+        """Everything that waits to be worked off in the background: queue → how much, since when."""
+        return {
+            **self.ledger.queues(connection),
+            **self.subscriptions.queues(connection),
+            **self.imaging.queues(connection),
+        }
 
     def close(self) -> None:
         """Settle what is under way and let go of everything."""
@@ -212,17 +218,6 @@ class Services:
                 if now_s - left.stat().st_mtime > _ABANDONED_S:
                     left.unlink()
         return False
-
-    def _database_answers(self) -> None:
-        ping(self.database)
-
-    def _objects_writable(self) -> None:
-        self.objects.put(b"")
-
-    def _audit_writable(self) -> None:
-        """Every answer waits for its audit record: where a write transaction cannot begin, nothing can be served."""
-        with self.database.write():
-            pass
 
 
 def endpoint_policy(settings: Settings) -> EndpointPolicy:

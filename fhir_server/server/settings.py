@@ -157,6 +157,9 @@ class Settings:
         fields.Boolean(),
         "Say that TLS ends in front of this server; without it the server does not listen beyond loopback.",
     )
+    metrics_networks: tuple[str, ...] = setting(
+        (), Listed(), "Networks (CIDR, comma-separated) that may read /metrics, beside this machine."
+    )
     report_zone: str = setting("Europe/Paris", _text(), "Time zone of the times printed on a report.")
     endpoint_networks: tuple[str, ...] = setting(
         (),
@@ -250,11 +253,12 @@ class Settings:
                 "host is beyond loopback and HTTP is plain: put TLS in front and say so with VIGIE_TLS_TERMINATED=1"
             )
         _check_database(self.database_url)
-        try:
-            for network in self.endpoint_networks:
-                ipaddress.ip_network(network)
-        except ValueError as error:
-            raise SettingsError("endpoint_networks holds what is no CIDR range") from error
+        for name, networks in (("endpoint", self.endpoint_networks), ("metrics", self.metrics_networks)):
+            try:
+                for network in networks:
+                    ipaddress.ip_network(network)
+            except ValueError as error:
+                raise SettingsError(f"{name}_networks holds what is no CIDR range") from error
         if not self.endpoint_ports or not all(
             port.isascii() and port.isdigit() and 0 < int(port) < 65536 for port in self.endpoint_ports
         ):

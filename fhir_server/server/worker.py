@@ -10,7 +10,8 @@ import threading
 
 import structlog
 
-from fhir_server.server import logs, processes
+from fhir_server.server import figures, logs, metrics, processes
+from fhir_server.server.figures import Figures, LoopFigures
 from fhir_server.server.services import Services
 from fhir_server.server.settings import Settings
 from store.access import Loop
@@ -20,12 +21,15 @@ log = structlog.get_logger("vigie.worker")
 _AFTER_FAILURE_S = 1.0
 
 
-def run(services: Services, stopping: threading.Event) -> None:
-    """Run all loops until `stopping` is set."""
+def run(services: Services, stopping: threading.Event, own: Figures) -> None:
+    """Run all loops until `stopping` is set. `own`: where their turns are counted."""
     threads = [
-        threading.Thread(target=_turn, args=(services, loop, stopping), name=loop.name, daemon=True)
+        threading.Thread(
+            target=_turn, args=(services, loop, stopping, own.loop(loop.name, loop.interval_s)), name=loop.name,
+            daemon=True,
+        )
         for loop in services.loops
-    ]
+    ]  # fmt: skip
     for thread in threads:
         thread.start()
     stopping.wait()
@@ -33,16 +37,21 @@ def run(services: Services, stopping: threading.Event) -> None:
         thread.join(timeout=10)
 
 
-def _turn(services: Services, loop: Loop, stopping: threading.Event) -> None:
+def _turn(services: Services, loop: Loop, stopping: threading.Event, counted: LoopFigures) -> None:
+    """Turn one loop. What a step raises is counted and told, and is nobody else's affair."""
     while not stopping.is_set():
         try:
-            if loop.step():
+            counted.start()
+            more = loop.step()
+            counted.succeeded()
+            if more:
                 continue
             if loop.interval_s > 1:
                 stopping.wait(loop.interval_s)
             else:
                 services.database.wait_for_change(loop.interval_s)  # fails too while the database is away
         except Exception:
+            counted.failed()
             log.exception("a loop failed", loop=loop.name)
             stopping.wait(_AFTER_FAILURE_S)
 
@@ -53,8 +62,10 @@ def main() -> None:
     logs.configure("worker")
     told = processes.StopSignals()
     services = Services.of(Settings.load().checked())
+    own = figures.begin(services.settings.data, "worker", services.settings.dimse_port)
+    metrics.sample(own, services)
     stopping = threading.Event()
-    running = threading.Thread(target=run, args=(services, stopping), name="loops")
+    running = threading.Thread(target=run, args=(services, stopping, own), name="loops")
     running.start()
     told.wait()
     stopping.set()

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any, cast
 from weakref import WeakSet
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.pool import QueuePool
 
 from resources.outcomes import Unavailable
 from store.engine.faults import DRIVER_ERRORS, is_locked
@@ -29,6 +29,8 @@ from store.engine.gate import PATIENCE_S, WriteGate
 from store.engine.schema import metadata
 
 POLL_INTERVAL_S = 0.01
+POOL_SIZE = 16
+POOL_OVERFLOW = 48
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,17 @@ class Database:
         with self.write() as connection:
             metadata.create_all(connection)
 
+    @property
+    def connections_taken(self) -> int:
+        """How many connections this process has taken from its pool (threads keep theirs)."""
+        state = self._local
+        return 0 if state is None or state.pid != os.getpid() else cast(QueuePool, state.engine.pool).checkedout()
+
+    @property
+    def connections_limit(self) -> int:
+        """How many it may take; 0: no limit."""
+        return 0 if self.is_sqlite else POOL_SIZE + POOL_OVERFLOW
+
     def dispose(self) -> None:
         """Close this process's connections."""
         state, self._local = self._local, None
@@ -160,8 +173,8 @@ class _ProcessState:
         else:
             self.engine = create_engine(
                 url,
-                pool_size=16,
-                max_overflow=48,
+                pool_size=POOL_SIZE,
+                max_overflow=POOL_OVERFLOW,
                 pool_use_lifo=True,
                 pool_pre_ping=False,
                 connect_args={"prepare_threshold": 2, **_libpq_waits(url, waits)},
@@ -399,12 +412,3 @@ def _sqlite_engine(url: URL, waits: Waits) -> Engine:
         cursor.close()
 
     return engine
-
-
-def ping(database: Database) -> None:
-    """Raise Unavailable unless the database answers."""
-    try:
-        with database.read() as connection:
-            connection.execute(text("SELECT 1"))
-    except OperationalError as error:
-        raise Unavailable("The database does not answer") from error

@@ -7,7 +7,9 @@ https://alembic.sqlalchemy.org/
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from alembic import command
 from alembic.config import Config
@@ -73,16 +75,28 @@ def revise(url: str, message: str) -> None:
         database.dispose()
 
 
+def standing(database: Database) -> Literal["current", "older", "newer"]:
+    """How the database's schema stands to this code's; one that this code does not know counts as newer."""
+    current, head = _state(database)
+    if current == head:
+        return "current"
+    return "older" if current is None or current in _revisions() else "newer"
+
+
 def _refuse_newer(current: str | None) -> None:
-    known = {one.revision for one in ScriptDirectory.from_config(_config()).walk_revisions()}
-    if current is not None and current not in known:
+    if current is not None and current not in _revisions():
         raise SchemaFault("the database has the schema of a newer version: run that version, or restore a backup")
 
 
 def _state(database: Database) -> tuple[str | None, str | None]:
-    head = ScriptDirectory.from_config(_config()).get_current_head()
     with database.read() as connection:
-        return MigrationContext.configure(connection).get_current_revision(), head
+        return MigrationContext.configure(connection).get_current_revision(), _revisions()[0]
+
+
+@cache
+def _revisions() -> tuple[str, ...]:
+    """The revisions of this code, the newest first."""
+    return tuple(script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions())
 
 
 def _config() -> Config:

@@ -23,6 +23,7 @@ from audit import queries
 from fhir_server.duties import deployment
 from fhir_server.server import keys, logs, private, processes, running, worker
 from fhir_server.server.app import create_app
+from fhir_server.server.figures import Figures
 from fhir_server.server.processes import Child, Supervisor
 from fhir_server.server.services import Services
 from fhir_server.server.settings import Settings
@@ -81,7 +82,7 @@ def test_the_loops_of_the_worker_outlive_the_database(cluster: Cluster, services
     """A loop that waits for changes when the connection breaks goes on afterwards: else nothing is sequenced again."""
     logs.configure("worker")
     stopping = threading.Event()
-    running = threading.Thread(target=worker.run, args=(services, stopping))
+    running = threading.Thread(target=worker.run, args=(services, stopping, Figures("worker")))
     running.start()
     try:
         for _ in range(2):

@@ -9,7 +9,7 @@ import pytest
 
 from resources.outcomes import Unavailable
 from resources.search import parse
-from store.engine.database import Database, open_engine, ping
+from store.engine.database import Database, open_engine
 from store.unit_of_work import Store
 from store.versions import snapshots
 from store.versions.snapshots import Snapshot, parse_postgresql
@@ -63,14 +63,6 @@ def test_the_store_finds_its_database_again(store: Store, database_url: str) -> 
         except Unavailable:
             answers.append("503")
     assert answers[-2:] == ["Patient", "Patient"]
-
-
-def test_a_database_that_cannot_be_reached_is_unavailable() -> None:
-    """503, for readiness and for requests."""
-    away = open_engine("postgresql://postgres@/x?host=/nonexistent")
-    with pytest.raises(Unavailable):
-        ping(away)
-    away.dispose()
 
 
 def test_sqlite_in_memory_is_refused() -> None:

@@ -107,6 +107,16 @@ class Front:
         self._disk = Lane("disk", 2)
         self.bodies = Bodies(self.limits.bodies, self._spool, self._disk)
 
+    @property
+    def busy(self) -> int:
+        """How many threads carry out a request."""
+        return self.lane.busy + self.reserved.busy
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for a thread."""
+        return self.lane.waiting + self.reserved.waiting
+
     def close(self) -> None:
         for lane in (self.lane, self.reserved, self._disk):
             lane.close()

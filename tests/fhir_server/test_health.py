@@ -1,0 +1,450 @@
+"""/livez, /readyz and the doctor test what is promised, wait for nobody, and leave nothing behind (DESIGN §11)."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import func, insert, select, text
+
+from audit.tables import audit_inbox
+from dicomweb.tables import dicom_study
+from fhir_server.duties import doctor, permissions
+from fhir_server.server import checks, figures, keys
+from fhir_server.server.app import create_app
+from fhir_server.server.checks import Status
+from fhir_server.server.figures import Figures
+from fhir_server.server.services import Services
+from fhir_server.server.settings import Settings
+from fhir_server.server.timed import Timed
+from resources.times import microseconds, utc_now
+from store.objects import ObjectStore
+from store.versions.tables import store_setting
+from subscriptions.tables import change_table, state_table
+from tests.fhir_server.conftest import Api
+
+NOT_WITHIN_S = 5.0
+OLD_US = 75 * 1_000_000
+
+
+def readyz(api: Api) -> tuple[int, dict[str, Any]]:
+    answer = api.app.test_client().get("/readyz")
+    return answer.status_code, json.loads(answer.get_data())
+
+
+def worker_file(data: Path, process: str = "worker", **loop: float) -> figures._Writer:
+    """A live process's figures, as it would write them; `loop`: how its one loop stands."""
+    own = Figures(process)
+    one = own.loop("sweep", 1.0)
+    one.start()
+    one.succeeded()
+    for name, value in loop.items():
+        setattr(one, name, value)
+    writer = figures._Writer(data / figures.FOLDER, own)
+    writer.write()
+    return writer
+
+
+@pytest.fixture
+def quiet(api: Api) -> None:
+    """Nothing waits, and the folder is the server's own."""
+    assert api.services.ledger.catch_up(60)
+    permissions.repair(api.services.settings)
+
+
+@pytest.fixture
+def background(api: Api, quiet: None) -> Iterator[None]:
+    """A worker and a DIMSE process that are well."""
+    held = [worker_file(api.services.settings.data, name) for name in ("worker", "dimse")]
+    yield
+    for writer in held:
+        os.close(writer._descriptor)
+    shutil.rmtree(api.services.settings.data / figures.FOLDER)
+
+
+def test_a_web_process_alone_is_degraded(api: Api) -> None:
+    """`wsgi.py` under any server: it serves, and says that nobody works in the background."""
+    status, body = readyz(api)
+    assert status == 200, body
+    assert body["status"] == "degraded"
+    assert "no worker" in body["reason"]
+    assert body["checks"]["database"] == {"status": "ok"}
+
+
+def test_all_is_tried_and_nothing_remains_of_it(api: Api, background: None) -> None:
+    """A write that is rolled back, a new object that is removed, a record that could be made durable."""
+    services = api.services
+
+    def remains() -> Any:
+        with services.database.read() as connection:
+            rows = connection.execute(select(func.count()).select_from(store_setting)).scalar_one()
+        objects = sorted(path.name for path in services.settings.objects_folder.rglob("*") if path.is_file())
+        spooled = [path.name for path in services.settings.data.glob("audit-spool/*.probe")]
+        return rows, objects, spooled
+
+    before = remains()
+    status, body = readyz(api)
+    assert (status, body["status"]) == (200, "ready"), body
+    assert list(body["checks"]) == ["database", "schema", "objects", "audit", "disk", "queues", "worker", "dimse"]
+    assert remains() == before
+
+
+def damage_objects(services: Services) -> Callable[[], object]:
+    away = services.settings.objects_folder.with_name("away")
+    services.settings.objects_folder.rename(away)
+    services.settings.objects_folder.mkdir()
+    return lambda: (services.settings.objects_folder.rmdir(), away.rename(services.settings.objects_folder))
+
+
+def damage_audit(services: Services) -> Callable[[], object]:
+    if services.database.is_sqlite:
+        folder = services.settings.data / "audit-spool"
+        folder.rename(folder.with_name("away"))
+        return lambda: folder.with_name("away").rename(folder)
+    return rename_table(services, "audit_inbox")
+
+
+def rename_table(services: Services, name: str) -> Callable[[], object]:
+    def renamed(before: str, after: str) -> None:
+        with services.database.write() as connection:
+            connection.execute(text(f'ALTER TABLE "{before}" RENAME TO "{after}"'))
+
+    renamed(name, f"{name}_away")
+    return lambda: renamed(f"{name}_away", name)
+
+
+def damage_schema(services: Services) -> Callable[[], object]:
+    with services.database.write() as connection:
+        was = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one()
+        connection.execute(text("DELETE FROM alembic_version"))
+
+    def repair() -> None:
+        with services.database.write() as connection:
+            connection.execute(text("INSERT INTO alembic_version VALUES (:was)"), {"was": was})
+
+    return repair
+
+
+DAMAGES: dict[str, Callable[[Services], Callable[[], object]]] = {
+    "objects": damage_objects,
+    "audit": damage_audit,
+    "schema": damage_schema,
+    "database": lambda services: rename_table(services, "store_setting"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_what_cannot_be_kept_is_not_ready(api: Api, background: None, name: str) -> None:
+    """Each promise is tried itself, not something easier (reliability.md 6)."""
+    repair = DAMAGES[name](api.services)
+    try:
+        time.sleep(1.1)  # what was found before is kept for a second
+        status, body = readyz(api)
+    finally:
+        repair()
+    assert status == 503, body
+    assert body["status"] == "not ready"
+    assert body["checks"][name]["status"] == "failed"
+    time.sleep(1.1)
+    assert readyz(api)[0] == 200
+
+
+def test_a_newer_schema_is_served_on(api: Api, background: None) -> None:
+    """While the other nodes are upgraded; one that is not known cannot be older."""
+    with api.services.database.write() as connection:
+        was = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one()
+        connection.execute(text("UPDATE alembic_version SET version_num = 'of-tomorrow'"))
+    try:
+        assert checks.schema(api.services.database).status is Status.DEGRADED
+    finally:
+        with api.services.database.write() as connection:
+            connection.execute(text("UPDATE alembic_version SET version_num = :was"), {"was": was})
+
+
+QUEUED: dict[str, Callable[[int], Any]] = {
+    "audit-inbox": lambda at: insert(audit_inbox).values(event_id="x", recorded=at, tx_id=0, entry="{}"),
+    "subscription-changes": lambda at: insert(change_table).values(
+        tx_id=0, resource_type="Task", resource_id="x", version=1, version_pk=0, occurred_at=at),
+    "deliveries-due": lambda at: insert(state_table).values(
+        subscription_id="x", version_pk=0, organization="x", client_id="x", topic="x", filters="[]", content="empty",
+        origin="https://x", timeout_s=5, max_count=1, status="active", since_tx=0, events=1, delivered=0, attempts=0,
+        due_at=at),
+    "studies-unpublished": lambda at: insert(dicom_study).values(
+        owner_id=0, audience_id=0, owner="x", study_instance_uid="1.2.3", attributes=b"", stored=at, updated=at,
+        revision=1, published=0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*QUEUED, "audit-spool"])
+def test_a_queue_that_is_not_worked_off_is_told_with_its_age(api: Api, background: None, name: str) -> None:
+    """One stalled transaction once stopped every notification, and nothing said so (reliability.md 1)."""
+    services = api.services
+    at = microseconds(utc_now()) - OLD_US
+    if name == "audit-spool":
+        if not services.database.is_sqlite:
+            assert "audit-spool" not in read_queues(services), "PostgreSQL has no spool"
+            return
+        services.ledger._writer.append([("x", at, "{}")])
+        undo: Callable[[], object] = lambda: [p.unlink() for p in services.settings.data.glob("audit-spool/*.spool")]  # noqa: E731
+        services.ledger._writer.close()
+    else:
+        statement = QUEUED[name](at)
+        with services.database.write() as connection:
+            connection.execute(statement)
+
+        def undo() -> object:
+            with services.database.write() as connection:
+                return connection.execute(statement.table.delete().where(text(_MINE[name])))
+
+    try:
+        time.sleep(1.1)
+        status, body = readyz(api)
+        told = doctor_lines(services)
+    finally:
+        undo()
+    assert status == 200
+    assert body["status"] == "degraded"
+    assert f"{name}: the oldest waits for 7" in body["reason"]
+    assert not told[name].ok
+    assert "the oldest for 7" in told[name].told
+
+
+_MINE = {
+    "audit-inbox": "event_id = 'x'", "subscription-changes": "resource_id = 'x'",
+    "deliveries-due": "subscription_id = 'x'", "studies-unpublished": "owner = 'x'",
+}  # fmt: skip
+
+
+def read_queues(services: Services) -> Any:
+    with services.database.read() as connection:
+        return services.queues(connection)
+
+
+def doctor_lines(services: Services) -> dict[str, doctor.Line]:
+    return {line.name: line for line in doctor.examine(services.settings)}
+
+
+def test_an_endpoint_that_is_down_does_not_degrade_the_server(api: Api) -> None:
+    """A hospital's broken endpoint is the hospital's affair: its breaker is open, nothing is due."""
+    at = microseconds(utc_now())
+    with api.services.database.write() as connection:
+        connection.execute(QUEUED["deliveries-due"](at - OLD_US))
+        connection.execute(
+            text("INSERT INTO subscription_endpoint VALUES ('https://x', 5, :until)"), {"until": at + 60_000_000}
+        )
+    try:
+        assert read_queues(api.services)["deliveries-due"].count == 0
+    finally:
+        with api.services.database.write() as connection:
+            connection.execute(text("DELETE FROM subscription_endpoint WHERE origin = 'https://x'"))
+            connection.execute(text("DELETE FROM subscription_state WHERE subscription_id = 'x'"))
+
+
+@pytest.mark.parametrize(
+    ("loop", "told"),
+    [
+        ({"last_turn": -100.0}, "sweep is behind: no turn for"),
+        ({"running_since": -100.0}, "sweep is behind: no turn for"),
+        ({"last_success": -100.0, "failures": 3}, "sweep fails: no success for"),
+        ({"last_success": -10.0, "failures": 3}, ""),
+    ],
+)
+def test_a_loop_that_hangs_or_fails_is_told(tmp_path: Path, loop: dict[str, float], told: str) -> None:
+    """A thread that hangs raises nothing: the age of its last turn shows it."""
+    now = time.monotonic()
+    writer = worker_file(tmp_path, **{name: now + value if value < 0 else value for name, value in loop.items()})
+    finding = checks.worker(tmp_path)
+    os.close(writer._descriptor)
+    assert finding.reason.startswith(told)
+    assert finding.status is (Status.DEGRADED if told else Status.OK)
+
+
+def test_a_worker_that_stands_still_or_has_died_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frozen process keeps its lock; a dead one does not."""
+    monkeypatch.setattr(checks, "STALE_S", 0.05)
+    writer = worker_file(tmp_path)
+    time.sleep(0.1)
+    assert checks.worker(tmp_path).reason == "the worker stands still"
+    os.close(writer._descriptor)
+    assert checks.worker(tmp_path).reason == "no worker"
+
+
+@pytest.fixture
+def silent_database() -> Iterator[str]:
+    """A database server that accepts connections and never says a word: a hung disk, a partition."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(64)
+        yield f"postgresql://nobody@127.0.0.1:{listening.getsockname()[1]}/none"
+
+
+def test_a_silent_database_is_not_waited_for(tmp_path: Path, silent_database: str) -> None:
+    """503 within 5 s for everyone who asks, each time; /livez answers meanwhile (reliability.md 3)."""
+    settings = Settings.load({"data": tmp_path, "database": silent_database, "port": 1}, environ={})
+    for name in keys.NAMES:
+        keys._make(settings, name)
+    app = create_app(Services.of(settings))
+    threads = _threads("check-database")
+    answers: list[int] = []
+    for _ in range(2):
+        began = time.monotonic()
+        asking = [
+            threading.Thread(target=lambda: answers.append(app.test_client().get("/readyz").status_code))
+            for _ in range(12)
+        ]
+        for thread in asking:
+            thread.start()
+        assert app.test_client().get("/livez").status_code == 200
+        assert time.monotonic() - began < NOT_WITHIN_S
+        for thread in asking:
+            thread.join()
+        assert time.monotonic() - began < NOT_WITHIN_S
+    assert answers == [503] * 24
+    assert _threads("check-database") == threads + 1, "who hangs is not asked again"
+
+
+def _threads(name: str) -> int:
+    return sum(thread.name == name for thread in threading.enumerate())
+
+
+def test_a_lock_on_the_table_is_no_answer(api: Api, background: None) -> None:
+    """The write that is tried passes the gate and the locks like any other."""
+    held, go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with api.services.database.write() as connection:
+            if not api.services.database.is_sqlite:
+                connection.execute(text("LOCK TABLE store_setting IN ACCESS EXCLUSIVE MODE"))
+            held.set()
+            go.wait(30)
+
+    holding = threading.Thread(target=hold)
+    holding.start()
+    held.wait(30)
+    try:
+        time.sleep(1.1)
+        began = time.monotonic()
+        status, body = readyz(api)
+        assert time.monotonic() - began < NOT_WITHIN_S
+    finally:
+        go.set()
+        holding.join()
+    assert status == 503
+    assert body["checks"]["database"]["reason"] == "database: no answer in time"
+
+
+def test_who_asks_at_once_is_answered_by_one_question() -> None:
+    asked = []
+
+    def slow() -> int:
+        asked.append(1)
+        time.sleep(0.2)
+        return len(asked)
+
+    question = Timed("slow", slow, keep_s=0.5)
+    answers: list[int] = []
+    threads = [threading.Thread(target=lambda: answers.append(question.answer())) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == [1] * 8
+    time.sleep(0.6)
+    assert question.answer() == 2, "and asked anew afterwards"
+
+
+def test_a_full_volume_is_not_ready(tmp_path: Path) -> None:
+    """Neither by what is free, nor by the object that cannot be put; and nothing of it is left."""
+    folder = tmp_path / "volume"
+    folder.mkdir()
+    mounted = os.geteuid() == 0 and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True, check=False
+    ).returncode == 0  # fmt: skip
+    assert checks.disk(tmp_path).status is not Status.FAILED
+    if not mounted:
+        return
+    try:
+        objects = ObjectStore(folder)
+        assert checks.disk(tmp_path, folder).status is Status.FAILED
+        assert checks.object_put(objects).status is Status.OK
+        (folder / "filling").touch()
+        with (folder / "filling").open("ab", buffering=0) as filling, suppress(OSError):
+            while filling.write(bytes(4096)):
+                pass
+        with pytest.raises(OSError, match="No space"):
+            checks.object_put(objects)
+        assert list((folder / "incoming").iterdir()) == []
+        (folder / "filling").unlink()
+        assert checks.object_put(objects).status is Status.OK
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+# — the doctor —
+
+
+def test_the_doctor_finds_what_is_wrong_and_writes_nothing(api: Api, quiet: None) -> None:
+    """Keys missing, empty or loose; a strange file in the spool; no client. Exit status: how many."""
+    settings = api.services.settings
+    permissions.repair(settings)
+    assert [line for line in doctor.examine(settings) if not line.ok] == []
+    key = settings.data / "keys" / "webhooks"
+    content = key.read_bytes()
+    key.unlink()
+    settings.data.chmod(0o750)
+    try:
+        lines = doctor_lines(api.services)
+        assert "the key webhooks is missing" in lines["keys"].told
+        assert lines["modes"].told.startswith(f"readable by others: {settings.data.name}")
+        assert not key.exists(), "a doctor makes no key (reliability.md 7)"
+        assert doctor.doctor(settings) == 2
+        key.touch(mode=0o600)
+        assert "the key webhooks in the data folder is damaged" in doctor_lines(api.services)["keys"].told
+    finally:
+        key.write_bytes(content)
+        settings.data.chmod(0o700)
+    if api.services.database.is_sqlite:
+        strange = settings.data / "audit-spool" / "notes.txt"
+        strange.touch(mode=0o600)
+        assert doctor_lines(api.services)["spool"].told == "1 files are not the spool's"
+        strange.unlink()
+
+
+def test_the_doctor_of_an_unused_folder_makes_nothing(tmp_path: Path) -> None:
+    settings = Settings.load({"data": tmp_path / "new"}, environ={})
+    assert [line.name for line in doctor.examine(settings) if not line.ok] == ["data"]
+    settings.data.mkdir(mode=0o700)
+    assert [line.name for line in doctor.examine(settings) if not line.ok] == ["database"]
+    assert list(settings.data.iterdir()) == []
+
+
+def test_the_doctor_tells_a_clock_that_was_ahead(api: Api, quiet: None) -> None:
+    """DESIGN §4: order is not time; one of tomorrow in the database harms until it has come (reliability.md 2)."""
+    ahead = microseconds(utc_now()) + 3_600_000_000
+    with api.services.database.write() as connection:
+        connection.execute(text("INSERT INTO tx (tx_id, at) VALUES (-7, :at)"), {"at": ahead})
+    try:
+        line = doctor_lines(api.services)["clock"]
+    finally:
+        with api.services.database.write() as connection:
+            connection.execute(text("DELETE FROM tx WHERE tx_id = -7"))
+    assert not line.ok
+    assert "ahead of the clock" in line.told
+
+
+def test_the_doctor_speaks_json(api: Api, quiet: None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor.doctor(api.services.settings, as_json=True) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert {"check", "ok", "told"} == set(told[0])
+    names = {one["check"] for one in told}
+    assert names >= {"database", "schema", "objects", "audit-inbox", "deliveries-due", "worker"}
