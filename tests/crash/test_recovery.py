@@ -80,7 +80,7 @@ def test_while_the_database_is_away_every_answer_is_503_and_not_500(cluster: Clu
 
 def test_the_loops_of_the_worker_outlive_the_database(cluster: Cluster, services: Services) -> None:
     """A loop that waits for changes when the connection breaks goes on afterwards: else nothing is sequenced again."""
-    logs.configure("worker")
+    logs.configure("worker", speaks=True)
     stopping = threading.Event()
     running = threading.Thread(target=worker.run, args=(services, stopping, Figures("worker")))
     running.start()
@@ -280,13 +280,15 @@ def test_a_child_of_the_supervisor_knows_its_parent(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     program = f"import os, sys; sys.exit(os.environ['{processes.PARENT}'] != str(os.getppid()))"
     child = Child("child", [sys.executable, "-c", program], {})
-    child.start(0.0)
+    child.start(0.0, 2)
     assert child.process is not None
     assert child.process.wait(20) == 0
 
 
 def test_what_interrupted_uploads_left_is_removed_by_a_loop(tmp_path: Path) -> None:
-    services = Services.of(Settings.load({"data": tmp_path}, environ={}))
+    settings = Settings.load({"data": tmp_path}, environ={})
+    deployment.upgrade(settings)
+    services = Services.of(settings)
     folders = (tmp_path / "objects" / "incoming", tmp_path / "spool")
     for folder in folders:
         (folder / "left").write_bytes(b"half")
