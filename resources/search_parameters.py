@@ -4,7 +4,7 @@ The number of a parameter is its position, from 1, in the list of all (base type
 both: each type has parameters of its own, also where the standard shares one definition (`clinical-code`). The common
 ones (`_id`, `_lastUpdated`, `_profile`, `_security`, `_source`, `_tag`) are numbered once, under `Resource`: a row's
 type is told by the version it belongs to, so one number serves type and system searches. R4 4.0.1 is closed, so
-the list does not move; a parameter of our own would be numbered by hand, below TEXT.
+the list does not move. Those of our own (`own_parameters`) are numbered by hand, from 50,000 and below TEXT.
 
 http://hl7.org/fhir/R4/searchparameter-registry.html
 """
@@ -17,7 +17,7 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any
 
-from resources import definitions
+from resources import definitions, own_parameters
 from resources.index_rows import Table
 from resources.paths import reference_targets, value_types
 
@@ -69,6 +69,8 @@ class SearchParameter:
     targets: tuple[str, ...] = ()
     """Resource types that a reference parameter may point to; empty or with ``Resource``: any."""
     components: tuple[ComponentParameter, ...] = ()
+    definition: str = ""
+    """Canonical of what is not the standard's."""
 
     @property
     def table(self) -> Table:
@@ -139,10 +141,21 @@ def _registry() -> Mapping[str, Mapping[str, SearchParameter]]:
     found: dict[str, dict[str, SearchParameter]] = {base: {} for base in _COMMON_BASES}
     for number, (base, code, definition) in enumerate(pairs, start=1):
         found.setdefault(base, {})[code] = _parameter(number, base, by_definition[definition], by_definition)
+    taken = {row.id for of_type in found.values() for row in of_type.values()}
+    for own in own_parameters.TABLE:
+        if own.number in taken or not own_parameters.FIRST <= own.number < TEXT:
+            raise ValueError(f"The number of {own.code} is not one of our own, or is given twice")
+        if any(own.code in found.get(base, ()) for base in (own.base, *_COMMON_BASES)):
+            raise ValueError(f"{own.base} has a parameter {own.code} already")
+        taken.add(own.number)
+        row = {"code": own.code, "type": own.type, "expression": own.expression, "target": own.target}
+        found.setdefault(own.base, {})[own.code] = _parameter(own.number, own.base, row, {}, own.url)
     return found
 
 
-def _parameter(number: int, base: str, row: dict[str, Any], by_definition: Mapping[str, Any]) -> SearchParameter:
+def _parameter(
+    number: int, base: str, row: dict[str, Any], by_definition: Mapping[str, Any], definition: str = ""
+) -> SearchParameter:
     paths = tuple(_paths(base, row.get("expression", "")))
     return SearchParameter(
         id=number,
@@ -159,6 +172,7 @@ def _parameter(number: int, base: str, row: dict[str, Any], by_definition: Mappi
             )
             for part in row.get("component", ())
         ),
+        definition=definition,
     )
 
 

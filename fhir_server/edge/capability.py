@@ -141,7 +141,8 @@ def _by_criteria(interaction: Interaction) -> bool:
 
 
 def _parameter(parameter: search_parameters.SearchParameter) -> Json:
-    return {"name": parameter.code, "type": parameter.kind}
+    named = {"definition": parameter.definition} if parameter.definition else {}
+    return {"name": parameter.code, **named, "type": parameter.kind}
 
 
 def _includes(name: str) -> list[str]:

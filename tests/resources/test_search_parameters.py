@@ -9,8 +9,9 @@ import hashlib
 
 import pytest
 
-from resources import definitions, registry
+from resources import definitions, own_parameters, registry, search_parameters
 from resources.index_rows import Table
+from resources.own_parameters import FIRST, OwnParameter
 from resources.search_parameters import (
     COMPONENT,
     COMPONENT_STEP,
@@ -30,7 +31,7 @@ def _all() -> list[tuple[str, str, int]]:
 
 def test_the_numbers_never_change() -> None:
     """They are in every index row on disk. R4 4.0.1 is closed: if this fails, an index must be rebuilt."""
-    text = "\n".join(f"{number} {type_name} {code}" for type_name, code, number in _all())
+    text = "\n".join(f"{number} {type_name} {code}" for type_name, code, number in _all() if number < FIRST)
     assert hashlib.sha256(text.encode()).hexdigest()[:16] == "630281c38658850f"
 
 
@@ -49,7 +50,7 @@ def test_a_number_is_the_position_in_the_sorted_list(type_name: str, code: str, 
 def test_every_parameter_of_the_standard_is_there() -> None:
     """One for each (base, code) of the 1375 definitions."""
     pairs = {(base, row["code"]) for row in definitions.search_parameters() for base in row["base"]}
-    assert {(type_name, code) for type_name, code, _ in _all()} == pairs
+    assert {(type_name, code) for type_name, code, number in _all() if number < FIRST} == pairs
 
 
 @pytest.mark.parametrize(("type_name", "count"), [("ServiceRequest", 21), ("ImagingStudy", 17), ("Patient", 23),
@@ -120,3 +121,29 @@ def test_the_relationship_of_documents_has_its_components_the_right_way_round() 
 
 def test_alternatives_are_not_split_inside_parentheses() -> None:
     assert alternatives("A.b | (A.c | A.d).e") == ("A.b", "(A.c | A.d).e")
+
+
+OWN_NUMBERS = [(50_001, "DiagnosticReport", "imaging-study")]
+"""Restated: a number that was given once stands in index rows on disks."""
+
+
+def test_the_numbers_of_our_own_never_change() -> None:
+    assert [(own.number, own.base, own.code) for own in own_parameters.TABLE][: len(OWN_NUMBERS)] == OWN_NUMBERS
+    for own in own_parameters.TABLE:
+        found = parameter(own.base, own.code)
+        assert found is not None
+        assert (by_id(own.number), found.supported, found.definition) == (found, True, own.url)
+
+
+@pytest.mark.parametrize(
+    ("number", "base", "code"),
+    [(1209, "Patient", "own"), (FIRST - 1, "Patient", "own"), (100_000, "Patient", "own"), (50_001, "Patient", "own"),
+     (50_002, "Patient", "gender"), (50_002, "Patient", "_id")],
+)  # fmt: skip
+def test_a_row_that_takes_what_is_taken_stops_the_start(
+    monkeypatch: pytest.MonkeyPatch, number: int, base: str, code: str
+) -> None:
+    wrong = OwnParameter(number, base, code, "token", f"{base}.active", "https://x.example/p")
+    monkeypatch.setattr(own_parameters, "TABLE", (*own_parameters.TABLE, wrong))
+    with pytest.raises(ValueError, match=r"number|already"):
+        search_parameters._registry.__wrapped__()

@@ -185,3 +185,26 @@ def test_a_search_is_recorded_with_the_patients_it_showed(world: Store, trail: M
     (access,) = trail.disclosed
     assert set(access.patients) == {"Patient/p", "Patient/q"}
     assert access.query == "ServiceRequest?status=active&_include=ServiceRequest%3Asubject&_count=50"
+
+
+def test_a_parameter_of_our_own_is_searched_as_the_standards_are(world: Store) -> None:
+    """resources/own_parameters.py: indexed, chained, sorted by, included and reverse included, `:missing`."""
+    study: dict[str, object] = {
+        "resourceType": "ImagingStudy", "status": "available", "subject": {"reference": "Patient/p"},
+        "identifier": [{"system": "urn:dicom:uid", "value": "urn:oid:1.2.3"}],
+    }  # fmt: skip
+    report: dict[str, object] = {"resourceType": "DiagnosticReport", "status": "registered", "code": {"text": "CT"}}
+    with world.work(A) as uow:
+        uow.resources.update("ImagingStudy", "i", study)
+        uow.resources.update("DiagnosticReport", "r", {**report, "imagingStudy": [{"reference": "ImagingStudy/i"}]})
+        uow.resources.update("DiagnosticReport", "other", report)
+    for value in (("imaging-study", "ImagingStudy/i"), ("imaging-study.identifier", "urn:oid:1.2.3")):
+        assert names(search(world, "DiagnosticReport", value).matches) == {"DiagnosticReport/r"}
+    missing = search(world, "DiagnosticReport", ("imaging-study:missing", "true"))
+    assert names(missing.matches) == {"DiagnosticReport/other"}
+    page = search(world, "DiagnosticReport", ("_id", "r"), ("_include", "DiagnosticReport:imaging-study"))
+    assert names(page.includes) == {"ImagingStudy/i"}
+    page = search(world, "ImagingStudy", ("_revinclude", "DiagnosticReport:imaging-study"))
+    assert names(page.includes) == {"DiagnosticReport/r"}
+    page = search(world, "ImagingStudy", ("_has:DiagnosticReport:imaging-study:status", "registered"))
+    assert names(page.matches) == {"ImagingStudy/i"}
