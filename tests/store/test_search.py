@@ -184,7 +184,7 @@ def test_a_search_is_recorded_with_the_patients_it_showed(world: Store, trail: M
     search(world, "ServiceRequest", ("status", "active"), ("_include", "ServiceRequest:subject"))
     (access,) = trail.disclosed
     assert set(access.patients) == {"Patient/p", "Patient/q"}
-    assert access.query == "ServiceRequest?status=active&_include=ServiceRequest%3Asubject&_count=50"
+    assert access.query == "GET http://localhost:8080/fhir/ServiceRequest?status=active&_include=ServiceRequest%3Asubject&_count=50"
 
 
 def test_a_parameter_of_our_own_is_searched_as_the_standards_are(world: Store) -> None:
