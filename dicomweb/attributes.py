@@ -138,6 +138,20 @@ def path_of(name: str) -> str | None:
     return ".".join(parts)
 
 
+def shown(path: str) -> str:
+    """A path by keywords, for people."""
+    return ".".join(keyword_for_tag(int(tag, 16)) or tag for tag in path.split("."))
+
+
+def is_kept(tag: str, level: Level) -> bool:
+    """Whether a value of this attribute can be given at this level: instances keep their whole header."""
+    if level is Level.INSTANCE:
+        return True
+    if tag in OF_STUDY or tag in RETURNED[Level.STUDY]:
+        return True
+    return level is Level.SERIES and (tag in OF_SERIES or tag in RETURNED[Level.SERIES])
+
+
 def vr_of(tag: str) -> str:
     """VR of a standard attribute, for an element without value."""
     vr = COMPUTED.get(tag) or dictionary_vr(int(tag, 16))

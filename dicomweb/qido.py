@@ -18,6 +18,9 @@ from dicomweb.tables import Row
 from dicomweb.writes import unpack
 from resources.json import Json
 
+MAX_TOLD = 30
+"""Attributes named in one Warning."""
+
 
 def results(rows: Iterable[Row], query: QidoQuery, path: Path, base: str, organization: str) -> list[Json]:
     """One DICOM JSON object per row. `base`: URL before ``/studies``; `organization`: the caller's."""
@@ -30,6 +33,21 @@ def results(rows: Iterable[Row], query: QidoQuery, path: Path, base: str, organi
         return found
 
     return [_result(row, query, path, root(base, row.study_owner, organization), decoded) for row in rows]
+
+
+def warnings(query: QidoQuery, more: int) -> list[str]:
+    """What a client is told beside the results; `more`: how many there are beyond them."""
+    found = []
+    if more > 0:
+        found.append(f"There are {more} additional results that can be requested")
+    if query.literal:
+        found.append("The fuzzymatching parameter is not supported with wildcards. Only literal matching has been "
+                     "performed.")
+    missing = [attributes.shown(tag) for tag in query.include if not attributes.is_kept(tag, query.level)]
+    if missing:
+        level = query.level.name.lower()
+        found.append(f"The following includefield values are not kept at {level} level: {','.join(missing[:MAX_TOLD])}")
+    return found
 
 
 def root(base: str, owner: str, organization: str) -> str:
@@ -45,24 +63,25 @@ def _result(row: Row, query: QidoQuery, path: Path, base: str, decoded: Any) -> 
         source |= orjson.loads(wado.absolute(row.metadata, _url(row, level, base)))
     study_level = level is Level.STUDY or path.study is None
     series_level = level is Level.SERIES or (level is Level.INSTANCE and path.series is None)
-    if study_level:
+    more = bool(query.include) or query.include_all
+    if study_level or (more and level is Level.SERIES):  # an instance has the levels above in its own header
         source |= decoded(row.study_attributes)
-        wanted |= set(RETURNED[Level.STUDY])
     if series_level:
         source |= decoded(row.series_attributes)
-        wanted |= set(RETURNED[Level.SERIES])
-    source |= _computed(row, level, base, study_level=study_level)
+    wanted |= set(RETURNED[Level.STUDY]) if study_level else set()
+    wanted |= set(RETURNED[Level.SERIES]) if series_level else set()
+    source |= _computed(row, level, base, study_level=study_level or more)
     wanted |= {"0020000D"} | ({"0020000E"} if level is not Level.STUDY else set())
     source.setdefault("0020000D", {"vr": "UI", "Value": [row.study_study_instance_uid]})
     if level is not Level.STUDY:
         source.setdefault("0020000E", {"vr": "UI", "Value": [row.series_series_instance_uid]})
     wanted |= {key.attribute.path.split(".")[0] for key in query.keys}
-    wanted |= set(query.include)
+    wanted |= {tag for tag in query.include if attributes.is_kept(tag, level)}
     body: Json = {}
     for tag in sorted(source if query.include_all else wanted):
         if tag in source:
             body[tag] = source[tag]
-        elif tag in RETURNED[level] or tag in query.include:
+        elif tag in RETURNED[level] or (tag in query.include and attributes.is_kept(tag, level)):
             body[tag] = {"vr": attributes.vr_of(tag)}
     return body
 

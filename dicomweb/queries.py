@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, Select, and_, bindparam, case, exists, fun
 
 from dicomweb import attributes
 from dicomweb.attributes import Level, Match
-from dicomweb.query_keys import Key, QidoQuery, Range
+from dicomweb.query_keys import DateRange, Key, QidoQuery, TimeRange
 from dicomweb.tables import Row, dicom_header, dicom_instance, dicom_series, dicom_study
 from resources.json import Json
 from resources.outcomes import NotFound
@@ -146,9 +146,9 @@ def _series_has(column: ColumnElement[Any], values: Sequence[Any], dialect: str)
 
 
 def _one(match: Match, column: ColumnElement[Any], value: Any, fuzzy: bool, dialect: str) -> ColumnElement[bool]:
-    if isinstance(value, Range):
+    if isinstance(value, DateRange | TimeRange):
         bounds = [column != ""]
-        if value.low and value.high and value.low > value.high:  # a range of times over midnight
+        if isinstance(value, TimeRange) and value.low and value.high and value.low > value.high:  # over midnight
             return and_(*bounds, or_(column >= value.low, column <= value.high))
         if value.low:
             bounds.append(column >= value.low)

@@ -17,14 +17,15 @@ import orjson
 from flask import Blueprint, Request, Response, request
 
 from auth.guard import RECORDING, raw_request
-from dicomweb import media_types, multipart, qido, query_keys, stow, uids, wado, xml
+from dicomweb import media_types, multipart, parameters, qido, query_keys, stow, uids, wado, xml
 from dicomweb.attributes import Level
 from dicomweb.batches import Origin
 from dicomweb.disclosure import Disclosure
 from dicomweb.ingest import Ingest
 from dicomweb.media_types import DICOM, DICOM_JSON, DICOM_XML, OCTETS, Choice
 from dicomweb.multipart import Part
-from dicomweb.pictures import PICTURES, blank, pick_frame, rendering_task
+from dicomweb.parameters import Asked
+from dicomweb.pictures import PICTURES, blank, pick_frame, rendering_task, without_effect
 from dicomweb.queries import Path
 from dicomweb.status import http_status
 from dicomweb.wado import Payload, Retrieval
@@ -108,14 +109,15 @@ class _Views:
 
     # Who asks, and for what
 
-    def _enter(self, interaction: Interaction, what: str = "") -> Caller:
-        """The caller; and what the request is about, for its record, whatever becomes of it."""
+    def _enter(self, view: str, interaction: Interaction, what: str = "") -> tuple[Caller, Asked]:
+        """The caller, and the parameters that this view declares; what the request is about is noted for its record,
+        whatever becomes of it. BadRequest for a parameter that is not declared."""
         recording: Recording | None = request.environ.get(RECORDING)
         caller = self._guard(request)
         if recording is not None:
             detail = (("what", what),) if what else ()
             recording.propose(Access(interaction, "ImagingStudy", query=recording.request, detail=detail))
-        return caller
+        return caller, parameters.read(view, request.args)
 
     def wrong_method(self, known: Iterable[str]) -> Callable[..., Response]:
         """The view of an address for the methods that it does not know (RFC 9110 §15.5.6)."""
@@ -134,14 +136,14 @@ class _Views:
 
     def store(self, study: str | None = None, owner: str | None = None) -> Response:
         """STOW-RS (§10.5)."""
-        caller = self._enter(Interaction.DICOM_STORE)
+        caller, asked = self._enter("store", Interaction.DICOM_STORE)
         if owner is not None and owner != caller.organization:
             raise NotFound("No such address to store to")
         if study is not None:
             uids.require(study, "StudyInstanceUID")
-        form = media_types.json_or_xml(self._accepted()) or DICOM_JSON
-        if request.headers.get("Content-Encoding", "identity") != "identity":
-            raise UnsupportedMediaType("A content encoding of the request is not taken")
+        form = media_types.json_or_xml(_accepted(asked)) or DICOM_JSON
+        if request.headers.get("Content-Encoding", "identity").lower() not in ("", "identity"):
+            raise UnsupportedMediaType.coding("A content encoding of the request is not taken")
         self._ingest.authorise(caller)
         bodies = stow.parts_of(
             _body(request), request.headers.get("Content-Type", ""), max_bytes=self._max_request_bytes,
@@ -159,28 +161,28 @@ class _Views:
     # Search
 
     def search_studies(self, owner: str | None = None) -> Response:
-        return self._search(Level.STUDY, Path(owner=_owner(owner)))
+        return self._search("search_studies", Level.STUDY, None, None, owner)
 
     def search_series(self, study: str | None = None, owner: str | None = None) -> Response:
-        return self._search(Level.SERIES, _path(study, owner=owner))
+        return self._search("search_series", Level.SERIES, study, None, owner)
 
     def search_instances(
         self, study: str | None = None, series: str | None = None, owner: str | None = None
     ) -> Response:
-        return self._search(Level.INSTANCE, _path(study, series, owner=owner))
+        return self._search("search_instances", Level.INSTANCE, study, series, owner)
 
-    def _search(self, level: Level, path: Path) -> Response:
+    def _search(
+        self, view: str, level: Level, study: str | None, series: str | None, owner: str | None
+    ) -> Response:
         """QIDO-RS (§10.6)."""
-        caller = self._enter(Interaction.DICOM_QUERY)
-        form = media_types.json_or_xml(self._accepted())
+        caller, asked = self._enter(view, Interaction.DICOM_QUERY)
+        path = _path(study, series, owner=owner)
+        form = media_types.json_or_xml(_accepted(asked))
         if form is None:
             raise NotAcceptable("Results are given as application/dicom+json or application/dicom+xml")
-        query = query_keys.parse(level, request.args.items(multi=True))
+        query = query_keys.query(level, asked)
         limit = min(query_keys.MAX_RESULTS, query_keys.MAX_RESULTS if query.limit is None else query.limit)
         rows, more = self._disclosure.search(caller, query, path, limit, raw_request(request.environ))
-        warnings = []
-        if more > 0:
-            warnings.append(f"There are {more} additional results that can be requested")
         results = qido.results(rows, query, path, self._base(None), caller.organization)
         if not results:
             response = Response(status=204)
@@ -188,17 +190,15 @@ class _Views:
             response = _xml_parts(results)
         else:
             response = _json(orjson.dumps(results))
-        for text in warnings:
-            response.headers.add("Warning", f'299 Vigie "{text}"')
-        return _headed(response)
+        return _headed(_warned(response, qido.warnings(query, more)))
 
     # Retrieve
 
     def retrieve(self, study: str, series: str | None = None, instance: str | None = None,
                  owner: str | None = None) -> Response:
         """Instances of a study or series, or one instance (§10.4)."""
-        caller, path = self._enter(Interaction.DICOM_RETRIEVE, "instances"), _path(study, series, instance, owner)
-        ranges = self._accepted()
+        caller, asked = self._enter("retrieve", Interaction.DICOM_RETRIEVE, "instances")
+        path, ranges = _path(study, series, instance, owner), _accepted(asked)
         _, rows = self._disclosure.retrieve(caller, path, "instances")
         alone = instance is not None
         chosen = [
@@ -211,10 +211,7 @@ class _Views:
         if alone and not chosen[0][1].multipart:
             row, choice = chosen[0]
             payload = self._retrieval.instance(row, choice)
-            response = Response(_iterated(payload), content_type=f"{DICOM}; transfer-syntax={choice.transfer_syntax}")
-            response.content_length = payload.size_bytes
-            response.headers["Content-Disposition"] = "attachment"
-            return _headed(response)
+            return _single(payload, f"{DICOM}; transfer-syntax={choice.transfer_syntax}")
         kept, choices = [row for row, _ in chosen], [choice for _, choice in chosen]
         if alone:  # whether the pixels can be decoded is known before the headers are sent
             parts: Iterable[Part] = list(self._retrieval.instance_parts(kept, choices, base))
@@ -232,29 +229,32 @@ class _Views:
     def metadata(self, study: str, series: str | None = None, instance: str | None = None,
                  owner: str | None = None) -> Response:
         """Headers without bulk data (§10.4.1.1.2), from what was stored at ingest."""
-        caller, path = self._enter(Interaction.DICOM_RETRIEVE, "metadata"), _path(study, series, instance, owner)
-        form = media_types.json_or_xml(self._accepted())
+        caller, asked = self._enter("metadata", Interaction.DICOM_RETRIEVE, "metadata")
+        path = _path(study, series, instance, owner)
+        form = media_types.json_or_xml(_accepted(asked))
         if form is None:
             raise NotAcceptable("Metadata is given as application/dicom+json or application/dicom+xml")
         _, rows = self._disclosure.retrieve(caller, path, "metadata", headers=True)
         base = self._base(path.owner)
-        tag = wado.etag(rows, base, form)
+        include = wado.included(asked["includefield"])
+        tag = wado.etag(rows, base, f"{form} {' '.join(sorted(include or ()))}")
         if request.if_none_match.contains_weak(tag):
             response = Response(status=304)
         elif form == DICOM_XML:
-            response = _xml_parts([orjson.loads(wado.header(row, base)) for row in rows])
+            response = _xml_parts([orjson.loads(wado.header(row, base, include)) for row in rows])
         else:
-            text = wado.metadata(rows, base)
+            text = wado.metadata(rows, base, include)
             response = _json(b"".join(text)) if len(rows) <= JOINED_ROWS else _json_stream(text)
         response.set_etag(tag, weak=True)
         return _headed(response, "private, no-cache")
 
     def frames(self, study: str, series: str, instance: str, frames: str, owner: str | None = None) -> Response:
         """Frames by number, as byte ranges of the stored file (§10.4.1.1.5)."""
-        caller, path = self._enter(Interaction.DICOM_RETRIEVE, "frames"), _path(study, series, instance, owner)
+        caller, asked = self._enter("frames", Interaction.DICOM_RETRIEVE, "frames")
+        path = _path(study, series, instance, owner)
         numbers = wado.frame_numbers(frames)
         row = self._disclosure.frames(caller, path)
-        choice = media_types.choose_frames(self._accepted(), row.transfer_syntax_uid)
+        choice = media_types.choose_frames(_accepted(asked), row.transfer_syntax_uid)
         payloads = None if choice is None else self._retrieval.frames(row, numbers, choice)
         if choice is None or payloads is None:
             raise NotAcceptable("None of the representations asked for can be given")
@@ -262,11 +262,12 @@ class _Views:
 
     def bulkdata(self, study: str, series: str, instance: str, bulk: str, owner: str | None = None) -> Response:
         """The value that a BulkDataURI stands for (§10.4.1.1.3)."""
-        caller, path = self._enter(Interaction.DICOM_RETRIEVE, "frames"), _path(study, series, instance, owner)
+        caller, asked = self._enter("bulkdata", Interaction.DICOM_RETRIEVE, "frames")
+        path = _path(study, series, instance, owner)
         if not _BULK.fullmatch(bulk):
             raise BadRequest("The path is not that of an attribute")
         row = self._disclosure.frames(caller, path)
-        ranges = self._accepted()
+        ranges = _accepted(asked)
         if wado.is_pixel_path(row, bulk):
             choice = media_types.choose_frames(ranges, row.transfer_syntax_uid)
             if choice is None:
@@ -294,13 +295,13 @@ class _Views:
 
     def _picture(self, what: str, frames: str | None, study: str, series: str | None, instance: str | None,
                  owner: str | None) -> Response:
-        caller, path = self._enter(Interaction.DICOM_RETRIEVE, what), _path(study, series, instance, owner)
-        thumbnail = what == "thumbnail"
-        task = rendering_task(request.args, thumbnail=thumbnail)
-        kind = next((k for one in self._accepted() for k in PICTURES if one.covers(k)), None)
-        if kind is None:
+        caller, asked = self._enter(what, Interaction.DICOM_RETRIEVE, what)
+        path, thumbnail = _path(study, series, instance, owner), what == "thumbnail"
+        task = rendering_task(asked.values, thumbnail=thumbnail)
+        kind, wanted = next(((k, one) for one in _accepted(asked) for k in PICTURES if one.covers(k)), ("", None))
+        if wanted is None:
             raise NotAcceptable("Pictures are given as image/jpeg, image/png or image/gif")
-        number: int | None = wado.frame_numbers(frames)[0] if frames is not None else None
+        number = None if frames is None else wado.one_frame_number(frames)
         if path.instance is not None:
             rows: Sequence[Any] = [self._disclosure.frames(caller, path)]
         else:
@@ -309,18 +310,22 @@ class _Views:
         if row is None:
             if not thumbnail:
                 raise NotAcceptable("There are no pixels to render")
-            return _headed(_answer(blank(), "image/png"))
-        body = self._retrieval.rendered(row, {**task, "frame": frame, "type": kind})
-        return _headed(_answer(body, kind))
+            kind, body = "image/png", blank()
+        else:
+            body = self._retrieval.rendered(row, {**task, "frame": frame, "type": kind})
+        part = Part(kind, [body], len(body))
+        response = _multipart([part], kind, [part]) if wanted.multipart else _headed(_answer(body, kind))
+        return _warned(response, without_effect(asked.values, kind))
 
     # The request
-
-    def _accepted(self) -> tuple[media_types.Range, ...]:
-        return media_types.accept(request.headers.get("Accept"), request.args.getlist("accept"))
 
     def _base(self, owner: str | None) -> str:
         base = chosen_base(self._public_bases, request.host, f"{request.url_root.rstrip('/')}/dicom-web")
         return f"{base}/owners/{owner}" if owner else base
+
+
+def _accepted(asked: Asked) -> tuple[media_types.Range, ...]:
+    return media_types.accept(request.headers.get("Accept"), asked["accept"])
 
 
 ENCAPSULATED_PDF = "1.2.840.10008.5.1.4.1.1.104.1"
@@ -363,13 +368,17 @@ def _body(received: Request) -> Any:
 def _headed(response: Response, cache: str = "private, max-age=60") -> Response:
     response.headers["Cache-Control"] = cache
     response.headers["Vary"] = "Accept, Accept-Encoding, Authorization"
-    response.headers["X-Content-Type-Options"] = "nosniff"
     return response
 
 
 def _answer(body: bytes, content_type: str, status: int = 200) -> Response:
-    response = Response(body, status=status, content_type=content_type)
-    response.headers["X-Content-Type-Options"] = "nosniff"
+    return Response(body, status=status, content_type=content_type)
+
+
+def _warned(response: Response, texts: Iterable[str]) -> Response:
+    """With a Warning for each of what was asked and not done (PS3.18 §8.3)."""
+    for text in texts:
+        response.headers.add("Warning", f'299 Vigie "{text}"')
     return response
 
 
@@ -417,14 +426,34 @@ def _frames(payloads: list[Payload], choice: Choice) -> Response:
 
 
 def _single(payload: Payload, content_type: str) -> Response:
-    """One part alone; a range of it where that is asked and it is in memory anyway."""
-    response = Response(_iterated(payload), content_type=content_type)
-    response.content_length = payload.size_bytes
-    if isinstance(payload.chunks, list):
-        response = Response(b"".join(payload.chunks), content_type=content_type)
-        response.make_conditional(request, accept_ranges=True, complete_length=payload.size_bytes)
+    """One part alone, or the range of its bytes that is asked for (RFC 9110 §14)."""
+    size = payload.size_bytes
+    asked = _asked_range(size)
+    first, end = asked or (0, size)
+    if asked is not None and first >= end:
+        return Response(status=416, headers={"Content-Range": f"bytes */{size}"})
+    response = Response(payload.bytes_of(first, end), content_type=content_type)
+    response.content_length = end - first
+    response.headers["Accept-Ranges"] = "bytes"
+    if asked is not None:
+        response.status_code = 206
+        response.headers["Content-Range"] = f"bytes {first}-{end - 1}/{size}"
     response.headers["Content-Disposition"] = "attachment"
     return _headed(response)
+
+
+def _asked_range(size: int) -> tuple[int, int] | None:
+    """First byte, and the one after the last; an empty range where what is asked lies beyond the end.
+
+    None: the whole. Several ranges, units that are not bytes and a condition (these answers have no validator) count
+    as no range.
+    """
+    asked = request.range
+    if request.method != "GET" or asked is None or "If-Range" in request.headers:
+        return None
+    if asked.units != "bytes" or len(asked.ranges) != 1:
+        return None
+    return asked.range_for_length(size) or (size, size)
 
 
 def _multipart(parts: Iterable[Part], kind: str, sized: Sequence[Part] | None, *, status: int = 200) -> Response:
@@ -437,7 +466,3 @@ def _multipart(parts: Iterable[Part], kind: str, sized: Sequence[Part] | None, *
     if size is not None:
         response.content_length = size
     return _headed(response)
-
-
-def _iterated(payload: Payload) -> Iterator[bytes]:
-    yield from payload.chunks

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import orjson
+
 from dicomweb import part10, reader
 from dicomweb.media_types import Choice
 from dicomweb.multipart import Part
@@ -36,12 +38,34 @@ class Objects(Protocol):
     def path(self, digest: str, /) -> Any: ...
 
 
+class Span:
+    """Bytes of a stored object. The object is opened when they are read: a list of frames may be of many spans."""
+
+    __slots__ = ("_digest", "_objects", "_offset", "_size")
+
+    def __init__(self, objects: Objects, digest: str, offset: int, size: int) -> None:
+        self._objects, self._digest, self._offset, self._size = objects, digest, offset, size
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._objects.chunks(self._digest, self._offset, self._size)
+
+    def part(self, first: int, end: int) -> Span:
+        """The bytes from `first` to before `end`."""
+        return Span(self._objects, self._digest, self._offset + first, end - first)
+
+
 @dataclass(frozen=True, slots=True)
 class Payload:
     """Bytes of one part and how many they are."""
 
     chunks: Iterable[bytes]
     size_bytes: int
+
+    def bytes_of(self, first: int, end: int) -> Iterator[bytes]:
+        """The bytes from `first` to before `end`. A stored object that is not there is found missing here."""
+        if isinstance(self.chunks, Span):
+            return iter(self.chunks.part(first, end))
+        return _cut(self.chunks, first, end)
 
 
 class Retrieval:
@@ -54,7 +78,7 @@ class Retrieval:
     def instance(self, row: Row | InstanceRow, choice: Choice) -> Payload:
         """A whole instance, as stored or in Explicit VR Little Endian."""
         if choice.transfer_syntax == row.transfer_syntax_uid:
-            return Payload(self._objects.chunks(row.digest), row.size_bytes)
+            return self._stored(row, 0, row.size_bytes)
         result = self._workers.run({"task": "explicit", "path": str(self._objects.path(row.digest))})
         return Payload(result.chunks(), result.size_bytes)
 
@@ -94,13 +118,13 @@ class Retrieval:
             data = _aligned(data, (number - 1) * bits % 8, bits)
             return Payload([data], len(data))
         if len(spans) == 1 and spans[0][1] > reader.MAX_KEPT_BYTES and not layout.get("deflated"):
-            return Payload(self._objects.chunks(row.digest, *spans[0]), spans[0][1])
+            return self._stored(row, *spans[0])
         data = b"".join(self._span(row, layout, *span) for span in spans)
         return Payload([data], len(data))
 
     def _little(self, row: Row | InstanceRow, layout: Json, offset: int, size: int) -> Payload:
         if size > reader.MAX_KEPT_BYTES and not layout.get("deflated") and not layout.get("bigEndian"):
-            return Payload(self._objects.chunks(row.digest, offset, size), size)
+            return self._stored(row, offset, size)
         data = self._span(row, layout, offset, size)
         if layout.get("bigEndian"):
             data = reader.swapped(data, layout["bigEndian"])
@@ -111,6 +135,9 @@ class Retrieval:
             stored = self._objects.range(row.digest, layout["head"], row.size_bytes)
             return part10.inflate(stored)[offset : offset + size]
         return self._objects.range(row.digest, offset, size)
+
+    def _stored(self, row: Row | InstanceRow, offset: int, size: int) -> Payload:
+        return Payload(Span(self._objects, row.digest, offset, size), size)
 
     def bulk(self, row: Row | InstanceRow, path: str) -> tuple[str, Payload]:
         """VR and bytes of a bulk attribute. Raises NotFound."""
@@ -123,12 +150,24 @@ class Retrieval:
             data = self._span(row, layout, offset, size)
             data = reader.swapped(data, vr) if "bigEndian" in layout else data
             return vr, Payload([data], len(data))
-        return vr, Payload(self._objects.chunks(row.digest, offset, size), size)
+        return vr, self._stored(row, offset, size)
 
     def rendered(self, row: Row | InstanceRow, task: Json) -> bytes:
         """A picture of one frame. Raises NotFound, NotAcceptable where the instance has no pixels."""
         result = self._workers.run({"task": "render", "path": str(self._objects.path(row.digest)), **task})
         return result.read()
+
+
+def _cut(chunks: Iterable[bytes], first: int, end: int) -> Iterator[bytes]:
+    """The bytes from `first` to before `end` of a stream."""
+    at = 0
+    for chunk in chunks:
+        if at >= end:
+            return
+        piece = chunk[max(0, first - at) : end - at]
+        if piece:
+            yield piece
+        at += len(chunk)
 
 
 def is_encapsulated(layout: Json) -> bool:
@@ -148,18 +187,31 @@ def address(base: str, row: Row | InstanceRow) -> str:
     return f"{base}/studies/{study}/series/{series}/instances/{row.sop_instance_uid}"
 
 
-def metadata(rows: Iterable[Row], base: str) -> Iterator[bytes]:
+IDENTIFYING = frozenset({"00080016", "00080018", "0020000D", "0020000E"})
+"""UIDs that are in every answer: without them a client cannot tell whose the other attributes are."""
+
+
+def included(asked: Iterable[tuple[str, ...]]) -> frozenset[str] | None:
+    """The tags that metadata is reduced to; None: none was asked, or all."""
+    tags = {tag for one in asked for tag in one}
+    return None if not tags or "all" in tags else frozenset(tags) | IDENTIFYING
+
+
+def metadata(rows: Iterable[Row], base: str, include: frozenset[str] | None = None) -> Iterator[bytes]:
     """The stored headers of instances as one JSON array: joined as they lie, with BulkDataURIs made absolute."""
     first = True
     for row in rows:
-        yield (b"[" if first else b",") + header(row, base)
+        yield (b"[" if first else b",") + header(row, base, include)
         first = False
     yield b"]"
 
 
-def header(row: Row, base: str) -> bytes:
-    """DICOM JSON of one instance."""
-    return absolute(row.metadata, address(base, row))
+def header(row: Row, base: str, include: frozenset[str] | None = None) -> bytes:
+    """The stored header of an instance as a JSON object, or what is asked of it."""
+    text = absolute(row.metadata, address(base, row))
+    if include is None:
+        return text
+    return orjson.dumps({tag: element for tag, element in orjson.loads(text).items() if tag in include})
 
 
 def absolute(metadata: bytes, url: str) -> bytes:
@@ -173,6 +225,14 @@ def etag(rows: Iterable[Row], base: str, kind: str) -> str:
     for row in rows:
         digest.update(f" {row.pk}:{row.revision}".encode())
     return digest.hexdigest()
+
+
+def one_frame_number(text: str) -> int:
+    """The frame of an address whose answer is one picture. BadRequest for a list."""
+    numbers = frame_numbers(text)
+    if len(numbers) != 1:
+        raise BadRequest("One frame at a time is rendered here")
+    return numbers[0]
 
 
 def frame_numbers(text: str) -> list[int]:

@@ -197,10 +197,21 @@ class TooLarge(FhirError):
 
 
 class UnsupportedMediaType(FhirError):
-    """415: the body is of a type or coding that is not read."""
+    """415: the body is of a type or coding that is not read.
+
+    `accept_encoding`: the content codings that are, where the coding is the fault (RFC 9110 §15.5.16).
+    """
 
     status = 415
     code = "not-supported"
+    accept_encoding = ""
+
+    @classmethod
+    def coding(cls, diagnostics: str) -> UnsupportedMediaType:
+        """The refusal of a body with a content coding."""
+        fault = cls(diagnostics)
+        fault.accept_encoding = "identity"
+        return fault
 
 
 class ForbiddenTransition(FhirError):

@@ -17,7 +17,7 @@ from werkzeug.exceptions import HTTPException
 from auth.guard import RECORDING, REQUEST_ID
 from fhir_server.edge.exchange import Answer
 from resources import jsontext
-from resources.outcomes import FhirError, Issue, outcome
+from resources.outcomes import FhirError, Issue, UnsupportedMediaType, outcome
 from store.access import Recording
 from store.engine.faults import translated
 
@@ -95,6 +95,8 @@ def _of_fhir(error: FhirError) -> Fault:
         headers.append(("WWW-Authenticate", getattr(error, "challenge", None) or 'Bearer realm="vigie"'))
     if error.status == 405:
         headers.append(("Allow", ", ".join(getattr(error, "allowed", ()))))
+    if isinstance(error, UnsupportedMediaType) and error.accept_encoding:
+        headers.append(("Accept-Encoding", error.accept_encoding))
     if error.retry_after_s is not None:
         headers.append(("Retry-After", str(error.retry_after_s)))
     version = getattr(error, "version", None)

@@ -95,7 +95,7 @@ class Request:
     def body(self, limit: int) -> bytes:
         """The request body; TooLarge (413) beyond `limit` bytes, whatever Content-Length says."""
         if self.headers.get("content-encoding", "identity").lower() not in ("", "identity"):
-            raise UnsupportedMediaType("Content-Encoding is not supported on requests")
+            raise UnsupportedMediaType.coding("Content-Encoding is not supported on requests")
         length = self.environ.get("CONTENT_LENGTH") or "0"
         if length.isascii() and length.isdigit() and int(length) > limit:
             raise TooLarge(f"A body holds at most {limit} bytes here")

@@ -177,7 +177,7 @@ def test_a_preamble_that_could_be_a_program_is_zeroed(service: Service) -> None:
     )
 
     assert stored.data == bytes(128) + GOOD[128:]
-    assert stored.headers["X-Content-Type-Options"] == "nosniff"
+    assert stored.headers["Content-Disposition"] == "attachment"
 
 
 def test_text_that_a_database_cannot_hold_is_no_fault(service: Service) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dicomweb import media_types, multipart
@@ -35,6 +35,7 @@ def split(data: bytes, boundary: str = "b", size: int = 1 << 20) -> list[bytes]:
     return found
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.binary(max_size=200), min_size=1, max_size=4),
     st.integers(1, 50),

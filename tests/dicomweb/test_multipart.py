@@ -74,6 +74,7 @@ def test_any_cut_of_the_bytes_into_pieces_gives_the_same_parts(head: bytes, rest
     assert read(data, list(range(len(data)))) == whole
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.binary(max_size=60), min_size=1, max_size=4), st.sampled_from([b"\r\n", b"\n"]),
     st.sampled_from([b"", b" ", b"\t  "]), st.lists(st.integers(0, 400), max_size=10),
