@@ -116,5 +116,82 @@ TRANSACTION_INDEX_ROWS = Budget(
     "fhir_server.edge.batch.check_rows", _TRANSACTION, status=422,
 )
 
+# What is searched for
+
+SEARCH_VALUES = Budget(
+    # 100 parameters of 100 values each took 3.4 s; as many as this take some tens of ms.
+    "SEARCH_VALUES", 500, "values of all parameters of a search, alternatives of chains counted each",
+    "A search asks for at most {limit} values in all here", "resources.search.parse", _SEARCH,
+)
+PARAMETER_VALUES = Budget(
+    "PARAMETER_VALUES", 100, "values between the commas of one parameter",
+    "A search parameter has at most {limit} values here", "resources.search_criteria.criterion", _SEARCH,
+)
+VALUE_LENGTH = Budget(
+    "VALUE_LENGTH", 16_384, "characters of the value of a search parameter",
+    "The value of a search parameter has at most {limit} characters here", "resources.search_criteria.criterion",
+    _SEARCH, code="too-long",
+)
+CHAIN_DEPTH = Budget(
+    "CHAIN_DEPTH", 3, "references that a chain and _has follow together",
+    "A search follows at most {limit} references here", "resources.search_criteria.criterion",
+    "http://hl7.org/fhir/R4/search.html#chaining",
+)
+CHAIN_TYPES = Budget(
+    "CHAIN_TYPES", 12, "target types that a chain tries where none is named",
+    "A chain tries at most {limit} types here: name one, as in subject:Patient.name",
+    "resources.search_criteria.criterion", "http://hl7.org/fhir/R4/search.html#chaining",
+)
+SORT_KEYS = Budget(
+    "SORT_KEYS", 5, "keys of _sort", "A search is sorted by at most {limit} keys here", "resources.search.parse",
+    "http://hl7.org/fhir/R4/search.html#sort",
+)
+INCLUDES = Budget(
+    "INCLUDES", 10, "different _include and _revinclude", "A search has at most {limit} different includes here",
+    "resources.search.parse", "http://hl7.org/fhir/R4/search.html#include",
+)
+SEARCH_MS = Budget(
+    "SEARCH_MS", 5_000, "ms of searching, all statements of one request together",
+    "The search takes more than {limit} ms: narrow it", "store.search.limits.Deadline.of", _SEARCH,
+)
+
+RULE_MATCHES = Budget(
+    "RULE_MATCHES", 1000, "resources of one case or person that a rule looks through",
+    "More than {limit} resources of this type belong together: the rules of this server do not look through more",
+    "store.search.execute.find", "http://hl7.org/fhir/R4/http.html#rejecting-updates", status=422,
+)
+
+# What is answered
+
+PAGE_MATCHES = Budget(
+    "PAGE_MATCHES", 1000, "matches or versions of a page", "A page holds at most {limit} entries: follow its next link",
+    "resources.search.parse", "http://hl7.org/fhir/R4/search.html#count", Effect.CAPPED, 200,
+)
+HISTORY_TOTAL = Budget(
+    # Counting them was what the first page of a history cost: minutes where there are 10⁹ AuditEvents.
+    "HISTORY_TOTAL", 10_000, "versions that are looked at to say Bundle.total of a history",
+    "Bundle.total is left out", "store.search.history.page", "http://hl7.org/fhir/R4/http.html#history",
+    Effect.CAPPED, 200,
+)
+INCLUDED = Budget(
+    "INCLUDED", 1000, "included resources of a page",
+    "At most {limit} resources are included in a page: there are more",
+    "store.search.includes.gather", "http://hl7.org/fhir/R4/search.html#include", Effect.CUT, 200,
+)
+INCLUDE_ROUNDS = Budget(
+    "INCLUDE_ROUNDS", 3, "rounds of :iterate", "What is included is followed at most {limit} times: there is more",
+    "store.search.includes.gather", "http://hl7.org/fhir/R4/search.html#include", Effect.CUT, 200,
+)
+ANSWER_BYTES = Budget(
+    "ANSWER_BYTES", 8 * 1024 * 1024, "bytes of the resources of an answer; one resource may be larger by itself",
+    "An answer holds at most {limit} bytes of resources here: there is more",
+    "store.versions.queries.contents", _SEARCH, Effect.CUT, 200,
+)
+BATCH_ANSWER_BYTES = Budget(
+    "BATCH_ANSWER_BYTES", 8 * 1024 * 1024, "bytes of the answers to the entries of a Bundle",
+    "The answers to a Bundle hold at most {limit} bytes here: ask for this by itself",
+    "fhir_server.edge.batch.Spent.admit", _TRANSACTION,
+)
+
 BUDGETS: tuple[Budget, ...] = tuple(one for one in list(globals().values()) if isinstance(one, Budget))
 """The table."""

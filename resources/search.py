@@ -13,17 +13,16 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 
 from resources import definitions, registry, times
+from resources.budgets import INCLUDES, PAGE_MATCHES, PARAMETERS, SEARCH_VALUES, SORT_KEYS
 from resources.criteria import Criterion, Include, Query, SortKey
-from resources.search_criteria import UnknownParameter, criterion, empty, may_point_to
+from resources.search_criteria import UnknownParameter, criterion, empty, may_point_to, value_count
 from resources.search_parameters import parameter
-from resources.search_values import Reading, refuse
+from resources.search_values import Reading, place, refuse
 
 __all__ = ["COUNT_DEFAULT", "COUNT_MAX", "HARMLESS", "UNSUPPORTED", "Query", "parse"]
 
 COUNT_DEFAULT = 50
-COUNT_MAX = 1000
-INCLUDES_MAX = 10
-SORT_KEYS_MAX = 5
+COUNT_MAX = PAGE_MATCHES.value
 
 HARMLESS = frozenset({"_format", "_pretty", "_totalMethod"})
 """Controls that alter no result: `_format` and `_pretty` are the edge's (§3.1.0.1.8), `_totalMethod` is what fhirpy's
@@ -49,6 +48,7 @@ def parse(
     `ap` measures from. Raises BadRequest: always for a modifier or a value that cannot be honoured, and for an unknown
     parameter unless `lenient`, when `Query.ignored` has it.
     """
+    PARAMETERS.check(len(parameters))
     known = frozenset(registry.TYPES if types is None else types)
     named = _types(parameters, known) if type_name is None else ()
     if len(named) == 1:
@@ -80,6 +80,8 @@ class _Draft:
     ignored: list[tuple[str, str]] = field(default_factory=list)
     processed: list[tuple[str, str]] = field(default_factory=list)
     seen: set[str] = field(default_factory=set)
+    values: int = 0
+    """Values of all criteria so far."""
 
     def query(self) -> Query:
         count = COUNT_DEFAULT if self.count is None else self.count
@@ -116,7 +118,10 @@ def _take(draft: _Draft, name: str, value: str) -> None:
             raise empty(name)
         _CONTROLS[control](draft, name, value)
         return
-    draft.criteria.append(criterion(draft.type, name, value, draft.reading))
+    found = criterion(draft.type, name, value, draft.reading)
+    draft.values += value_count(found)
+    SEARCH_VALUES.check(draft.values, place(name))
+    draft.criteria.append(found)
     draft.processed.append((name, value))
 
 
@@ -216,7 +221,9 @@ def _type(draft: _Draft, name: str, value: str) -> None:
 
 def _sort(draft: _Draft, name: str, value: str) -> None:
     keys: list[SortKey] = []
-    for part in value.split(","):
+    parts = value.split(",")
+    SORT_KEYS.check(len(parts), place(name))
+    for part in parts:
         code = part.removeprefix("-")
         found = parameter(draft.type, code)
         if found is None or not found.supported:
@@ -225,8 +232,7 @@ def _sort(draft: _Draft, name: str, value: str) -> None:
             raise refuse(name, "cannot sort by a composite parameter", code="not-supported")
         keys.append(SortKey(code, found, found.table, found.id, descending=part.startswith("-")))
     draft.sort += keys
-    if len(draft.sort) > SORT_KEYS_MAX:
-        raise refuse(name, f"has more than {SORT_KEYS_MAX} keys", code="too-costly")
+    SORT_KEYS.check(len(draft.sort), place(name))
     draft.processed.append((name, value))
 
 
@@ -244,8 +250,7 @@ def _include(draft: _Draft, name: str, value: str) -> None:
         found = _path(draft, name, value, reverse=reverse, iterate=iterate)
     if found not in draft.includes:
         draft.includes.append(found)
-    if len(draft.includes) > INCLUDES_MAX:
-        raise refuse(name, f"more than {INCLUDES_MAX} includes", code="too-costly")
+    INCLUDES.check(len(draft.includes), place(name))
     draft.processed.append((name, value))
 
 

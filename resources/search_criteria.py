@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from resources import registry
+from resources.budgets import CHAIN_DEPTH, CHAIN_TYPES, PARAMETER_VALUES, VALUE_LENGTH
 from resources.criteria import (
     Chain,
     Component,
@@ -16,6 +17,9 @@ from resources.criteria import (
     Has,
     Leaf,
     Missing,
+    QuantityValue,
+    RangeValue,
+    UriValue,
     Value,
 )
 from resources.index_rows import Table
@@ -28,16 +32,7 @@ from resources.search_parameters import (
     component_parameter,
     parameter,
 )
-from resources.search_values import Reading, read, refuse, split
-
-OR_VALUES_MAX = 100
-"""Values between commas."""
-CHAIN_MAX = 3
-"""References followed, by chains and `_has` together."""
-CHAIN_TYPES_MAX = 12
-"""Target types that a chain tries when none is named."""
-VALUE_MAX = 16_384
-"""Characters of one value."""
+from resources.search_values import Reading, place, read, refuse, split
 
 MODIFIERS: Mapping[str, frozenset[str]] = {
     "token": frozenset({"missing", "not", "text", "of-type"}),
@@ -123,11 +118,9 @@ def may_point_to(found: SearchParameter, type_name: str) -> bool:
 
 
 def _values(name: str, value: str) -> list[str]:
-    if len(value) > VALUE_MAX:
-        raise refuse(name, f"has more than {VALUE_MAX} characters", code="too-long")
+    VALUE_LENGTH.check(len(value), place(name))
     parts = split(value, ",")
-    if len(parts) > OR_VALUES_MAX:
-        raise refuse(name, f"has more than {OR_VALUES_MAX} values", code="too-costly")
+    PARAMETER_VALUES.check(len(parts), place(name))
     if not all(parts):
         raise refuse(name, "has an empty value between commas")
     return parts
@@ -190,8 +183,9 @@ def _chain(
         types: tuple[str, ...] = (target,)
     else:
         types = tuple(sorted(one for one in found.targets if registry.is_type(one)))
-    if not types or len(types) > CHAIN_TYPES_MAX:
-        raise refuse(name, f"{found.code} may refer to many types: name one, as in {found.code}:Patient.{rest}")
+    CHAIN_TYPES.check(len(types), place(name))
+    if not types:
+        raise refuse(name, f"{found.code} may refer to any type: name one, as in {found.code}:Patient.{rest}")
     alternatives: list[tuple[str, Criterion]] = []
     unknown: UnknownParameter | None = None
     fault: BadRequest | None = None
@@ -226,5 +220,25 @@ def _has(type_name: str | None, name: str, value: str, reading: Reading, depth: 
 
 
 def _check_depth(depth: int, name: str) -> None:
-    if depth >= CHAIN_MAX:
-        raise refuse(name, f"follows more than {CHAIN_MAX} references", code="too-costly")
+    CHAIN_DEPTH.check(depth + 1, place(name))
+
+
+def value_count(asked: Criterion) -> int:
+    """Conditions that a criterion becomes: its values, of a chain those of every type that it tries."""
+    if isinstance(asked, Leaf):
+        return sum(_alternatives(value) for value in asked.values)
+    if isinstance(asked, Composite):
+        return sum(_alternatives(component.value) for components in asked.values for component in components)
+    if isinstance(asked, Chain):
+        return sum(1 + value_count(inner) for _, inner in asked.alternatives)
+    if isinstance(asked, Has):
+        return 1 + value_count(asked.inner)
+    return 1
+
+
+def _alternatives(value: Value) -> int:
+    if isinstance(value, RangeValue | QuantityValue):
+        return max(1, len(value.alternatives))
+    if isinstance(value, UriValue):
+        return max(1, len(value.uris))
+    return 1

@@ -208,6 +208,8 @@ def _uri(text: str, parameter: SearchParameter, modifier: str, reading: Reading)
     if modifier == "below":
         return (UriValue((uri,), uri if uri.endswith("/") else uri + "/"),)
     if modifier == "above":
+        if len(uri) > URI_LIMIT:
+            raise ValueError(f"has more than {URI_LIMIT} characters")
         return (UriValue(_above(uri)),)
     return (UriValue((bounded(uri, URI_LIMIT),)),)
 
@@ -248,5 +250,14 @@ def read(text: str, parameter: SearchParameter, modifier: str, reading: Reading)
 
 def refuse(name: str, rule: str, *, code: str = "value", what: str = "Search parameter") -> BadRequest:
     """A refusal of a parameter: names it (if it looks like a name) and the rule, never the value."""
-    shown = name if re.fullmatch(r"[A-Za-z0-9_\-.:]{1,128}", name) else "(unreadable name)"
-    return BadRequest(f"{what} {shown}: {rule}", code=code, expression=f"http.{shown.partition(':')[0]}")
+    shown = _shown(name)
+    return BadRequest(f"{what} {shown}: {rule}", code=code, expression=place(name))
+
+
+def place(name: str) -> str:
+    """Where a parameter is, as an OperationOutcome says it (R4 OperationOutcome.issue.expression)."""
+    return f"http.{_shown(name).partition(':')[0]}"
+
+
+def _shown(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_\-.:]{1,128}", name) else "(unreadable name)"

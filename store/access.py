@@ -15,6 +15,7 @@ from typing import Protocol
 from sqlalchemy import Connection
 
 from resources import jsontext
+from resources.budgets import Budget
 from resources.interactions import Interaction as Interaction  # named with Access wherever either is used
 from resources.json import Json
 from resources.search import Query
@@ -233,8 +234,8 @@ class SearchPage:
     """Number of matches on all pages, where it was asked for or is known anyway."""
     next: str | None
     """Token of the next page; None on the last."""
-    incomplete: bool = False
-    """More was to be included than is ever sent at once."""
+    cuts: tuple[Budget, ...] = ()
+    """The limits at which what is included was cut: there is more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,7 @@ from store.engine.faults import is_race, translated
 from store.engine.ids import random_id
 from store.engine.locks import lock
 from store.repository import Repository
+from store.search.limits import Deadline
 from store.search.pages import PageSeal
 from store.search.planning import Estimates
 from store.versions import snapshots
@@ -99,6 +100,11 @@ class UnitOfWork:
     def acting_for(self, organization: str) -> Repository:
         """As `system`, and what is created belongs to `organization`."""
         return Repository(self, Caller.system(organization, self.caller), derived=True)
+
+    @cached_property
+    def deadline(self) -> Deadline:
+        """The time that the caller's searches in this unit of work may take together."""
+        return Deadline.of()
 
     @property
     def new_id(self) -> Callable[[], str]:

@@ -22,7 +22,7 @@ from fhir_server.edge.parameters import Given, left_out, take
 from fhir_server.edge.routes import Route, resolve
 from fhir_server.edge.writes import Done, Parameters
 from resources import bundles, references, sizes, times, validation
-from resources.budgets import BUNDLE_ELEMENTS, BUNDLE_ENTRIES, TRANSACTION_INDEX_ROWS
+from resources.budgets import BATCH_ANSWER_BYTES, BUNDLE_ELEMENTS, BUNDLE_ENTRIES, TRANSACTION_INDEX_ROWS
 from resources.interactions import FORMAT, Interaction
 from resources.json import Json
 from resources.outcomes import BadRequest, FhirError, InvalidContent, Issue, NotAllowed, PreconditionFailed, outcome
@@ -33,6 +33,26 @@ _IN_ENTRY = re.compile(r"^Bundle\.entry\[(\d+)\]\.resource\b(.*)$")
 
 Reader = Callable[[UnitOfWork, Asked], Answer]
 """Carries out a read interaction inside a unit of work."""
+
+
+@dataclass(slots=True)
+class Spent:
+    """Bytes of the answers to the entries of one Bundle so far: a thousand reads of a large resource fill no memory."""
+
+    answered: int = 0
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing more is read; what is written is answered without its resource."""
+        return self.answered > BATCH_ANSWER_BYTES.value
+
+    def admit(self) -> None:
+        """Before an entry that reads: BadRequest (too-costly) where those before it have used up the answer."""
+        BATCH_ANSWER_BYTES.check(self.answered)
+
+    def add(self, content: bytes) -> None:
+        """Count an answer."""
+        self.answered += len(content)
 
 
 @dataclass(slots=True)
@@ -106,7 +126,8 @@ def transaction(
     for one in planned:  # a transaction that is tried again starts from what was sent
         one.existing = one.answer = one.done = one.target = None
     _refuse_twice(planned)
-    mapping = _identities(uow, planned, new_id, asked.parse)
+    spent = Spent()
+    mapping = _identities(uow, planned, new_id, asked.parse, spent)
     writes = [one for one in planned if one.resource is not None and one.existing is None]
     for one in writes:
         with _Entry(one):
@@ -118,7 +139,7 @@ def transaction(
             key=lambda p: (p.route.type or "", p.target or "") if method != "GET" else ("", ""),
         ):
             with _Entry(one):
-                _carry_out(uow, asked, one, reader)
+                _carry_out(uow, asked, one, reader, spent)
     return planned
 
 
@@ -296,7 +317,9 @@ def _refuse_twice(planned: list[Planned]) -> None:
             urls[one.full_url] = one.index
 
 
-def _identities(uow: UnitOfWork, planned: list[Planned], new_id: Callable[[], str], parse: Parse) -> dict[str, str]:
+def _identities(
+    uow: UnitOfWork, planned: list[Planned], new_id: Callable[[], str], parse: Parse, spent: Spent
+) -> dict[str, str]:
     """Give every written resource its id, find what conditional entries mean; fullUrl → ``Type/id``."""
     agreed: dict[tuple[str, Parameters], Planned] = {}
     conditional = [
@@ -315,7 +338,9 @@ def _identities(uow: UnitOfWork, planned: list[Planned], new_id: Callable[[], st
             agreed[key] = one
             found = writes.matches(uow, one.route.type or "", wanted, parse)
             if found and one.if_none_exist is not None:
+                spent.admit()
                 one.existing = uow.resources.read(found[0].type, found[0].id)
+                spent.add(one.existing.content)
                 one.done = Done(200, one.existing)
             one.target = found[0].id if found else None
     mapping: dict[str, str] = {}
@@ -368,7 +393,7 @@ def _conditional_reference(uow: UnitOfWork, text: str, parse: Parse) -> str:
     return found.matches[0].reference
 
 
-def _carry_out(uow: UnitOfWork, asked: Asked, one: Planned, reader: Reader) -> None:
+def _carry_out(uow: UnitOfWork, asked: Asked, one: Planned, reader: Reader, spent: Spent) -> None:
     route = one.route
     type_name = route.type or ""
     match route.interaction:
@@ -385,8 +410,10 @@ def _carry_out(uow: UnitOfWork, asked: Asked, one: Planned, reader: Reader) -> N
         case _:
             # In a Bundle a Binary is a resource: its bytes would become the JSON around them.
             headers = {**one.headers, "accept": negotiation.FHIR_JSON}
+            spent.admit()
             single = replace(asked, route=route, given=one.given, headers=headers)
             one.answer = warned(reader(uow, single), one.given.dropped)
+            spent.add(one.answer.body)
 
 
 class _Entry:

@@ -82,7 +82,7 @@ def _transaction(services: Services, asked: Asked, bundle: Json) -> list[bundles
 
 def _batch(services: Services, asked: Asked, bundle: Json, of_entry: dict[int, list[Issue]]) -> list[bundles.Entry]:
     entries: list[bundles.Entry] = []
-
+    spent = batch.Spent()
     for index, entry in enumerate(bundle.get("entry", [])):
 
         def one_entry(single: Asked, entry: Json = entry, index: int = index) -> Answer:
@@ -91,7 +91,9 @@ def _batch(services: Services, asked: Asked, bundle: Json, of_entry: dict[int, l
             one = batch.plan_one(
                 index, entry, lambda url: _base_of(services, url), lenient=asked.preference.lenient
             )
-            return _entry(services, single, one)
+            answer = _entry(services, single, one, spent)
+            spent.add(answer.body)
+            return answer
 
         entries.extend(_recorded(services, asked, batch.raw_request(entry, asked.base), one_entry))
     return entries
@@ -115,14 +117,20 @@ def _recorded(
     return entries
 
 
-def _entry(services: Services, asked: Asked, one: batch.Planned) -> Answer:
-    """Carry out an entry of a batch as a request of its own. Its resource was validated with the Bundle."""
+def _entry(services: Services, asked: Asked, one: batch.Planned, spent: batch.Spent) -> Answer:
+    """Carry out an entry of a batch as a request of its own. Its resource was validated with the Bundle.
+
+    Where the answers are full already, a read is refused and a write is answered without its resource.
+    """
     route = one.route
     intent = Access(route.interaction, route.type, route.id, route.version, query=asked.raw)
     if asked.caller.recording is not None:
         asked.caller.recording.propose(intent)
     if one.resource is not None:
         sizes.check(route.type or "", one.resource)
+    if route.form.entry == "GET":
+        spent.admit()
+    with_resource = asked.prefers and not spent.is_over
     single = replace(
         asked,
         route=route,
@@ -130,7 +138,7 @@ def _entry(services: Services, asked: Asked, one: batch.Planned) -> Answer:
         headers={**one.headers, "content-type": negotiation.FHIR_JSON, "accept": negotiation.FHIR_JSON},
         body=b"",
         resource=one.resource,
-        preference=replace(asked.preference, returns=asked.preference.returns if asked.prefers else "minimal"),
+        preference=replace(asked.preference, returns=asked.preference.returns if with_resource else "minimal"),
     )
     return warned(ENTRIES[route.interaction](services, single, intent), one.given.dropped)
 

@@ -117,10 +117,10 @@ def search(uow: UnitOfWork, asked: Asked, shown: Shown, new_id: Callable[[], str
     if ignored:
         issues = [Issue("warning", "not-supported", left_out(name), (f"http.{shown_name(name)}",)) for name in ignored]
         entries.append(bundles.Entry(None, jsontext.dump(outcome(issues)), {"search": {"mode": "outcome"}}))
-    if page.incomplete:
-        entries.append(_warning("More resources would be included than a page may hold", "_include"))
+    entries += [_warning(cut.code, cut.text, "http._include") for cut in page.cuts]
     if asked.is_behind:
-        entries.append(_warning("The log is behind: what was recorded last is not in it yet. Ask again in a minute"))
+        behind = "The log is behind: what was recorded last is not in it yet. Ask again in a minute"
+        entries.append(_warning("incomplete", behind))
     path = f"{asked.base}/{asked.route.type}" if asked.route.type else asked.base
     processed = query.parameters()
     return _bundle("searchset", uow, new_id, entries, path, processed, page.total, page.next)
@@ -191,9 +191,9 @@ def _instant(name: str, value: str | None) -> datetime | None:
     return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
 
 
-def _warning(text: str, *expression: str) -> bundles.Entry:
+def _warning(code: str, text: str, *expression: str) -> bundles.Entry:
     """What a searchset lacks, told in it (R4 §3.1.1.4.2, search.mode `outcome`)."""
-    issue = Issue("warning", "incomplete", text, expression)
+    issue = Issue("warning", code, text, expression)
     return bundles.Entry(None, jsontext.dump(outcome((issue,))), {"search": {"mode": "outcome"}})
 
 

@@ -6,12 +6,14 @@ up. Driver errors arrive unwrapped: `store.faults` knows both forms.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Dialect, Executable
+from sqlalchemy import Connection, Dialect, Executable, FromClause, Join, true
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import ClauseElement
 
 Row = tuple[Any, ...]
@@ -40,6 +42,10 @@ class Prepared:
         """Run it; the first row, or None."""
         row: Row | None = self._execute(connection, parameters).fetchone()
         return row
+
+    def each(self, connection: Connection, parameters: Mapping[str, Any]) -> Iterator[Row]:
+        """The rows one by one, as the driver has them: SQLite finds each when it is asked for."""
+        yield from self._execute(connection, parameters)
 
     def run(self, connection: Connection, parameters: Mapping[str, Any]) -> int:
         """Execute and return the number of rows touched."""
@@ -74,3 +80,25 @@ class Prepared:
         compiled: Any = statement.compile(dialect=_DIALECTS[dialect])
         self._compiled[dialect] = found = (str(compiled), tuple(compiled.positiontup or ()), compiled.params)
         return found
+
+
+class OrderedJoin(Join):
+    """`left` first, then `right` for each of its rows; the conditions are in WHERE."""
+
+    inherit_cache = True
+
+    def __init__(self, left: FromClause, right: FromClause) -> None:
+        super().__init__(left, right, onclause=true())
+
+
+@compiles(OrderedJoin)
+def _ordered_join(element: OrderedJoin, compiler: SQLCompiler, **kwargs: Any) -> str:
+    """CROSS JOIN: SQLite never reorders it (https://www.sqlite.org/optoverview.html#crossjoin)."""
+    kwargs["asfrom"] = True
+    left = compiler.process(element.left, **_without_linter(kwargs))
+    right = compiler.process(element.right, **_without_linter(kwargs))
+    return f"{left} CROSS JOIN {right}"
+
+
+def _without_linter(kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in kwargs.items() if key != "from_linter"}

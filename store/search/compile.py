@@ -19,7 +19,6 @@ from typing import Any, Protocol
 from sqlalchemy import (
     ColumnElement,
     FromClause,
-    Join,
     Select,
     TableClause,
     and_,
@@ -30,42 +29,19 @@ from sqlalchemy import (
     select,
     true,
 )
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.compiler import SQLCompiler
 
 from resources.criteria import Chain, Component, Composite, Criterion, Has, Leaf, Missing, Query
 from resources.index_rows import Table
 from resources.outcomes import Forbidden
 from resources.registry import type_id
 from store.access import Interaction, Visibility
+from store.engine.statements import OrderedJoin
 from store.search.probes import TABLES, condition, id_condition, last_updated_condition, seek
 from store.versions.audiences import admits
 from store.versions.snapshots import Snapshot
 from store.versions.tables import CURRENT, audience_member, resource_version, sp_reference
 
 Clause = ColumnElement[bool]
-
-
-class OrderedJoin(Join):
-    """`left` first, then `right` for each of its rows; the conditions are in WHERE."""
-
-    inherit_cache = True
-
-    def __init__(self, left: FromClause, right: FromClause) -> None:
-        super().__init__(left, right, onclause=true())
-
-
-@compiles(OrderedJoin)
-def _ordered_join(element: OrderedJoin, compiler: SQLCompiler, **kwargs: Any) -> str:
-    """CROSS JOIN: SQLite never reorders it (https://www.sqlite.org/optoverview.html#crossjoin)."""
-    kwargs["asfrom"] = True
-    left = compiler.process(element.left, **_without_linter(kwargs))
-    right = compiler.process(element.right, **_without_linter(kwargs))
-    return f"{left} CROSS JOIN {right}"
-
-
-def _without_linter(kwargs: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in kwargs.items() if key != "from_linter"}
 
 
 @cache

@@ -13,26 +13,30 @@ from urllib.parse import urlencode
 from sqlalchemy import ColumnElement, FromClause, Select, and_, exists, false, func, or_, select
 
 from resources import search as search_parameters
+from resources.budgets import ANSWER_BYTES, RULE_MATCHES
 from resources.criteria import Query, SortKey
 from resources.outcomes import BadRequest, Forbidden
 from resources.registry import TYPES, type_id
 from store.access import Access, Interaction, SearchPage, Version, Visibility
 from store.engine.locks import lock
-from store.search.compile import Asked, OrderedJoin, distinct_keys
+from store.engine.statements import OrderedJoin
+from store.search.compile import Asked, distinct_keys
 from store.search.includes import gather
 from store.search.ordering import Order, Walk
 from store.search.pages import Page
 from store.search.planning import FEW, Plan, choose
 from store.search.probes import TABLES
 from store.search.reader import Reader, types_visible
-from store.versions.queries import COLUMNS
+from store.versions.queries import HEAD, contents
 from store.versions.snapshots import Snapshot
 from store.versions.tables import resource_version
 
 Clause = ColumnElement[bool]
 
-FIND_LIMIT = 1000
-"""Most matches that a rule of the server may ask for at once."""
+UNBOUNDED = 2**62
+"""More bytes than any page has."""
+PORTION = 1000
+"""Matches that `each` reads at once."""
 
 
 def page(reader: Reader, query: Query, *, token: str | None = None) -> SearchPage:
@@ -44,6 +48,14 @@ def page(reader: Reader, query: Query, *, token: str | None = None) -> SearchPag
     subject = f"search {query.type} {query.types} {query.processed}"
     found = uow.store.pages.open(token, reader.caller, subject, uow.now) if token else None
     uow.flush()
+    with uow.deadline.running(uow.connection, write=uow.write):
+        return _page(reader, query, interaction, raw, subject, found)
+
+
+def _page(
+    reader: Reader, query: Query, interaction: Interaction, raw: str, subject: str, found: Page | None
+) -> SearchPage:
+    uow = reader.uow
     running = _Search.of(reader, query, found.snapshot if found else None)
     total = found.total if found else None
     counted = query.summary == "count" or query.count == 0
@@ -53,8 +65,8 @@ def page(reader: Reader, query: Query, *, token: str | None = None) -> SearchPag
         _note(reader, interaction, query, raw, [], total)
         return SearchPage([], [], total, None)
     rows = running.rows(query.count + 1, found.last_pk if found else None)
-    matches = [reader.version(row) for row in rows[: query.count]]
-    more = len(rows) > query.count
+    matches = running.versions(rows[: query.count], ANSWER_BYTES.value)
+    more = len(rows) > len(matches)
     if total is None and found is None and not more and query.total != "none":
         total = len(matches)
     included = gather(reader, query, matches, running.asked)
@@ -65,7 +77,7 @@ def page(reader: Reader, query: Query, *, token: str | None = None) -> SearchPag
         following = uow.store.pages.seal(
             Page(snapshot, matches[-1].pk, found.issued if found else uow.now, total), reader.caller, subject
         )
-    return SearchPage(matches, included.versions, total, following, included.incomplete)
+    return SearchPage(matches, included.versions, total, following, tuple(included.cuts))
 
 
 def conditional_match(reader: Reader, type_name: str, criteria: Query) -> list[Version]:
@@ -79,18 +91,19 @@ def conditional_match(reader: Reader, type_name: str, criteria: Query) -> list[V
         asked = sorted(criteria.processed)
         lock(uow.connection, f"criteria {reader.caller.organization} {type_name} {asked}")
     uow.flush()
-    rows = _Search.of(reader, criteria, None).rows(2, None)
-    return [reader.version(row) for row in rows]
+    running = _Search.of(reader, criteria, None)
+    with uow.deadline.running(uow.connection, write=uow.write):
+        return running.versions(running.rows(2, None))
 
 
 def find(reader: Reader, type_name: str, parameters: Sequence[tuple[str, str]]) -> list[Version]:
     """All matches, newest first unless `_sort` says otherwise. Not recorded where the server asks for its own rules."""
     query = search_parameters.parse(type_name, parameters, base_urls=reader.uow.store.base_urls)
     reader.uow.flush()
-    rows = _Search.of(reader, query, None).rows(FIND_LIMIT + 1, None)
-    if len(rows) > FIND_LIMIT:
-        raise RuntimeError(f"A rule asks for more than {FIND_LIMIT} {type_name} at once")
-    matches = [reader.version(row) for row in rows]
+    running = _Search.of(reader, query, None)
+    rows = running.rows(RULE_MATCHES.value + 1, None)
+    RULE_MATCHES.check(len(rows), type_name)
+    matches = running.versions(rows)
     if not reader.derived:
         _note(reader, Interaction.SEARCH_TYPE, query, _raw(reader, query), matches, len(matches))
     return matches
@@ -100,11 +113,12 @@ def each(reader: Reader, type_name: str, parameters: Sequence[tuple[str, str]]) 
     """All matches, however many, read in portions. For rules of the server itself, in a read unit of work."""
     query = search_parameters.parse(type_name, parameters, base_urls=reader.uow.store.base_urls)
     running = _Search.of(reader, query, None)
-    rows = running.rows(FIND_LIMIT, None)
+    rows = running.rows(PORTION, None)
     while rows:
-        matches = [reader.version(row) for row in rows]
+        matches = running.versions(rows, ANSWER_BYTES.value)
         yield from matches
-        rows = running.rows(FIND_LIMIT, matches[-1].pk) if len(rows) == FIND_LIMIT else []
+        is_last = len(rows) < PORTION and len(matches) == len(rows)
+        rows = [] if is_last else running.rows(PORTION, matches[-1].pk)
 
 
 def asked_by(reader: Reader, snapshot: Snapshot | None = None) -> Asked:
@@ -157,7 +171,7 @@ class _Search:
         return int(self.reader.uow.connection.execute(counted).scalar_one())
 
     def rows(self, limit: int, last_pk: int | None) -> list[tuple[Any, ...]]:
-        """Rows of COLUMNS in order, after the version `last_pk` if given."""
+        """Rows of HEAD in order, after the version `last_pk` if given."""
         order = Order(self.query.sort, self.asked)
         last = self._last_values(order, last_pk) if last_pk is not None else None
         plan = self._plan(limit)
@@ -169,6 +183,12 @@ class _Search:
             continuing = last if last is not None and last[0] is None else None
             rows += self._without_value(order, limit - len(rows), last_pk if continuing else None)
         return rows
+
+    def versions(self, rows: Sequence[tuple[Any, ...]], most_bytes: int | None = None) -> list[Version]:
+        """The versions of these rows of HEAD; the first ones, but at least one, where they hold more than that."""
+        most = UNBOUNDED if most_bytes is None else most_bytes
+        texts = contents(self.reader.uow.connection, [row[0] for row in rows], most)
+        return [self.reader.version((*row, text)) for row, text in zip(rows, texts, strict=False)]
 
     def _plan(self, wanted: int) -> Plan:
         organizations = self.groups[0][0].organizations if len(self.groups) == 1 else None
@@ -250,7 +270,7 @@ def _driven(version: FromClause, driver: Select[tuple[int]] | None) -> tuple[Fro
 
 
 def _columns(version: FromClause) -> list[ColumnElement[Any]]:
-    return [version.c[column.key] for column in COLUMNS]
+    return [version.c[column.key] for column in HEAD]
 
 
 def _raw(reader: Reader, query: Query) -> str:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, false, func, or_, select, tuple_
 
+from resources.budgets import ANSWER_BYTES, HISTORY_TOTAL, PAGE_MATCHES
 from resources.outcomes import NotFound
 from resources.registry import TYPES, type_id
 from resources.times import microseconds
@@ -18,10 +20,8 @@ from store.search.execute import constraint_clauses
 from store.search.pages import Page
 from store.search.reader import Reader, types_visible
 from store.versions.audiences import admits
-from store.versions.queries import COLUMNS
+from store.versions.queries import HEAD, contents
 from store.versions.tables import CURRENT, resource_version
-
-MAX_COUNT = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,8 @@ class HistoryPage:
     """Versions, deletions included, newest first."""
 
     versions: list[Version]
-    total: int
+    total: int | None
+    """Number of versions on all pages; None where there are too many to count (Bundle.total is optional)."""
     next: str | None
     """Token of the next page; None on the last."""
 
@@ -64,15 +65,18 @@ def page(
         asked.append(version.c.last_updated >= microseconds(since))
     if at is not None:
         asked.append(_current_at(microseconds(at)))
-    total = found.total if found and found.total is not None else _total(reader, asked)
-    if id is not None and total == 0 and since is None and at is None:
+    count = min(count, PAGE_MATCHES.value)
+    with uow.deadline.running(uow.connection, write=uow.write):
+        rows = _rows(reader, asked, found.last_pk if found else None, count)
+        total = found.total if found else _total(reader, asked, _scanned(reader, type_name, id))
+        texts = contents(uow.connection, [row[0] for row in rows[:count]], ANSWER_BYTES.value)
+    if id is not None and not rows and found is None and since is None and at is None:
         assert type_name is not None  # noqa: S101 - as above
         raise reader.not_found(type_name, id)
-    rows = _rows(reader, asked, found.last_pk if found else None, count)
-    versions = [reader.version(tuple(row)) for row in rows[:count]]
+    versions = [reader.version((*row, text)) for row, text in zip(rows, texts, strict=False)]
     _note(reader, interaction, versions, type_name, id)
     following = None
-    if versions and len(rows) > count:
+    if versions and len(rows) > len(versions):
         issued = found.issued if found else uow.now
         following = uow.store.pages.seal(
             Page(snapshot, versions[-1].pk, issued, total), reader.caller, subject
@@ -124,20 +128,37 @@ def _current_at(at_us: int) -> ColumnElement[bool]:
     return and_(version.c.last_updated <= at_us, or_(version.c.valid_to == CURRENT, ~replaced))
 
 
-def _total(reader: Reader, asked: list[ColumnElement[bool]]) -> int:
+def _scanned(reader: Reader, type_name: str | None, id: str | None) -> list[ColumnElement[bool]]:
+    """The versions that a count has to look at, of whomever: a range of an index."""
+    scanned = []
+    if type_name is not None:
+        scanned.append(resource_version.c.type_id == type_id(type_name))
+    if id is not None:
+        scanned.append(resource_version.c.resource_id == id)
+    return scanned
+
+
+def _total(
+    reader: Reader, asked: list[ColumnElement[bool]], scanned: list[ColumnElement[bool]]
+) -> int | None:
+    """How many versions fulfil `asked`; None where more than HISTORY_TOTAL would have to be looked at."""
+    connection, most = reader.uow.connection, HISTORY_TOTAL.value
+    looked_at = select(resource_version.c.pk).where(*scanned).limit(most + 1).subquery()
+    if connection.execute(select(func.count()).select_from(looked_at)).scalar_one() > most:
+        return None
     counted = select(func.count()).select_from(resource_version).where(*asked)
-    return int(reader.uow.connection.execute(counted).scalar_one())
+    return int(connection.execute(counted).scalar_one())
 
 
 def _rows(
     reader: Reader, asked: list[ColumnElement[bool]], last_pk: int | None, count: int
-) -> list[tuple[object, ...]]:
+) -> list[tuple[Any, ...]]:
     version = resource_version
-    statement: Select[tuple[object, ...]] = (
-        select(*COLUMNS)
+    statement: Select[tuple[Any, ...]] = (
+        select(*HEAD)
         .where(*asked)
         .order_by(version.c.last_updated.desc(), version.c.pk.desc())
-        .limit(min(count, MAX_COUNT) + 1)
+        .limit(count + 1)
     )
     if last_pk is not None:
         last = version.alias("last")

@@ -1,7 +1,7 @@
 """What matches include: resources they refer to (`_include`) or that refer to them (`_revinclude`).
 
 Of the same snapshot, each once, never a match again; what the caller may not see, or what was deleted, is left out
-without a word. `:iterate` follows at most three times; at most a thousand resources are included.
+without a word. How far `:iterate` follows and how much is included is limited (`resources.budgets`), and a cut is told.
 
 FHIR R4 §3.1.1.5.4 http://hl7.org/fhir/R4/search.html#include
 """
@@ -14,76 +14,97 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, FromClause, and_, or_, select, tuple_
 
+from resources.budgets import ANSWER_BYTES, INCLUDE_ROUNDS, INCLUDED, Budget
 from resources.criteria import Include, Query
-from resources.registry import TYPES, type_id
+from resources.registry import TYPES, type_id, type_name
 from resources.search_parameters import by_id, parameters
 from store.access import Interaction, Version
-from store.search.compile import Asked, OrderedJoin
+from store.engine.statements import OrderedJoin, Row
+from store.search.compile import Asked
 from store.search.reader import Reader, types_visible
-from store.versions.queries import COLUMNS
+from store.versions.queries import HEAD, contents
 from store.versions.tables import ANY_REFERENCE, resource_version, sp_reference
 
 Clause = ColumnElement[bool]
 
-MAX_DEPTH = 3
-"""Rounds of `:iterate`."""
-MAX_INCLUDED = 1000
+@dataclass(frozen=True, slots=True)
+class _Node:
+    """A resource that something refers to or is referred to from: a match, or what was included."""
+
+    pk: int
+    type: str
+    id: str
 
 
 @dataclass(slots=True)
 class Included:
-    """What `_include` and `_revinclude` brought."""
+    """What is included, and the limits at which it was cut."""
 
     versions: list[Version] = field(default_factory=list)
-    incomplete: bool = False
-    """There was more than MAX_INCLUDED."""
+    cuts: list[Budget] = field(default_factory=list)
 
 
 def gather(reader: Reader, query: Query, matches: Sequence[Version], asked: Asked) -> Included:
-    """Everything that `matches` include."""
+    """Everything that `matches` include, as far as the limits let it; what was cut is said in `Included.cuts`."""
     included = Included()
     wanted = [*query.includes, *query.revincludes]
     if not wanted or not matches:
         return included
-    seen = {version.pk for version in matches}
-    frontier = list(matches)
-    for depth in range(MAX_DEPTH + 1):
-        active = [include for include in wanted if depth == 0 or include.iterate]
-        if not active or not frontier:
-            break
-        fresh: list[Version] = []
-        for version in _round(reader, active, frontier, asked):
-            if version.pk in seen:
-                continue
-            if len(included.versions) + len(fresh) >= MAX_INCLUDED:
-                included.incomplete = True
-                break
-            seen.add(version.pk)
-            fresh.append(version)
-        included.versions += fresh
-        frontier = fresh
-        if included.incomplete:
-            break
+    uow = reader.uow
+    rows = _rows(reader, wanted, matches, asked, included.cuts)
+    left = ANSWER_BYTES.value - sum(len(version.content) for version in matches)
+    texts = contents(uow.connection, [row[0] for row in rows], left, at_least_one=False)
+    if len(texts) < len(rows):
+        included.cuts.append(ANSWER_BYTES)
+    included.versions = [reader.version((*row, text)) for row, text in zip(rows, texts, strict=False)]
     return included
 
 
+def _rows(
+    reader: Reader, wanted: Sequence[Include], matches: Sequence[Version], asked: Asked, cuts: list[Budget]
+) -> list[Row]:
+    """Rows of HEAD of all that is included, each once and never a match, round by round."""
+    found: list[Row] = []
+    seen = {version.pk for version in matches}
+    frontier = [_Node(version.pk, version.type, version.id) for version in matches]
+    for depth in range(INCLUDE_ROUNDS.value + 2):
+        active = [include for include in wanted if depth == 0 or include.iterate]
+        if not active or not frontier:
+            break
+        reader.uow.deadline.check()
+        left = INCLUDED.value - len(found)
+        fresh = list({row[0]: row for row in _round(reader, active, frontier, asked, left + len(seen) + 1)
+                      if row[0] not in seen}.values())  # fmt: skip
+        if depth > INCLUDE_ROUNDS.value:  # one round more than there are: only to know whether something is cut
+            if fresh:
+                cuts.append(INCLUDE_ROUNDS)
+            break
+        found += fresh[:left]
+        if len(fresh) > left:
+            cuts.append(INCLUDED)
+            break
+        seen.update(row[0] for row in fresh)
+        frontier = [_Node(row[0], type_name(row[1]), row[2]) for row in fresh]
+    return found
+
+
 def _round(
-    reader: Reader, includes: Sequence[Include], frontier: Sequence[Version], asked: Asked
-) -> list[Version]:
-    """What `frontier` includes directly, forward then backward."""
-    found: list[Version] = []
+    reader: Reader, includes: Sequence[Include], frontier: Sequence[_Node], asked: Asked, limit: int
+) -> list[Row]:
+    """What `frontier` includes directly, forward then backward; each way at most `limit`."""
+    found: list[Row] = []
     forward = [include for include in includes if not include.reverse]
     backward = [include for include in includes if include.reverse]
     if forward:
-        found += _forward(reader, forward, frontier, asked)
+        found += _forward(reader, forward, frontier, asked, limit)
     if backward:
-        found += _backward(reader, backward, frontier, asked)
+        found += _backward(reader, backward, frontier, asked, limit)
     return found
 
 
 def _forward(
-    reader: Reader, includes: Sequence[Include], frontier: Sequence[Version], asked: Asked
-) -> list[Version]:
+    reader: Reader, includes: Sequence[Include], frontier: Sequence[_Node], asked: Asked, limit: int
+) -> list[Row]:
     row = asked.alias(sp_reference)
     target = asked.alias(resource_version)
     followed: list[Clause] = []
@@ -103,7 +124,7 @@ def _forward(
         types.update(_targets(include))
     if not followed:
         return []
-    return _versions(
+    return _select(
         reader,
         OrderedJoin(row, target),
         [
@@ -115,12 +136,13 @@ def _forward(
         target,
         sorted(types),
         asked,
+        limit,
     )
 
 
 def _backward(
-    reader: Reader, includes: Sequence[Include], frontier: Sequence[Version], asked: Asked
-) -> list[Version]:
+    reader: Reader, includes: Sequence[Include], frontier: Sequence[_Node], asked: Asked, limit: int
+) -> list[Row]:
     row = asked.alias(sp_reference)
     source = asked.alias(resource_version)
     followed: list[Clause] = []
@@ -139,13 +161,14 @@ def _backward(
         types.update([include.source] if include.source else TYPES)
     if not followed:
         return []
-    return _versions(
+    return _select(
         reader,
         OrderedJoin(row, source),
         [or_(*followed), source.c.pk == row.c.version_pk],
         source,
         sorted(types),
         asked,
+        limit,
     )
 
 
@@ -172,14 +195,15 @@ def _referring(include: Include) -> Sequence[int]:
     )
 
 
-def _versions(
+def _select(
     reader: Reader,
     source: FromClause,
     clauses: list[Clause],
     version: FromClause,
     types: Sequence[str],
     asked: Asked,
-) -> list[Version]:
+    limit: int,
+) -> list[Row]:
     groups: list[Clause] = [
         and_(
             version.c.type_id.in_([type_id(name) for name in names]),
@@ -189,13 +213,13 @@ def _versions(
     ]
     if not groups:
         return []
-    columns: list[ColumnElement[Any]] = [version.c[column.key] for column in COLUMNS]
+    columns: list[ColumnElement[Any]] = [version.c[column.key] for column in HEAD]
     statement = (
         select(*columns)
         .select_from(source)
         .where(*clauses, *asked.alive(version), or_(*groups))
         .distinct()
         .order_by(version.c.pk)
-        .limit(MAX_INCLUDED + len(clauses) + 1)
+        .limit(limit)
     )
-    return [reader.version(tuple(row)) for row in reader.uow.connection.execute(statement)]
+    return [tuple(row) for row in reader.uow.connection.execute(statement)]

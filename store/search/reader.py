@@ -12,6 +12,7 @@ from resources.outcomes import Forbidden, NotFound
 from store.access import Access, Caller, Interaction, Version, Visibility
 from store.engine.database import Database
 from store.engine.statements import Row
+from store.search.limits import Deadline
 from store.search.pages import PageSeal
 from store.search.planning import Estimates
 from store.versions.snapshots import Snapshot
@@ -45,6 +46,8 @@ class Transaction(Protocol):
     def intent(self) -> Access | None: ...
     @property
     def snapshot(self) -> Snapshot: ...
+    @property
+    def deadline(self) -> Deadline: ...
 
     def flush(self) -> None:
         """Write buffered index rows, so that a search sees the transaction's own versions."""

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy import BigInteger, Connection, bindparam, cast, func, insert, or_, select, update
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from resources import indexing
 from resources.hashing import bounded
@@ -20,7 +21,7 @@ from resources.json import Json
 from resources.registry import type_name
 from resources.times import instant_text, of_microseconds
 from store.access import Version
-from store.engine.statements import Prepared, Row
+from store.engine.statements import OrderedJoin, Prepared, Row
 from store.versions.audiences import Audiences
 from store.versions.tables import (
     ANY_REFERENCE,
@@ -51,6 +52,8 @@ COLUMNS = (
     resource_version.c.content,
 )
 """What `version_of` needs, in its order."""
+HEAD = COLUMNS[:-1]
+"""Of a page that is still to be chosen: everything but the content."""
 
 
 def version_of(row: Sequence[Any], connection: Connection, audiences: Audiences) -> Version:
@@ -69,6 +72,60 @@ def version_of(row: Sequence[Any], connection: Connection, audiences: Audiences)
         content.encode(),
         tuple("Patient/" + patient for patient in patients.split()) if patients else (),
     )
+
+
+_keys = func.json_each(bindparam("keys")).table_valued("value", name="asked")
+_numbered = (
+    func.unnest(cast(bindparam("keys"), ARRAY(BigInteger)))
+    .table_valued("pk", with_ordinality="position", name="asked")
+    .render_derived()
+)
+_size = func.octet_length(resource_version.c.content)
+_sized = (
+    select(
+        _numbered.c.position,
+        resource_version.c.content,
+        func.sum(_size).over(order_by=_numbered.c.position).label("until"),
+    )
+    .select_from(_numbered.join(resource_version, resource_version.c.pk == _numbered.c.pk))
+    .subquery()
+)
+_CONTENTS = Prepared(
+    # In the order asked for: the keys are read one after the other, and each has one row.
+    select(resource_version.c.content)
+    .select_from(OrderedJoin(_keys, resource_version))
+    .where(resource_version.c.pk == _keys.c.value),
+    postgresql=select(_sized.c.content)
+    .where(or_(_sized.c.until <= bindparam("most"), _sized.c.position == 1))
+    .order_by(_sized.c.position),
+)
+
+
+def contents(connection: Connection, pks: Sequence[int], most_bytes: int, *, at_least_one: bool = True) -> list[str]:
+    """The contents of the first of `pks`: as many as are within `most_bytes` together, one in any case if so said.
+
+    What is beyond is not read from the database: a page of resources of 10 MB each takes no more memory than this.
+    """
+    if not pks or (most_bytes <= 0 and not at_least_one):
+        return []
+    if connection.dialect.name == "postgresql":
+        found = [row[0] for row in _CONTENTS.all(connection, {"keys": list(pks), "most": most_bytes})]
+        if found and not at_least_one and len(found[0].encode()) > most_bytes:
+            return []
+        return found
+    texts: list[str] = []
+    left = most_bytes
+    for (text,) in _CONTENTS.each(connection, {"keys": json_array(pks)}):
+        left -= len(text.encode())
+        if left < 0 and (texts or not at_least_one):
+            break
+        texts.append(text)
+    return texts
+
+
+def json_array(numbers: Sequence[int]) -> str:
+    """Whole numbers as SQLite's json_each takes them."""
+    return f"[{','.join(map(str, numbers))}]"
 
 
 def stamp(resource: Json, *, id: str, version: int, at: datetime) -> Json:

@@ -6,11 +6,13 @@ objects before and after (security.md M4: a refused batch of 1,001 had stored 1,
 
 from __future__ import annotations
 
-import importlib
+import itertools
 import json
+import pkgutil
+import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -20,9 +22,12 @@ from werkzeug.test import TestResponse
 from resources import budgets
 from resources.budgets import Budget, Effect
 from resources.json import Json
-from resources.registry import type_id
+from resources.registry import TYPES, type_id
+from resources.search_parameters import parameter
 from scripts import limits_page
+from store.search import limits
 from store.versions.tables import INDEX_TABLES, resource_version
+from tests.builders import patient, service_request
 from tests.fhir_server.conftest import Api
 
 Request = Callable[[], TestResponse]
@@ -50,6 +55,12 @@ class Case:
     over: Callable[[Api, int], Request]
     accepted: bool = True
     """Whether a request at the limit is tried too."""
+    lowered: int | None = None
+    """The limit of this test, where the real one would take long to reach."""
+    before_the_gate: bool = True
+    """Whether it is refused before the write transaction begins; else it is rolled back."""
+    shows: Callable[[Json], bool] = lambda _: False
+    """Of a cap: whether the answer shows it."""
 
 
 def while_the_gate_is_held(api: Api, request: Request) -> TestResponse:
@@ -156,6 +167,101 @@ def _transaction_rows(api: Api, amount: int) -> Request:
     return lambda: api.hospital_a.post("", _bundle("transaction", [_entry(body) for body in bodies]))
 
 
+# What is searched for
+
+
+def _search(path: Callable[[int], str]) -> Callable[[Api, int], Request]:
+    return lambda api, amount: lambda: api.hospital_a.get(path(amount))
+
+
+def _values_in_all(amount: int) -> str:
+    whole, rest = divmod(amount, 100)
+    counts = [100] * whole + ([rest] if rest else [])
+    return "Patient?" + "&".join(f"family={','.join(f'a{n}' for n in range(count))}" for count in counts)
+
+
+_KEYS = ["name", "family", "given", "gender", "birthdate", "active", "address"]
+_REFERRING = [
+    name
+    for name in sorted(TYPES)
+    if (found := parameter(name, "patient")) is not None and "Patient" in found.targets
+]
+
+
+def _time(api: Api, amount: int) -> Request:
+    """A search by a clock of which each look takes `amount` ms."""
+    looks = itertools.count()
+
+    def ask() -> TestResponse:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(limits, "clock", lambda: next(looks) * amount / 1000)
+            return api.hospital_a.get("Patient?family=x")
+
+    return ask
+
+
+def _rule(api: Api, amount: int) -> Request:
+    """Tasks of one order, and an update that makes the rules look through them."""
+    made = api.hospital_a.create(patient())
+    order = api.hospital_a.create(service_request(f"Patient/{made['id']}"))
+    here = api.platform.found(f"Task?focus=ServiceRequest/{order['id']}&_count=100")
+    for _ in range(amount - len(here)):
+        task = {
+            "resourceType": "Task", "status": "draft", "intent": "order",
+            "focus": {"reference": f"ServiceRequest/{order['id']}"},
+        }
+        api.platform.create(task)
+    return lambda: api.hospital_a.put(f"ServiceRequest/{order['id']}", {**order, "note": [{"text": "x"}]})
+
+
+# What is answered
+
+
+def _observation(subject: str | None = None, **more: Any) -> Json:
+    body = {"resourceType": "Observation", "status": "final", "code": {"text": "x"}, **more}
+    return body | ({"subject": {"reference": subject}} if subject else {})
+
+
+def _included(api: Api, amount: int) -> Request:
+    subject = f"Patient/{api.hospital_a.create(patient())['id']}"
+    for first in range(0, amount, 500):
+        entries = [_entry(_observation(subject)) for _ in range(min(500, amount - first))]
+        assert api.hospital_a.post("", _bundle("transaction", entries)).status_code == 200
+    return lambda: api.hospital_a.get(f"Patient?_id={subject[8:]}&_revinclude=Observation:patient")
+
+
+def _rounds(api: Api, amount: int) -> Request:
+    """Each Observation has the one before as a member: one include, and `amount` rounds behind it."""
+    last = api.hospital_a.create(_observation())
+    for _ in range(amount + 1):
+        last = api.hospital_a.create(_observation(hasMember=[{"reference": f"Observation/{last['id']}"}]))
+    return lambda: api.hospital_a.get(f"Observation?_id={last['id']}&_include:iterate=Observation:has-member")
+
+
+def _answer_bytes(api: Api, amount: int) -> Request:
+    subject = f"Patient/{api.hospital_a.create(patient())['id']}"
+    for _ in range(4):
+        api.hospital_a.create(_observation(subject, note=[{"text": "x" * (amount // 3)}]))
+    return lambda: api.hospital_a.get(f"Patient?_id={subject[8:]}&_revinclude=Observation:patient")
+
+
+def _bundle_answer_bytes(api: Api, amount: int) -> Request:
+    large = api.hospital_a.create(_observation(note=[{"text": "x" * amount}]))
+    read = {"request": {"method": "GET", "url": f"Observation/{large['id']}"}}
+    return lambda: api.hospital_a.post("", _bundle("transaction", [read, read, _entry(_basic())]))
+
+
+def _self(body: Json) -> str:
+    return str(next(link["url"] for link in body["link"] if link["relation"] == "self"))
+
+
+def _history(api: Api, amount: int) -> Request:
+    made = api.hospital_a.create(_basic())
+    for _ in range(amount - 1):
+        api.hospital_a.put(f"Basic/{made['id']}", made)
+    return lambda: api.hospital_a.get(f"Basic/{made['id']}/_history?_count=2")
+
+
 CASES: dict[str, list[Case]] = {
     "BODY_BYTES": [Case(_body_bytes)],
     "JSON_DEPTH": [Case(_depth)],
@@ -167,6 +273,33 @@ CASES: dict[str, list[Case]] = {
     "RESOURCE_ELEMENTS": [Case(_elements)],
     "RESOURCE_INDEX_ROWS": [Case(_index_rows)],
     "TRANSACTION_INDEX_ROWS": [Case(_transaction_rows)],
+    "SEARCH_VALUES": [Case(_search(_values_in_all))],
+    "PARAMETER_VALUES": [Case(_search(lambda amount: "Patient?family=" + ",".join(f"a{n}" for n in range(amount))))],
+    "VALUE_LENGTH": [Case(_search(lambda amount: "Patient?family=" + "a" * amount))],
+    "CHAIN_DEPTH": [
+        Case(_search(lambda amount: "Patient?organization" + ".partof" * (amount - 1) + ".name=x")),
+        Case(_search(lambda amount: "Patient?_has:Observation:patient:" + "has-member." * (amount - 1) + "code=x")),
+    ],
+    "CHAIN_TYPES": [Case(_search(lambda _: "Provenance?target._id=x"), accepted=False)],
+    "SORT_KEYS": [Case(_search(lambda amount: "Patient?_sort=" + ",".join(_KEYS[:amount])))],
+    "INCLUDES": [
+        Case(
+            _search(
+                lambda amount: "Patient?_revinclude:iterate=Observation:patient"
+                + "".join(f"&_revinclude={name}:patient" * 3 for name in _REFERRING[: amount - 1])
+            )
+        )
+    ],
+    "SEARCH_MS": [Case(_time)],
+    "RULE_MATCHES": [Case(_rule, lowered=9, before_the_gate=False)],
+    "PAGE_MATCHES": [
+        Case(_search(lambda amount: f"Patient?_count={amount}"), shows=lambda body: "_count=1000" in _self(body)),
+    ],
+    "HISTORY_TOTAL": [Case(_history, lowered=4, shows=lambda body: "total" not in body and len(body["entry"]) == 2)],
+    "INCLUDED": [Case(_included)],
+    "INCLUDE_ROUNDS": [Case(_rounds)],
+    "ANSWER_BYTES": [Case(_answer_bytes, lowered=30_000, accepted=False)],
+    "BATCH_ANSWER_BYTES": [Case(_bundle_answer_bytes, lowered=10_000, accepted=False, before_the_gate=False)],
 }
 
 _ALL = [
@@ -189,20 +322,37 @@ def test_the_page_is_what_the_table_says() -> None:
 @pytest.mark.parametrize("budget", budgets.BUDGETS, ids=lambda budget: budget.name)
 def test_the_function_that_checks_is_there(budget: Budget) -> None:
     """A function that was renamed is renamed in the table too."""
-    module, _, name = budget.checked.rpartition(".")
-    assert callable(getattr(importlib.import_module(module), name))
+    assert callable(pkgutil.resolve_name(budget.checked))
+
+
+def _lowered(budget: Budget, case: Case, monkeypatch: pytest.MonkeyPatch) -> Budget:
+    """The limit of this test, wherever it is used."""
+    if case.lowered is None:
+        return budget
+    low = replace(budget, value=case.lowered)
+    for module in list(sys.modules.values()):
+        if getattr(module, budget.name, None) is budget:
+            monkeypatch.setattr(module, budget.name, low)
+    return low
 
 
 @pytest.mark.parametrize(("budget", "case"), _ALL)
-def test_one_more_than_the_limit_is_told_and_leaves_nothing(api: Api, budget: Budget, case: Case) -> None:
+def test_one_more_than_the_limit_is_told_and_leaves_nothing(
+    api: Api, budget: Budget, case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """RFC 9110 §15.5: a 4xx was not carried out; what is cut says so (security.md M3, M4, M5, fhir.md F1)."""
+    budget = _lowered(budget, case, monkeypatch)
     request = case.over(api, budget.value + 1)
     before = stored(api)
-    answer = while_the_gate_is_held(api, request) if budget.effect is Effect.REFUSED else request()
+    held = budget.effect is Effect.REFUSED and case.before_the_gate
+    answer = while_the_gate_is_held(api, request) if held else request()
     assert stored(api) == before
     body = answer.get_json()
     assert answer.status_code == budget.status, json.dumps(body)[:500]
     assert budget.status < 500
+    if budget.effect is Effect.CAPPED:
+        assert case.shows(body)
+        return
     told = _issues(body)
     assert (budget.code, budget.text) in told, told
     if budget.effect is Effect.REFUSED:
@@ -210,12 +360,17 @@ def test_one_more_than_the_limit_is_told_and_leaves_nothing(api: Api, budget: Bu
 
 
 @pytest.mark.parametrize(("budget", "case"), [one for one in _ALL if one.values[1].accepted])  # type: ignore[attr-defined]
-def test_at_the_limit_it_is_answered(api: Api, budget: Budget, case: Case) -> None:
+def test_at_the_limit_it_is_answered(
+    api: Api, budget: Budget, case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The number that is told is the one that is meant."""
+    budget = _lowered(budget, case, monkeypatch)
     answer = case.over(api, budget.value)()
     body = answer.get_json()
     assert answer.status_code in (200, 201), json.dumps(body)[:500]
     assert (budget.code, budget.text) not in _issues(body)
+    if budget.effect is Effect.CAPPED and budget.name != "PAGE_MATCHES":
+        assert not case.shows(body)
 
 
 def _issues(body: Json) -> list[tuple[str, str]]:
@@ -224,3 +379,28 @@ def _issues(body: Json) -> list[tuple[str, str]]:
         entry["resource"] for entry in body.get("entry", []) if entry.get("search", {}).get("mode") == "outcome"
     ]
     return [(issue["code"], issue["diagnostics"]) for outcome in outcomes for issue in outcome["issue"]]
+
+
+def test_a_batch_whose_answers_are_full_still_writes(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reads beyond the budget are refused one by one and are no access; writes are done, and answered without their
+    resource (R4 §3.1.0.11.1; security.md M5: 1,000 reads of one large Patient took a worker to 1.4 GB)."""
+    large = api.hospital_a.create(_observation(note=[{"text": "x" * 10_000}]))
+    _lowered(budgets.BATCH_ANSWER_BYTES, Case(_entries("batch"), lowered=15_000), monkeypatch)
+    read = {"request": {"method": "GET", "url": f"Observation/{large['id']}"}}
+    bundle = _bundle("batch", [_entry(_basic()), read, read, read, _entry(_basic()), read])
+    entries = api.hospital_a.post("", bundle, Prefer="return=representation").get_json()["entry"]
+    statuses = [entry["response"]["status"][:3] for entry in entries]
+    assert statuses == ["201", "200", "200", "400", "201", "400"]
+    assert ["resource" in entry for entry in entries] == [True, True, True, False, False, False]
+    assert entries[3]["response"]["outcome"]["issue"][0]["code"] == "too-costly"
+
+
+def test_a_large_entry_of_a_batch_is_refused_by_itself(api: Api) -> None:
+    """R4 §3.1.0.11.1: the entries stand alone."""
+    large = {"resourceType": "Basic", "code": {"coding": [{"code": f"c{n}"} for n in range(10_001)]}}
+    entries = api.hospital_a.post("", _bundle("batch", [_entry(_basic()), _entry(large)])).get_json()["entry"]
+    assert [entry["response"]["status"][:3] for entry in entries] == ["201", "422"]
+    conditional = _entry(large)
+    conditional["request"]["ifNoneExist"] = "code=nothing"
+    entries = api.hospital_a.post("", _bundle("batch", [conditional])).get_json()["entry"]
+    assert entries[0]["response"]["outcome"]["issue"][0]["code"] == "too-costly"

@@ -95,7 +95,7 @@ def test_the_watch_looks_through_all_open_tasks(
     scene: Scene, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A backlog of thousands is when it matters most: it is read in portions, and none is left out."""
-    monkeypatch.setattr(search, "FIND_LIMIT", 2)
+    monkeypatch.setattr(search, "PORTION", 2)
     for _ in range(5):
         scene.ordered(priority="stat")
     clock.advance(minutes=6)
