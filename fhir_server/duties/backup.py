@@ -30,9 +30,9 @@ _INCOMPLETE = ".incomplete"
 
 def backup(settings: Settings, destination: Path) -> None:
     """Copy everything to the folder `destination`, consistently, while the service runs. Raises CannotRun."""
-    if destination.exists() and any(destination.iterdir()):
-        raise CannotRun("the destination is not empty")
     with deployment.opened(settings) as services, acts.recorded(services, "backup") as act:
+        if destination.exists() and any(destination.iterdir()):
+            raise CannotRun("the destination is not empty")
         draft = destination / _INCOMPLETE
         draft.mkdir(parents=True, mode=0o700)
         _copy(services, draft)
@@ -43,14 +43,20 @@ def backup(settings: Settings, destination: Path) -> None:
 
 
 def restore(settings: Settings, source: Path) -> Report:
-    """Lay a backup into an empty data folder, then verify the audit log of what was laid. Raises CannotRun."""
+    """Lay a backup into an empty data folder, then verify the audit log of what was laid. Raises CannotRun.
+
+    The restored log records it. What fails before there is a log can stand in none.
+    """
     if (source / _INCOMPLETE).exists():
         raise CannotRun("this backup was interrupted: take another")
     url = make_url(settings.database_url)
     if url.get_backend_name() == "sqlite":
         target = Path(url.database or "")
         if target.exists():
-            raise CannotRun("there is a database already: restore into an empty data folder")
+            refusal = CannotRun("there is a database already: restore into an empty data folder")
+            with suppress(Exception):  # it may be of anybody
+                deployment.note(settings, "restore", failure=str(refusal))
+            raise refusal
         if not (source / "vigie.db").is_file():
             raise CannotRun("there is no vigie.db in the backup: was it taken of another database?")
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -116,8 +122,8 @@ def _copy_spool(source: Path, destination: Path) -> None:
 
 
 def _without_password(url: URL) -> str:
-    plain = url.set(drivername="postgresql", password=None).difference_update_query(["password"])
-    return plain.render_as_string(hide_password=False)
+    plain = URL.create("postgresql", url.username, None, url.host, url.port, url.database, url.query)
+    return plain.difference_update_query(["password"]).render_as_string(hide_password=False)
 
 
 def _postgres(program: str, url: URL, *arguments: str) -> None:

@@ -56,7 +56,9 @@ def opened(settings: Settings) -> Iterator[Services]:
 
 
 def require_database(settings: Settings) -> None:
-    """Raise CannotRun where there is no SQLite file: SQLite would make an empty one."""
+    """Raise CannotRun where there is no SQLite file (SQLite would make an empty one) or the data folder is none."""
+    if settings.data.exists() and not settings.data.is_dir():
+        raise CannotRun(f"the data folder {settings.data} is a file")
     url = make_url(settings.database_url)
     if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
         raise CannotRun("there is no database here yet: `vigie serve` or `vigie db upgrade` makes one")
@@ -71,7 +73,7 @@ def check_keys(settings: Settings) -> None:
         database.dispose()
 
 
-def note(settings: Settings, operation: str, *detail: acts.Detail) -> None:
-    """Record an act that is done, or that begins."""
-    with opened(settings) as services, acts.recorded(services, operation, *detail):
-        pass
+def note(settings: Settings, operation: str, *, failure: str | None = None) -> None:
+    """Record an act that is done, or that begins; `failure`: why it was not."""
+    with opened(settings) as services, acts.recorded(services, operation) as act:
+        act.conclude(failure)

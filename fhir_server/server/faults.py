@@ -27,6 +27,7 @@ class CannotRun(Exception):
 _OS = {
     errno.ENOSPC: "there is no space left on the device",
     errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "a file would be longer than this account's limit (ulimit -f)",
     errno.EROFS: "the file system is read-only",
     errno.EADDRINUSE: "the port is in use: choose another",
     errno.EADDRNOTAVAIL: "the address to listen on is none of this machine",

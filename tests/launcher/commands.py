@@ -1,0 +1,93 @@
+"""Every command of `./vigie`, and how the tests run it. A new command without a row here fails them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from fhir_server.commands.main import main
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the commands of a test work."""
+
+    folder: Path
+    data: Path
+    client_id: str
+    """A registered client."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """How to run a command, and what it leaves in the log."""
+
+    arguments: Callable[[Place], list[str]]
+    operation: str | None
+    """Name of the operation of its event; None: it leaves none, and `why` says why."""
+    why: str = ""
+    failing: Callable[[Place], list[str]] | None = None
+    """Arguments with which it fails, leaving an event that says so."""
+    opens: bool = True
+    """Whether it opens the deployment's database."""
+
+
+def _client(name: str, *more: str) -> Row:
+    return Row(
+        lambda place: ["client", name, place.client_id, *more],
+        f"client-{name}",
+        failing=lambda place: ["client", name, "nobody", *more],
+    )
+
+
+ROWS: dict[str, Row] = {
+    "client add": Row(
+        lambda place: ["client", "add", "EHR", "--organization", "platform", "--scope", "system/Patient.rs"],
+        "client-add",
+        failing=lambda place: ["client", "add", "EHR", "--organization", "nobody", "--scope", "system/Patient.rs"],
+    ),
+    "client list": Row(lambda place: ["client", "list"], "client-list"),
+    "client show": _client("show"),
+    "client scope": _client("scope", "system/Patient.r"),
+    "client origins": _client("origins", "https://viewer.example"),
+    "client revoke-tokens": _client("revoke-tokens"),
+    "client disable": _client("disable"),
+    "client enable": _client("enable"),
+    "audit verify": Row(lambda place: ["audit", "verify"], "audit-verify"),
+    "audit export": Row(
+        lambda place: ["audit", "export", str(place.folder / "log.gz")],
+        "audit-export",
+        failing=lambda place: ["audit", "export", str(place.folder / "nowhere" / "log.gz")],
+    ),
+    "db upgrade": Row(lambda place: ["db", "upgrade"], "db-upgrade"),
+    "backup": Row(
+        lambda place: ["backup", str(place.folder / "backup")],
+        "backup",
+        failing=lambda place: ["backup", str(place.data)],
+    ),
+    "restore": Row(
+        lambda place: ["restore", str(place.folder / "backup"), "--data", str(place.folder / "restored")],
+        "restore",
+        failing=lambda place: ["restore", str(place.folder / "backup")],
+    ),
+    "doctor": Row(lambda place: ["doctor"], "doctor"),
+    "serve": Row(lambda place: ["serve", "--port", "0", "--dimse-port", "0"], "serve"),
+    "token": Row(
+        lambda place: ["token", place.client_id], None, "the server records the token that it issues", opens=False
+    ),
+    "demo": Row(lambda place: ["demo"], None, "it is a client: the server records its accesses", opens=False),
+    "bench": Row(lambda place: ["bench", "--help"], None, "it measures a deployment of its own", opens=False),
+    "test": Row(lambda place: ["test", "--version"], None, "it touches no deployment", opens=False),
+}
+
+
+def paths(command: click.Command = main, above: tuple[str, ...] = ()) -> Iterator[str]:
+    """``client add``, ``serve``…: the commands that do something."""
+    if isinstance(command, click.Group):
+        for name, inner in command.commands.items():
+            yield from paths(inner, (*above, name))
+    else:
+        yield " ".join(above)

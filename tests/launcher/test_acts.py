@@ -1,0 +1,140 @@
+"""Operators' acts are on record: who reads or takes everything by the command line leaves an event (IHE ATNA).
+
+security.md M2: `audit export`, `audit verify`, `backup`, `doctor` left none.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from fhir_server.commands.main import main
+from fhir_server.duties import acts, clients, deployment
+from fhir_server.server.services import Services
+from fhir_server.server.settings import Settings
+from store.access import Caller
+from tests.clients.site import Site
+from tests.launcher.commands import ROWS, Place, paths
+
+RECORDED = sorted(path for path, row in ROWS.items() if row.operation is not None and path != "serve")
+
+
+def run(place: Place, arguments: list[str]) -> Result:
+    given = arguments if "--data" in arguments else [*arguments, "--data", str(place.data)]
+    return CliRunner().invoke(main, given)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    """A deployment with one client, and a backup of it."""
+    data = tmp_path / "data"
+    settings = Settings.load({"data": data}, environ={})
+    deployment.upgrade(settings)
+    made = clients.add(settings, "EHR", "platform", "system/Patient.rs")
+    return Place(tmp_path, data, made["client_id"])
+
+
+def events(data: Path, operation: str) -> list[dict[str, Any]]:
+    """The AuditEvents of an operation of the command line."""
+    services = Services.of(Settings.load({"data": data}, environ={}))
+    try:
+        assert services.ledger.catch_up(30)
+        found = services.store.look(
+            Caller.system("platform"), lambda uow: [one.json() for one in uow.system.each("AuditEvent", [])]
+        )
+    finally:
+        services.close()
+    return [one for one in found if ("operation", operation) in facts(one)]
+
+
+def facts(event: dict[str, Any]) -> set[tuple[str, str]]:
+    return {
+        (fact["type"], fact["valueString"])
+        for entity in event.get("entity", [])
+        for fact in entity.get("detail", [])
+    }
+
+
+def test_every_command_is_in_the_table() -> None:
+    """A command that is added says what it leaves in the log, or why nothing."""
+    assert set(paths()) == set(ROWS)
+    assert all(row.operation or row.why for row in ROWS.values())
+
+
+@pytest.mark.parametrize("path", RECORDED)
+def test_an_act_leaves_one_event(place: Place, path: str) -> None:
+    """Who (the command line, the account's number), what, and that it succeeded; no name of a person."""
+    row = ROWS[path]
+    assert row.operation is not None
+    if path == "restore":
+        assert run(place, ROWS["backup"].arguments(place)).exit_code == 0
+    data = place.folder / "restored" if path == "restore" else place.data
+    before = [] if path == "restore" else events(data, row.operation)
+    done = run(place, row.arguments(place))
+    assert done.exit_code == 0, done.output
+    found = [event for event in events(data, row.operation) if event not in before]
+    assert len(found) == 1
+    (event,) = found
+    assert event["outcome"] == "0"
+    assert ("uid", str(os.getuid())) in facts(event)
+    assert {"value": acts.AGENT} in [agent["who"].get("identifier") for agent in event["agent"]]
+    assert event["purposeOfEvent"][0]["coding"][0]["code"] == "HSYSADMIN"
+    if path.startswith("client") and path not in ("client list", "client add"):
+        assert ("client_id", place.client_id) in facts(event)
+
+
+@pytest.mark.parametrize("path", [path for path in RECORDED if ROWS[path].failing is not None])
+def test_an_act_that_fails_leaves_one_event_that_says_so(place: Place, path: str) -> None:
+    row = ROWS[path]
+    assert row.operation is not None
+    assert row.failing is not None
+    if path == "restore":
+        assert run(place, ROWS["backup"].arguments(place)).exit_code == 0
+    before = events(place.data, row.operation)
+    done = run(place, row.failing(place))
+    assert done.exit_code == 1, done.output
+    found = [event for event in events(place.data, row.operation) if event not in before]
+    assert len(found) == 1
+    assert found[0]["outcome"] == "12"
+
+
+def test_a_verification_that_finds_something_says_so_in_the_log(place: Place) -> None:
+    """The event's outcome is that of the act."""
+    assert events(place.data, "client-add")
+    with sqlite3.connect(place.data / "vigie.db") as connection:
+        connection.execute("UPDATE audit_log SET leaf = zeroblob(32)")
+    connection.close()
+    assert run(place, ["audit", "verify"]).exit_code == 1
+    (event,) = events(place.data, "audit-verify")
+    assert event["outcome"] == "12"
+
+
+def test_what_was_not_recorded_is_not_given_out(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backup or an export takes its place only once its event is durable: where the log cannot be written, none."""
+    from audit.service import Ledger
+    from resources.outcomes import Unavailable
+
+    def away(*_: Any) -> None:
+        raise Unavailable("The audit log cannot be written at present")
+
+    monkeypatch.setattr(Ledger, "disclose", away)
+    export, backup = place.folder / "log.gz", place.folder / "backup"
+    for arguments in (["audit", "export", str(export)], ["backup", str(backup)], ["client", "list"]):
+        done = run(place, arguments)
+        assert done.exit_code == 1
+        assert "cannot be written" in done.stderr
+        assert place.client_id not in done.stdout
+    assert not export.exists()
+    assert [path.name for path in backup.iterdir()] == [".incomplete"]
+
+
+def test_a_start_of_the_service_is_on_record(own_site: Site) -> None:
+    """One event for each start."""
+    own_site.start()
+    own_site.stop()
+    assert len(events(own_site.data, "serve")) == 1
