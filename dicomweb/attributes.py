@@ -18,6 +18,8 @@ from resources.strings import normalise
 
 
 class Level(IntEnum):
+    """The levels of the information model (PS3.4 §C.6)."""
+
     STUDY = 1
     SERIES = 2
     INSTANCE = 3
@@ -42,6 +44,8 @@ class Match(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Attribute:
+    """One attribute of a search or a result, and where it is kept."""
+
     path: str
     """Tag as eight hexadecimal digits; several with dots for an attribute inside a sequence."""
     level: Level
@@ -159,6 +163,7 @@ def vr_of(tag: str) -> str:
 
 
 def pick(json: Json, tags: tuple[str, ...]) -> Json:
+    """These attributes of a data set, where they are."""
     return {tag: json[tag] for tag in tags if tag in json}
 
 
@@ -170,6 +175,7 @@ def text(json: Json, tag: str) -> str:
 
 
 def number(json: Json, tag: str) -> int | None:
+    """The first value as a whole number of 32 bits; None where there is none."""
     values = json.get(tag, {}).get("Value") or [None]
     return values[0] if isinstance(values[0], int) and abs(values[0]) < 2**31 else None
 

@@ -24,6 +24,7 @@ class Origin:
     called_ae: str = ""
 
     def json(self) -> str:
+        """The origin as JSON text, for its column."""
         pairs = (("door", self.door), ("client", self.client), ("address", self.address),
                  ("callingAE", self.calling_ae), ("calledAE", self.called_ae))
         return orjson.dumps({name: value for name, value in pairs if value}).decode()

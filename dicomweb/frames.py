@@ -31,6 +31,7 @@ class FrameIndex:
 
 
 def first(json: Json, tag: str, default: int) -> int:
+    """The first value as a whole number, else `default`."""
     value = (json.get(tag, {}).get("Value") or [default])[0]
     return value if isinstance(value, int) else default
 

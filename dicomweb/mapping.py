@@ -55,6 +55,8 @@ class Join:
 
 @dataclass(frozen=True, slots=True)
 class Study:
+    """What an ImagingStudy says of its study."""
+
     owner: str
     study_instance_uid: str
     accession_number: str
@@ -66,6 +68,8 @@ class Study:
 
 @dataclass(frozen=True, slots=True)
 class Series:
+    """What an ImagingStudy says of a series."""
+
     series_instance_uid: str
     modality: str
     attributes: Json
@@ -74,6 +78,8 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Instance:
+    """What an ImagingStudy says of an instance."""
+
     sop_instance_uid: str
     sop_class_uid: str
     instance_number: int | None

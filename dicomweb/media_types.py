@@ -72,9 +72,11 @@ class Range:
 
     @property
     def transfer_syntax(self) -> str | None:
+        """The transfer syntax that is asked for; None: any."""
         return self.parameters.get("transfer-syntax")
 
     def covers(self, media_type: str) -> bool:
+        """Whether a media type is within this range (RFC 9110 §12.5.1)."""
         if self.type in {"*/*", media_type}:
             return True
         return self.type.endswith("/*") and media_type.startswith(self.type[:-1])

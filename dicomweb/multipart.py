@@ -53,6 +53,7 @@ class Body:
     _file: IO[bytes] | None = None
 
     def close(self) -> None:
+        """Let go of the mapping."""
         if isinstance(self.data, mmap.mmap):
             with suppress(BufferError):  # a view may still be held by a traceback; the mapping goes with it
                 self.data.close()
@@ -339,6 +340,7 @@ class _LineFeeds:
 
 
 def new_boundary() -> str:
+    """A boundary that no content has (RFC 2046 §5.1.1)."""
     return secrets.token_hex(16)
 
 
@@ -384,6 +386,7 @@ def _head(boundary: str, item: Part) -> bytes:
 
 @contextmanager
 def closing(body: Body) -> Iterator[Body]:
+    """Close the body in the end."""
     try:
         yield body
     finally:

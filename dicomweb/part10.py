@@ -49,6 +49,7 @@ class Part10:
 
     @property
     def size_bytes(self) -> int:
+        """Length of the file."""
         return len(self.head) + len(self.body)
 
     @cached_property
@@ -62,6 +63,7 @@ class Part10:
         return digest.hexdigest()
 
     def stream(self) -> Joined:
+        """The file as a stream."""
         return Joined(self.head, self.body)
 
     def dataset(self) -> DataSet:

@@ -42,15 +42,18 @@ class Phantom:
 
     @property
     def study_uid(self) -> str:
+        """StudyInstanceUID, derived from patient and order unless given."""
         return self.study_instance_uid or uids.derived(
             "phantom", self.patient_id, self.accession_number, self.study_date, self.study_time
         )
 
     @property
     def series_uid(self) -> str:
+        """SeriesInstanceUID."""
         return uids.derived(self.study_uid, "series", "1")
 
     def sop_uid(self, number: int) -> str:
+        """SOPInstanceUID of a slice."""
         return uids.derived(self.series_uid, "instance", str(number))
 
 

@@ -45,6 +45,8 @@ Value = str | DateRange | TimeRange | int
 
 @dataclass(frozen=True, slots=True)
 class Key:
+    """One matching key and its alternatives."""
+
     attribute: Attribute
     values: tuple[Value, ...]
     """One of them must match."""
@@ -52,6 +54,8 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class QidoQuery:
+    """A QIDO-RS request as values."""
+
     level: Level
     keys: tuple[Key, ...] = ()
     include: tuple[str, ...] = ()

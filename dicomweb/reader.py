@@ -74,6 +74,8 @@ class Pixels:
 
 @dataclass(slots=True)
 class DataSet:
+    """What was read of a data set: its DICOM JSON, and where its bulk values lie."""
+
     json: Json = field(default_factory=dict)
     bulk: dict[str, tuple[int, int, str]] = field(default_factory=dict)
     """Path of the attribute → (offset, length, VR) of its value."""

@@ -35,6 +35,8 @@ def clause_of(status: int) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
+    """What each door says of an outcome."""
+
     dimse: int
     """C-STORE response status."""
     failure_reason: int | None = None
@@ -70,6 +72,7 @@ class Result(Enum):
 
     @property
     def is_stored(self) -> bool:
+        """Whether the instance is kept."""
         return self.value.failure_reason is None
 
 

@@ -171,6 +171,7 @@ def _cut(chunks: Iterable[bytes], first: int, end: int) -> Iterator[bytes]:
 
 
 def is_encapsulated(layout: Json) -> bool:
+    """Whether the pixels are compressed."""
     pixels = layout.get("pixels")
     return bool(pixels and pixels[3])
 
@@ -183,6 +184,7 @@ def is_pixel_path(row: Row | InstanceRow, path: str) -> bool:
 
 
 def address(base: str, row: Row | InstanceRow) -> str:
+    """The URL of an instance below `base`."""
     study, series = row.study_instance_uid, row.series_instance_uid
     return f"{base}/studies/{study}/series/{series}/instances/{row.sop_instance_uid}"
 

@@ -45,6 +45,7 @@ class Result:
             yield piece
 
     def read(self) -> bytes:
+        """The whole result in memory."""
         return b"".join(self.chunks())
 
     def __del__(self) -> None:

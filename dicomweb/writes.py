@@ -30,10 +30,12 @@ from store.access import COUNTED, Waiting
 
 
 def pack(value: Any) -> bytes:
+    """A value as deflated JSON."""
     return zlib.compress(orjson.dumps(value), 6)
 
 
 def unpack(blob: bytes) -> Any:
+    """What `pack` made."""
     return orjson.loads(zlib.decompress(blob))
 
 
@@ -55,6 +57,7 @@ def lock_study(connection: Connection, owner_id: int, uid: str) -> Row | None:
 
 
 def series_of(connection: Connection, study_pk: int) -> Sequence[Row]:
+    """The series of a study, by UID."""
     return connection.execute(
         select(dicom_series)
         .where(dicom_series.c.study_pk == study_pk)
@@ -63,6 +66,7 @@ def series_of(connection: Connection, study_pk: int) -> Sequence[Row]:
 
 
 def instances_of(connection: Connection, study_pk: int) -> Sequence[Row]:
+    """The instances of a study."""
     return connection.execute(
         select(dicom_instance)
         .where(dicom_instance.c.study_pk == study_pk)
@@ -94,6 +98,7 @@ def stored_digests(connection: Connection, owner_id: int, uids: Iterable[str]) -
 
 
 def insert_series(connection: Connection, values: Json) -> int:
+    """A new series; its pk."""
     return int(connection.execute(insert(dicom_series).values(**values).returning(dicom_series.c.pk)).scalar_one())
 
 
@@ -105,6 +110,7 @@ def insert_instances(connection: Connection, rows: Sequence[Json]) -> dict[str, 
 
 
 def insert_headers(connection: Connection, headers: Sequence[tuple[int, Json, Json]]) -> None:
+    """The headers of new instances."""
     connection.execute(
         insert(dicom_header),
         [{"instance_pk": pk, "metadata": pack(json), "layout": pack(layout)} for pk, json, layout in headers],
@@ -117,10 +123,12 @@ def remove_empty(connection: Connection, study_pk: int) -> None:
 
 
 def set_row(connection: Connection, table: Table, pk: int, values: Json) -> None:
+    """Alter one row by its pk."""
     connection.execute(update(table).where(table.c.pk == bindparam("row_pk")).values(**values), {"row_pk": pk})
 
 
 def mark_published(connection: Connection, pk: int, values: Json) -> None:
+    """Note what the study's ImagingStudy shows."""
     set_row(connection, dicom_study, pk, values)
 
 
@@ -162,6 +170,7 @@ def studies_of_order(
 
 
 def count_of(connection: Connection, table: Table) -> int:
+    """How many rows a table has."""
     return int(connection.execute(select(func.count()).select_from(table)).scalar_one())
 
 

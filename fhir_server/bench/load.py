@@ -37,10 +37,12 @@ class Measured:
         return good / self.seconds if self.seconds else 0.0
 
     def percentile_ms(self, percent: float) -> float:
+        """The latency that `percent` of the requests did not exceed."""
         ordered = sorted(self.latencies_s)
         return 1000 * ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))] if ordered else 0.0
 
     def json(self) -> dict[str, object]:
+        """For the raw file."""
         return {
             "per_second": round(self.per_second, 1),
             "p50_ms": round(self.percentile_ms(50), 2),
@@ -126,6 +128,7 @@ class Connection:
             return self._answer()
 
     def close(self) -> None:
+        """Close the socket."""
         self._socket.close()
 
     def _connect(self) -> socket.socket:

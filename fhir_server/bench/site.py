@@ -26,6 +26,7 @@ _kept: list[bytes] = []
 
 @bare.get("/bare/read")
 def read() -> Response:
+    """The bare route: the bytes of a read, without anything else."""
     return Response(_body(), content_type="application/fhir+json")
 
 
@@ -36,6 +37,7 @@ def _body() -> bytes:
 
 
 def main() -> None:
+    """Serve the bench's own application."""
     processes.die_with_parent()
     settings = Settings.load()
     Granian(

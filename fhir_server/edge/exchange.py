@@ -62,6 +62,7 @@ class Answer:
 
 
 def of_json(resource: Json, status: int = 200, headers: tuple[tuple[str, str], ...] = ()) -> Answer:
+    """An answer with a resource that the server made."""
     return Answer(status, jsontext.dump(resource), headers)
 
 
@@ -71,10 +72,12 @@ def of_version(version: Version, status: int = 200, *, headers: tuple[tuple[str,
 
 
 def version_headers(version: Version) -> tuple[tuple[str, str], ...]:
+    """ETag and Last-Modified of a version (R4 §3.1.0.1)."""
     return (("ETag", etag(version.version)), ("Last-Modified", http_date(version.last_updated)))
 
 
 def location(base: str, version: Version) -> str:
+    """The URL of a version."""
     return f"{base}/{version.type}/{version.id}/_history/{version.version}"
 
 

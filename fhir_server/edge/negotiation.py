@@ -144,6 +144,7 @@ def not_modified(
 
 
 def etag(version: int) -> str:
+    """The weak ETag of a version (R4 §3.1.0.1)."""
     return f'W/"{version}"'
 
 

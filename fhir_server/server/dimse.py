@@ -11,6 +11,7 @@ from fhir_server.server.settings import Settings
 
 @processes.told("dimse")
 def main() -> None:
+    """The process."""
     processes.die_with_parent(signal.SIGTERM)
     logs.configure("dimse")
     told = processes.StopSignals()

@@ -111,6 +111,7 @@ class StopSignals:
             signal.signal(number, self._note)
 
     def wait(self) -> None:
+        """Return once a signal has come."""
         while not self._told:
             time.sleep(_LOOK_S)
 
