@@ -13,11 +13,11 @@ from urllib.parse import parse_qsl, urlencode
 from authlib.oauth2.rfc6749 import InvalidRequestError
 from werkzeug.wrappers import Request
 
+from auth import parameters
+
 FORM = "application/x-www-form-urlencoded"
 MAX_BYTES = 32_768
 MAX_PARAMETERS = 32
-ON_RECORD = ("grant_type", "scope", "client_assertion_type", "client_id", "token_type_hint")
-"""Parameters that may be put on record: none of them is a secret."""
 
 
 class MethodNotAllowed(InvalidRequestError):  # type: ignore[misc]
@@ -28,7 +28,10 @@ class MethodNotAllowed(InvalidRequestError):  # type: ignore[misc]
 
 
 def read_form(request: Request) -> dict[str, str]:
-    """The parameters, those without a value left out as RFC 6749 §3.2 says. Raises InvalidRequestError."""
+    """What the endpoint of this path declares and the request gives. Raises InvalidRequestError.
+
+    Parameters without a value are left out, and others ignored, as RFC 6749 §3.2 says.
+    """
     if request.method != "POST":
         raise MethodNotAllowed
     if request.query_string:
@@ -55,12 +58,13 @@ def read_form(request: Request) -> dict[str, str]:
         raise InvalidRequestError("A parameter is included more than once")
     if any("\0" in value for _, value in pairs):
         raise InvalidRequestError("The body is no well-formed form")
-    return {name: value for name, value in pairs if value}
+    found: dict[str, str] = parameters.DECLARED[request.path].load({name: value for name, value in pairs if value})
+    return found
 
 
 def for_the_record(path: str, form: dict[str, str]) -> str:
     """The request without anything secret, for its audit record."""
-    kept = {name: form[name][:2000] for name in ON_RECORD if name in form}
+    kept = {name: form[name][:2000] for name in parameters.on_record(path) if name in form}
     return f"POST {path}" + (f"\n{urlencode(kept)}" if kept else "")
 
 

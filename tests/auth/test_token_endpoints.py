@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
+from auth import parameters
 from auth.service import Authority
 from resources.outcomes import Unavailable
 from store.access import Interaction, Outcome
@@ -151,6 +152,69 @@ def test_no_form_brings_the_server_down(
     answer = http.post(path, data=_encoded(form.items()), content_type=_FORM, headers=headers)
     assert 400 <= answer.status_code < 500
     assert answer.get_json()["error"]
+
+
+# — what is declared —
+
+
+VALUES = {
+    "client_assertion": None,  # the machine's own
+    "client_assertion_type": ASSERTION_TYPE,
+    "client_id": None,
+    "client_secret": "s",
+    "grant_type": "client_credentials",
+    "scope": "system/Patient.rs",
+    "token": "t",
+    "token_type_hint": "access_token",
+}
+
+
+@ON_ONE_ENGINE
+@pytest.mark.parametrize("path", ENDPOINTS)
+def test_an_endpoint_takes_what_it_declares_and_ignores_the_rest(http: FlaskClient, ehr: Machine, path: str) -> None:
+    """RFC 6749 §3.2: unrecognized parameters MUST be ignored; each parameter, known or not, once."""
+    declared = parameters.DECLARED[path].fields
+    assert set(declared) <= set(VALUES)
+    base: dict[str, Any] = {} if path == "/oauth/token" else {"token": "t"}
+    plain = http.post(path, data=ehr.form(**base))
+    assert plain.status_code == 200
+    for name in declared:
+        value = ehr.client_id if name == "client_id" else VALUES[name]
+        form = ehr.form(**base) if value is None else ehr.form(**{**base, name: value})
+        answer = http.post(path, data=form)
+        assert answer.status_code == (400 if name == "client_secret" else 200), name
+        twice = [*form.items(), (name, form[name])]
+        refused(http.post(path, data=_encoded(twice), content_type=_FORM), "invalid_request", 400)
+    answer = http.post(path, data=ehr.form(**base, colour="red", resource="https://x.example/", redirect_uri="x:"))
+    assert (answer.status_code, set(answer.get_json())) == (200, set(plain.get_json()))
+    twice = [*ehr.form(**base).items(), ("colour", "red"), ("colour", "red")]
+    refused(http.post(path, data=_encoded(twice), content_type=_FORM), "invalid_request", 400)
+
+
+@ON_ONE_ENGINE
+@pytest.mark.parametrize("path", ["/oauth/jwks", "/.well-known/oauth-authorization-server"])
+def test_a_document_takes_no_parameter_and_minds_none(http: FlaskClient, path: str) -> None:
+    """RFC 8414 §3, RFC 7517: no query is defined; one that passes a cache changes nothing."""
+    assert not parameters.DECLARED[path].fields
+    answer = http.get(path, query_string=[("colour", "red"), ("colour", "blue")])
+    assert (answer.status_code, answer.data) == (200, http.get(path).data)
+
+
+@ON_ONE_ENGINE
+def test_every_endpoint_declares_its_parameters(http: FlaskClient) -> None:
+    rules = http.application.url_map.iter_rules()
+    assert {rule.rule for rule in rules if rule.endpoint.startswith("oauth.")} == set(parameters.DECLARED)
+
+
+@ON_ONE_ENGINE
+def test_what_is_ignored_is_not_on_record(http: FlaskClient, ehr: Machine, trail: MemoryTrail) -> None:
+    """Nor is a secret: only what is declared so."""
+    trail.clear()
+    http.post("/oauth/introspect", data=ehr.form(token="secret-token", token_type_hint="hint", colour="red-colour"))
+    (access,) = trail.disclosed
+    assert "token_type_hint=hint" in (access.query or "")
+    assert "secret-token" not in repr(access)
+    assert "red-colour" not in repr(access)
 
 
 # — scope —
