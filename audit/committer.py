@@ -4,13 +4,18 @@ Whoever comes first leads: it commits for itself and for all that came until the
 lead to one that came later. A thread of its own for this would cost every read two changes of thread, which is more
 than the commit. A record is acknowledged only once its commit has returned; who has waited longer than its timeout is
 told Unavailable, and so discloses nothing.
+
+An event loop cannot lead, nor wait: it gives its rows by `submit_soon` and awaits a future. Where such a one would
+lead, a thread of the committer does, and a group's futures are settled by one call into the loop.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 import structlog
@@ -48,6 +53,16 @@ class GroupCommitter(Generic[Row]):
         if ticket.error is not None:
             raise Unavailable("The audit record could not be written", retry_after_s=1) from ticket.error
 
+    def submit_soon(self, rows: Sequence[Row]) -> asyncio.Future[None]:
+        """As `submit`, for the running event loop: done once the rows are durable, or fails with Unavailable."""
+        line = self._line
+        if line.pid != os.getpid():
+            line = self._fresh()
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if line.join(_Ticket(rows, future)):
+            self._have_led(line)
+        return future
+
     @property
     def waiting(self) -> int:
         """How many requests wait for the next commit."""
@@ -59,7 +74,19 @@ class GroupCommitter(Generic[Row]):
                 self._line = _Line()
             return self._line
 
-    def _lead(self, line: _Line[Row], mine: _Ticket[Row]) -> None:
+    def _have_led(self, line: _Line[Row]) -> None:
+        """Have the committer's own thread lead."""
+        if line.thread is None:
+            line.thread = threading.Thread(target=self._lead_for_loops, args=(line,), name="audit", daemon=True)
+            line.thread.start()
+        line.turn.release()
+
+    def _lead_for_loops(self, line: _Line[Row]) -> None:
+        while True:
+            line.turn.acquire()
+            self._lead(line, None)
+
+    def _lead(self, line: _Line[Row], mine: _Ticket[Row] | None) -> None:
         """Commit for everyone in line, `mine` first, then hand the lead on."""
         taken: list[_Ticket[Row]] = []
 
@@ -77,18 +104,39 @@ class GroupCommitter(Generic[Row]):
             if not taken:
                 taken.extend(line.take(self._limit))
         finally:
+            futures = []
             for ticket in taken:
                 ticket.error = error
-                if ticket is not mine:
+                if ticket.future is not None:
+                    futures.append(ticket.future)
+                elif ticket is not mine:
                     ticket.done.release()
-            line.hand_on()
+            if line.hand_on():
+                self._have_led(line)
+            if futures:
+                with suppress(RuntimeError):  # the loop has ended, and nobody waits any more
+                    futures[0].get_loop().call_soon_threadsafe(_settle, futures, error)
+
+
+def _settle(futures: Sequence[asyncio.Future[None]], error: Exception | None) -> None:
+    for future in futures:
+        if future.done():  # who waited has given up
+            continue
+        if error is None:
+            future.set_result(None)
+        else:
+            fault = Unavailable("The audit record could not be written", retry_after_s=1)
+            fault.__cause__ = error
+            future.set_exception(fault)
 
 
 class _Ticket(Generic[Row]):
-    __slots__ = ("done", "error", "leads", "rows")
+    __slots__ = ("done", "error", "future", "leads", "rows")
 
-    def __init__(self, rows: Sequence[Row]) -> None:
+    def __init__(self, rows: Sequence[Row], future: asyncio.Future[None] | None = None) -> None:
         self.rows = rows
+        self.future = future
+        """Of an event loop that waits; else a thread does."""
         self.error: Exception | None = None
         self.leads = False
         # A bare lock, released once: by the leader, or to make this one the leader. A third of the price of an Event.
@@ -104,6 +152,9 @@ class _Line(Generic[Row]):
         self.queue: list[_Ticket[Row]] = []
         self._mutex = threading.Lock()
         self._led = False
+        self.thread: threading.Thread | None = None
+        """Leads for event loops, when `turn` is released."""
+        self.turn = threading.Semaphore(0)
 
     def join(self, ticket: _Ticket[Row]) -> bool:
         """Stand in line; True if there is no leader: then this one leads."""
@@ -135,11 +186,14 @@ class _Line(Generic[Row]):
             group, self.queue = self.queue[:taken], self.queue[taken:]
             return group
 
-    def hand_on(self) -> None:
-        """Make the first in line the leader; if there is none, whoever comes next leads."""
+    def hand_on(self) -> bool:
+        """Make the first in line the leader; if there is none, whoever comes next leads. True: the thread must lead."""
         with self._mutex:
             if not self.queue:
                 self._led = False
-                return
+                return False
+            if self.queue[0].future is not None:
+                return True
             self.queue[0].leads = True
             self.queue[0].done.release()
+            return False

@@ -6,6 +6,7 @@ committer; where that fails the answer is 503 and nothing is disclosed. What is 
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -79,8 +80,25 @@ class Ledger:
         Never inside a write transaction: on SQLite the committer would wait for the caller's own.
         """
         rows = self._rows(caller, accesses, at)
-        if rows:
+        if not rows:
+            return
+        recording = caller.recording
+        if recording is not None and recording.deferred is not None:
+            recording.deferred.extend(rows)
+        else:
             self._committer.submit(rows, self._timeout_s)
+
+    def settle_soon(self, deferred: Sequence[queries.InboxRow]) -> asyncio.Future[None]:
+        """Make durable what a `Recording` deferred. Raises Unavailable, by the future: then nothing may be disclosed.
+
+        For an event loop; it has to see to it that it does not wait for ever.
+        """
+        return self._committer.submit_soon(deferred)
+
+    @property
+    def settles_soon(self) -> bool:
+        """Whether records can be deferred: the append to a file is short, a round trip to a server is not."""
+        return self._spooled is not None
 
     def catch_up(self, timeout_s: float = CATCH_UP_TIMEOUT_S) -> bool:
         """Sequence all that was recorded before the call, or wait for who does; False where time ran out.

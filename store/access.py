@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 from sqlalchemy import Connection
 
@@ -66,7 +66,8 @@ class Recording:
     """
 
     __slots__ = (
-        "accesses", "caller", "failure", "fault", "is_covered", "is_lost", "is_recorded", "reason", "request", "then",
+        "accesses", "caller", "deferred", "failure", "fault", "is_covered", "is_lost", "is_recorded", "reason",
+        "request", "then",
     )  # fmt: skip
 
     def __init__(self, request: str = "", caller: Caller | None = None) -> None:
@@ -82,6 +83,9 @@ class Recording:
         self.reason = ""
         """Why it failed, machine text, for what is no FhirError."""
         self.is_recorded = False
+        self.deferred: list[Any] | None = None
+        """Where the trail is to leave its rows instead of waiting until they are durable: whoever gave the list waits
+        for that before the first byte of the answer leaves. None: the trail waits."""
         self.is_lost = False
         """The record could not be written: the answer is 503 and gives nothing."""
         self.is_covered = False

@@ -25,6 +25,9 @@ from store.unit_of_work import Store, outcome_of, reason_of
 
 Environ = dict[str, Any]
 
+DEFERRED = "vigie.deferred"
+"""Key of the WSGI environment: the list of `Recording.deferred`, where an event loop carries the request out."""
+
 PUBLIC = frozenset({"/", "/livez", "/readyz", "/metrics", metadata.JWKS, metadata.METADATA}) | {
     f"/fhir/{form.path}" for row, form in interactions.forms() if row.public and form.path
 }
@@ -51,6 +54,7 @@ class Recorder:
 
     def __call__(self, environ: Environ, start_response: Callable[..., object]) -> Iterable[bytes]:
         recording = environ[RECORDING] = Recording(raw_request(environ))
+        recording.deferred = environ.get(DEFERRED)
         started: list[Any] = []
 
         def hold(*told: Any) -> Callable[[bytes], object]:

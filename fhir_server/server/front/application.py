@@ -20,6 +20,7 @@ from fhir_server.edge import errors
 from fhir_server.server.front import answers
 from fhir_server.server.front.answers import Reply, WriteLimits, carry_out
 from fhir_server.server.front.bodies import Bodies, Body, BodyLimits, Disconnected, NotReceived
+from fhir_server.server.front.inline import Inline, Trail
 from fhir_server.server.front.lanes import Lane
 from fhir_server.server.front.protocol import (
     Application,
@@ -80,15 +81,18 @@ class Front:
     def __init__(
         self, application: Application, *, bases: tuple[str, ...], port: int, host: str, spool: Path, sizes: BodySizes,
         limits: FrontLimits, guard: Guard, refused: Callable[[Environ, Exception], None], stop: Callable[[], None],
+        trail: Trail | None = None,
     ) -> None:
         """`application`: the synchronous core; `spool`: folder of bodies on their way; `refused` counts for the audit
-        log what the core never hears of; `stop`: what the process does last."""
+        log what the core never hears of; `stop`: what the process does last; `trail`: where the records of reads are
+        made durable that the event loop carries out, None: it carries out none."""
+        self._inline = None if trail is None else Inline(application, trail)
         self._guard = guard
         self._refused = refused
         self._stop = stop
         self._core = application
         self._told = Threshold(_tell, bases)
-        self._basic = basic_environ(port, host)
+        self._basic = basic_environ(port, host, NotReceived(BadRequest("A request of this method has no body here")))
         self._spool = spool
         self._sizes = sizes
         self.limits = limits
@@ -139,6 +143,13 @@ class Front:
     async def _identified(self, proto: HttpProtocol, environ: Environ) -> None:
         """Find out for whom a request is, since his organisation is who waits for it, and have it carried out."""
         holder = self._guard.remembered(environ)
+        if holder is not None and self._inline is not None and self._inline.takes(environ):
+            try:
+                reply = await self._inline.reply(environ)
+            except Exception as error:  # noqa: BLE001 - whatever it was, it is told
+                reply = self._refusal(environ, error)
+            await self._send(proto, reply, self.lane, holder.organization)
+            return
         if holder is None and "HTTP_AUTHORIZATION" in environ:
             try:
                 async with asyncio.timeout(_RESERVED_WAIT_S):
@@ -163,7 +174,7 @@ class Front:
         body: Body | None = None
         close = False
         if environ["REQUEST_METHOD"] not in _WITH_BODY:
-            environ["wsgi.input"] = NotReceived(BadRequest("A request of this method has no body here"))
+            pass
         elif is_stranger:
             # 401 before the body: the core refuses before it reads. If it would not, it had nothing to read.
             close = environ.get("CONTENT_LENGTH") != "0"

@@ -118,14 +118,15 @@ class Refused(Exception):
         self.fault = fault
 
 
-def basic_environ(port: int, host: str) -> Environ:
-    """What is the same in all requests."""
+def basic_environ(port: int, host: str, no_body: object) -> Environ:
+    """What is the same in all requests. `no_body`: the input of a request that has none."""
     return {
         "SCRIPT_NAME": "",
         "SERVER_NAME": host,
         "SERVER_PORT": str(port),
         "SERVER_SOFTWARE": "vigie",
         "wsgi.errors": sys.stderr,
+        "wsgi.input": no_body,
         "wsgi.input_terminated": True,
         "wsgi.multiprocess": True,
         "wsgi.multithread": True,

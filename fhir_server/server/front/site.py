@@ -27,4 +27,5 @@ def front_of(app: Flask) -> Front:
         guard=services.authority.guard,
         refused=partial(count_refusal, services.authority),
         stop=services.authority.close,
+        trail=services.ledger if services.ledger.settles_soon else None,
     )

@@ -1,0 +1,92 @@
+"""Reads of one resource, carried out in the event loop: one prepared select, then the wait for the shared sync.
+
+Handing a request to a thread and back costs more than such a read. So it is carried out where it came in, by the same
+core as everywhere; only its audit record is not waited for there but awaited, before the first byte leaves. Only on
+SQLite, where a read asks nobody else, and only while reads are as quick as they should be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Protocol
+
+from fhir_server.server.front.answers import Reply, carry_out
+from fhir_server.server.front.protocol import Application, Environ
+from fhir_server.server.recorder import DEFERRED
+from resources.outcomes import Unavailable
+
+BOUND_S = 0.01
+"""If reads take longer than this (the running mean of about sixteen) they go to threads until the pause is over: the
+disk is slow. One alone may be longer: a busy machine takes the processor away for some 10 ms now and then."""
+BOUND_OF_ONE_S = 0.25
+PAUSE_S = 1.0
+_WEIGHT = 1 / 16
+DURABLE_WITHIN_S = 10.0
+AT_ONCE = 256
+"""Reads that may wait for their records at once; further ones go to threads, where organisations take turns."""
+
+# A log that is behind is caught up with first, and the bytes of a Binary may be many.
+_READ = re.compile(
+    r"/fhir/(?!AuditEvent/|Binary/)[A-Z][A-Za-z]+/[A-Za-z0-9\-.]{1,64}(?:/_history/[0-9]{1,18})?", re.ASCII
+)
+
+
+class Trail(Protocol):
+    """Where deferred records are made durable. Implemented by `audit.service.Ledger`."""
+
+    def settle_soon(self, deferred: Sequence[Any], /) -> asyncio.Future[None]: ...
+
+
+class Inline:
+    """Carries out reads in the running event loop."""
+
+    def __init__(self, core: Application, trail: Trail, *, bound_s: float = BOUND_S) -> None:
+        self._core = core
+        self._trail = trail
+        self._bound_s = bound_s
+        self._paused_until = 0.0
+        self._mean_s = 0.0
+        self._waiting = 0
+
+    def takes(self, environ: Environ) -> bool:
+        """Whether this request is one, and may be carried out here now."""
+        return (
+            environ["REQUEST_METHOD"] in ("GET", "HEAD")
+            and not environ["QUERY_STRING"]
+            and _READ.fullmatch(environ["PATH_INFO"]) is not None
+            and self._waiting < AT_ONCE
+            and time.monotonic() >= self._paused_until
+        )
+
+    async def reply(self, environ: Environ) -> Reply:
+        """The answer, its record being durable. Raises Unavailable where that cannot be shown."""
+        deferred: list[Any] = []
+        environ[DEFERRED] = deferred
+        began = time.monotonic()
+        reply = carry_out(self._core, environ)
+        self._took(time.monotonic() - began)
+        if deferred:
+            self._waiting += 1
+            durable = self._trail.settle_soon(deferred)
+            patience = asyncio.get_running_loop().call_later(DURABLE_WITHIN_S, partial(_give_up, durable))
+            try:
+                await durable
+            finally:
+                self._waiting -= 1
+                patience.cancel()
+        return reply
+
+    def _took(self, seconds: float) -> None:
+        self._mean_s += (seconds - self._mean_s) * _WEIGHT
+        if self._mean_s > self._bound_s or seconds > BOUND_OF_ONE_S:
+            self._mean_s = 0.0
+            self._paused_until = time.monotonic() + PAUSE_S
+
+
+def _give_up(durable: asyncio.Future[None]) -> None:
+    if not durable.done():
+        durable.set_exception(Unavailable("The audit record could not be written in time", retry_after_s=1))
