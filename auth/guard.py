@@ -17,11 +17,12 @@ from typing import Any, Protocol
 from urllib.parse import quote
 
 from auth import purposes
+from auth.admission import ADMITTED, Admission, Admitted, Holder
 from auth.clients import Clock
 from auth.refusals import Refusals
 from auth.tokens import Token, Tokens
 from resources.outcomes import TooManyRequests, Unauthenticated
-from store.access import Access, Caller, Interaction, Outcome, Recording
+from store.access import Access, Caller, Interaction, Outcome, Recording, outcome_of_status
 from store.engine.ids import random_digits
 
 REALM = "Vigie"
@@ -60,14 +61,6 @@ class Peer:
     request_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """Whose token a request bears: for the limits of requests in flight and of their rate."""
-
-    client_id: str
-    organization: str
-
-
 class Request(Protocol):
     """A request by its WSGI environment (PEP 3333), whatever web framework it came through."""
 
@@ -78,7 +71,11 @@ class Request(Protocol):
 class Guard:
     """`guard(request)` gives the Caller. Raises NotAuthorized, TooManyRequests, Unavailable."""
 
-    def __init__(self, tokens: Tokens, *, clock: Clock, refusals: Refusals, trusted_proxies: int = 0) -> None:
+    def __init__(
+        self, tokens: Tokens, *, clock: Clock, refusals: Refusals, admission: Admission | None = None,
+        trusted_proxies: int = 0,
+    ) -> None:
+        self.admission = admission or Admission()
         self._tokens = tokens
         self._clock = clock
         self._refusals = refusals
@@ -97,7 +94,26 @@ class Guard:
             reason = "unknown token" if token is None else token.fault or "expired token"
             raise self._refusal(request, peer, INVALID_TOKEN, reason, token)
         request.environ[CLIENT_ID] = token.record.client_id
-        return _caller(token, peer, request.environ.get(RECORDING))
+        caller = _caller(token, peer, request.environ.get(RECORDING))
+        if ADMITTED not in request.environ:
+            request.environ[ADMITTED] = self._admitted(request.environ, caller)
+        return caller
+
+    def _admitted(self, environ: dict[str, Any], caller: Caller) -> Admitted:
+        """Count a request in, or turn it away. Raises TooManyRequests."""
+        try:
+            return self.admission.admit(Holder(caller.client_id, caller.organization))
+        except TooManyRequests as error:
+            access = Access(
+                Interaction.OPERATION,
+                query=raw_request(environ),
+                outcome=outcome_of_status(error.status),
+                reason=f"{error.status} {error.issues[0].code}",
+            )
+            self._refusals.count(caller, access)  # there may be very many
+            if caller.recording is not None:
+                caller.recording.is_recorded = True
+            raise
 
     def remembered(self, environ: dict[str, Any]) -> Holder | None:
         """Whose token a request bears, if it gives access and that is known without a look at the database."""

@@ -77,7 +77,7 @@ class Refusals:
 
     def count(self, caller: Caller, access: Access) -> None:
         """Count a refusal, and have it recorded by number: for where nothing may wait for a disk."""
-        self._count(caller, access, f"{_NOT_CREDENTIALS} {access.reason}")
+        self._count(replace(caller, recording=None), access, f"{caller.client_id or _NOT_CREDENTIALS} {access.reason}")
 
     def flush(self) -> int:
         """Write down what was counted; how many refusals that were. What cannot be written is counted on."""

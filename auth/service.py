@@ -12,6 +12,7 @@ from typing import Any
 from flask import Blueprint
 
 from auth import metadata
+from auth.admission import Admission
 from auth.audience import Widening
 from auth.clients import Client, Clients, Clock
 from auth.endpoints import Endpoints
@@ -49,6 +50,7 @@ class Authority:
         trusted_proxies: int = 0,
         signing_keys: Sequence[Json] = (),
         throttle: Throttle | None = None,
+        admission: Admission | None = None,
     ) -> None:
         if not origins:
             raise ValueError("The authority needs at least one origin")
@@ -62,7 +64,9 @@ class Authority:
         self.clients = Clients(database, trail=trail, clock=clock, platform=platform)
         self._tokens = Tokens(database, clock=clock, lifetime_s=token_lifetime_s)
         self.refusals = Refusals(throttle or Throttle(), trail=trail, clock=clock)
-        self.guard = Guard(self._tokens, clock=clock, refusals=self.refusals, trusted_proxies=trusted_proxies)
+        self.guard = Guard(
+            self._tokens, clock=clock, refusals=self.refusals, admission=admission, trusted_proxies=trusted_proxies
+        )
         server = Server(
             database,
             clients=self.clients,

@@ -7,7 +7,6 @@ of several hospitals (docs/decisions/0006-images.md).
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path as FilePath
 from typing import Any
@@ -37,7 +36,6 @@ Guard = Callable[[Request], Caller]
 _OWNER = re.compile(r"[A-Za-z0-9\-.]{1,64}")
 _BULK = re.compile(r"[0-9A-F]{8}(?:/\d{1,6}/[0-9A-F]{8}){0,32}")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-GZIP_FROM_BYTES = 1024
 STORE_RETRY_AFTER_S = 5
 JOINED_ROWS = 500
 """Metadata of more instances than these is streamed."""
@@ -367,7 +365,7 @@ def _body(received: Request) -> Any:
 
 def _headed(response: Response, cache: str = "private, max-age=60") -> Response:
     response.headers["Cache-Control"] = cache
-    response.headers["Vary"] = "Accept, Accept-Encoding, Authorization"
+    response.headers["Vary"] = "Accept, Authorization"
     return response
 
 
@@ -384,29 +382,12 @@ def _warned(response: Response, texts: Iterable[str]) -> Response:
 
 def _json(body: bytes) -> Response:
     """application/dicom+json, spelled without charset: a client compares it letter for letter."""
-    response = _answer(body, DICOM_JSON)
-    if len(body) >= GZIP_FROM_BYTES and "gzip" in request.headers.get("Accept-Encoding", ""):
-        packer = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS | 16)
-        response.set_data(packer.compress(body) + packer.flush())
-        response.headers["Content-Encoding"] = "gzip"
-    return response
+    return _answer(body, DICOM_JSON)
 
 
 def _json_stream(pieces: Iterator[bytes]) -> Response:
     """A long answer in constant memory."""
-    packed = "gzip" in request.headers.get("Accept-Encoding", "")
-    response = Response(_gzipped(pieces) if packed else pieces, content_type=DICOM_JSON)
-    if packed:
-        response.headers["Content-Encoding"] = "gzip"
-    return response
-
-
-def _gzipped(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    packer = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS | 16)
-    for piece in pieces:
-        if packed := packer.compress(piece):
-            yield packed
-    yield packer.flush()
+    return Response(pieces, content_type=DICOM_JSON)
 
 
 def _xml_parts(objects: Sequence[Json]) -> Response:

@@ -52,6 +52,8 @@ def quick(*, seconds: float, resources: int, out: Path | None, database: str | N
                 "dimse_port": _free_port(),
                 "demo": True,
                 "database": database,
+                "client_rate": 1_000_000,  # one client asks for all that the machine can do
+                "organization_rate": 1_000_000,
             }
         ).checked()
         deployment.upgrade(settings)

@@ -13,6 +13,7 @@ from fhir_server.edge import errors, wire
 from fhir_server.edge.rest import Edge
 from fhir_server.server import health, metrics, start_page
 from fhir_server.server.cors import Cors
+from fhir_server.server.encoding import Encoding
 from fhir_server.server.recorder import Recorder
 from fhir_server.server.services import Services
 from fhir_server.server.settings import Settings
@@ -58,5 +59,5 @@ def create_app(services: Services | None = None) -> Flask:
     app.extensions["vigie"] = services
     recorded = Recorder(app.wsgi_app, services.store, services.authority)
     shared = Cors(recorded, services.authority.clients, app.url_map)
-    app.wsgi_app = Threshold(shared, services.settings.bases)  # type: ignore[method-assign]
+    app.wsgi_app = Threshold(Encoding(shared), services.settings.bases)  # type: ignore[method-assign]
     return app

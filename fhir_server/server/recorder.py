@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from auth import metadata
+from auth.admission import HOLDER, Holder
 from auth.guard import RECORDING, raw_request
 from fhir_server.edge import errors
 from resources import interactions
@@ -97,7 +98,11 @@ def count_refusal(strangers: Strangers, environ: Environ, fault: Exception) -> N
     Nothing waits for a disk here, since this may be in an event loop: the number is on record a few seconds later.
     """
     access = Access(Interaction.OPERATION, outcome=outcome_of(fault), reason=reason_of(fault))
-    strangers.counted(strangers.stranger(environ), access)
+    caller = strangers.stranger(environ)
+    holder: Holder | None = environ.get(HOLDER)
+    if holder is not None:
+        caller = replace(caller, client_id=holder.client_id, organization=holder.organization)
+    strangers.counted(caller, access)
 
 
 def _refusal(recording: Recording, status: int) -> Access:

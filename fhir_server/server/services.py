@@ -16,6 +16,7 @@ from audit import verify
 from audit.checkpoint import Verifier
 from audit.offline import Report, split_notes
 from audit.service import Ledger
+from auth.admission import Admission, AdmissionLimits
 from auth.service import Authority
 from dicomweb.service import Imaging
 from fhir_server.server import keys
@@ -100,6 +101,14 @@ class Services:
             clock=clock,
             token_lifetime_s=settings.token_lifetime_s,
             trusted_proxies=settings.trusted_proxies,
+            admission=Admission(
+                AdmissionLimits(
+                    settings.client_in_flight,
+                    settings.organization_in_flight,
+                    settings.client_rate,
+                    settings.organization_rate,
+                )
+            ),
         )
         store = Store(
             database,

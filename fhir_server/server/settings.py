@@ -200,6 +200,48 @@ class Settings:
         _number(1, 600),
         "Longest wait of a request for a connection to the database, in seconds (PostgreSQL).",
     )
+    client_in_flight: int = setting(
+        256, _number(1), "Requests of one client in flight at once in one web worker; further ones are answered 429."
+    )
+    organization_in_flight: int = setting(
+        512, _number(1), "Requests of one organisation in flight at once in one web worker; further ones: 429."
+    )
+    client_rate: int = setting(
+        6000,
+        _number(1),
+        "Requests a second of one client in one web worker, with bursts of two seconds' worth; further ones: 429.",
+    )
+    organization_rate: int = setting(
+        12000, _number(1), "Requests a second of one organisation in one web worker, likewise."
+    )
+    body_grace_s: int = setting(
+        10, _number(1, 600), "Time in seconds that the body of a request has to come, besides `body_min_rate`: 408."
+    )
+    body_min_rate: int = setting(
+        16384, _number(1), "Bytes a second that a body has to come with, and an answer to be taken with."
+    )
+    body_memory_bytes: int = setting(
+        64 * 1024 * 1024, _number(0), "Memory of one web worker for bodies on their way; beyond it they go to files."
+    )
+    body_disk_bytes: int = setting(
+        16 * 1024**3, _number(0), "Disk space of one web worker for bodies on their way; beyond it: 503."
+    )
+    bodies_at_once: int = setting(
+        1024, _number(1), "Bodies on their way at once to one web worker; further ones are answered 503."
+    )
+    bodies_of_one: int = setting(
+        256,
+        _number(1),
+        "Bodies on their way at once of one organisation, or of one address without a token; further ones: 429.",
+    )
+    answer_timeout_s: int = setting(
+        60,
+        _number(1, 86400),
+        "Time in seconds in which an answer has to begin (more for a long body); then it is answered 503.",
+    )
+    write_grace_s: int = setting(
+        30, _number(1, 3600), "Time in seconds that a client has to take a long answer, besides `body_min_rate`."
+    )
     demo: bool = setting(
         False,
         fields.Boolean(),

@@ -4,6 +4,7 @@
 an unknown Host (a proxy's inner name, or an attack) counts as the canonical base, so no link ever leads to a stranger.
 *Caches* keep nothing, unless the facade says otherwise.
 *The request id* is the client's, or minted; it is in the answer, in the log line and in the audit record.
+*In flight* is a request from the guard until its answer is complete (`auth.admission`).
 *The log line* names the kind of request, never the path: a path or a query may name a patient.
 """
 
@@ -11,10 +12,11 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
+from auth.admission import ADMITTED, Admitted
 from auth.guard import REQUEST_ID
 from fhir_server.edge.wire import ROUTE_KIND
 from fhir_server.server import logs
@@ -58,8 +60,15 @@ class Threshold:
             told: Callable[[bytes], object] = start_response(status, headers, *rest)
             return told
 
-        result: Iterable[bytes] = self._application(environ, start)
-        return result
+        try:
+            result: Iterable[bytes] = self._application(environ, start)
+        except BaseException:
+            _release(environ)
+            raise
+        if type(result) is list:
+            _release(environ)
+            return result
+        return _Complete(result, environ) if ADMITTED in environ else result
 
     def _set_base(self, environ: Environ) -> None:
         scheme, host = environ.get("wsgi.url_scheme", "http"), environ.get("HTTP_HOST", "")
@@ -70,6 +79,28 @@ class Threshold:
         else:
             scheme, host = self._canonical
         environ["wsgi.url_scheme"], environ["HTTP_HOST"] = scheme, host
+
+
+class _Complete:
+    """An answer in pieces; when it is complete, or broken off, its request is no longer in flight."""
+
+    def __init__(self, result: Iterable[bytes], environ: Environ) -> None:
+        self._result, self._environ = result, environ
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._result)
+
+    def close(self) -> None:
+        try:
+            getattr(self._result, "close", lambda: None)()
+        finally:
+            _release(self._environ)
+
+
+def _release(environ: Environ) -> None:
+    admitted: Admitted | None = environ.get(ADMITTED)
+    if admitted is not None:
+        admitted.release()
 
 
 def route_of(path: str, kind: str | None) -> str:

@@ -12,8 +12,8 @@ from fhir_server.server.settings import Settings
 
 HEADER_READ_TIMEOUT_MS = 15_000
 """A head has to come within this time; so has the next request of a connection that is kept."""
-MAX_HEAD_BYTES = 64 * 1024
-"""Longest head of a request (431), and what is buffered of a connection in either direction."""
+BUFFER_BYTES = 64 * 1024
+"""What is buffered of a connection in either direction (a head that is longer is 431)."""
 MAX_CONNECTIONS = 4096
 """Connections of one worker; further ones wait to be accepted."""
 
@@ -33,7 +33,7 @@ def main() -> None:
         loop=Loops.asyncio,
         runtime_mode=RuntimeModes.st,
         http=HTTPModes.http1,  # nothing needs HTTP/2 in clear
-        http1_settings=HTTP1Settings(header_read_timeout=HEADER_READ_TIMEOUT_MS, max_buffer_size=MAX_HEAD_BYTES),
+        http1_settings=HTTP1Settings(header_read_timeout=HEADER_READ_TIMEOUT_MS, max_buffer_size=BUFFER_BYTES),
         backpressure=MAX_CONNECTIONS,
         respawn_failed_workers=True,
         respawn_interval=0.5,

@@ -20,6 +20,7 @@ from dicomweb.phantom import Phantom, series
 from dicomweb.service import Imaging
 from dicomweb.workers import Workers
 from fhir_server.edge import errors
+from fhir_server.server.encoding import Encoding
 from fhir_server.server.recorder import Recorder
 from resources.json import Json
 from store.access import Access, Caller
@@ -102,7 +103,7 @@ def app_of(imaging: Imaging, store: Store, guarding: Callable[[Request], Caller]
     app = Flask("images")
     app.register_blueprint(imaging.blueprint(guarding))
     errors.register(app)
-    app.wsgi_app = Recorder(app.wsgi_app, store, Strangers(store))  # type: ignore[method-assign]
+    app.wsgi_app = Encoding(Recorder(app.wsgi_app, store, Strangers(store)))  # type: ignore[method-assign]
     return app
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import structlog
 
+from auth.admission import ADMITTED, HOLDER
 from auth.guard import Guard
 from fhir_server.edge import errors
 from fhir_server.server.front import answers
@@ -31,6 +32,7 @@ from fhir_server.server.front.protocol import (
     basic_environ,
     environ_of,
 )
+from fhir_server.server.front.pulse import Pulse
 from fhir_server.server.threshold import Threshold
 from resources.outcomes import BadRequest, FhirError, TooManyRequests, Unauthenticated, Unavailable
 
@@ -39,7 +41,8 @@ log = structlog.get_logger("vigie.front")
 FAULT = "vigie.fault"
 """Key of the WSGI environment: the fault that the front answers itself."""
 ALIVE = "/livez"
-RESERVED = ("/readyz", "/metrics", "/oauth/")
+_METRICS = "/metrics"
+RESERVED = ("/readyz", _METRICS, "/oauth/")
 """Paths that answer while every other thread is busy."""
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 _RESERVED_THREADS = 3
@@ -80,14 +83,17 @@ class Front:
 
     def __init__(
         self, application: Application, *, bases: tuple[str, ...], port: int, host: str, spool: Path, sizes: BodySizes,
-        limits: FrontLimits, guard: Guard, refused: Callable[[Environ, Exception], None], stop: Callable[[], None],
-        trail: Trail | None = None,
+        limits: FrontLimits, guard: Guard, ask: Callable[[], None], refused: Callable[[Environ, Exception], None],
+        stop: Callable[[], None], trail: Trail | None = None,
     ) -> None:
-        """`application`: the synchronous core; `spool`: folder of bodies on their way; `refused` counts for the audit
-        log what the core never hears of; `stop`: what the process does last; `trail`: where the records of reads are
-        made durable that the event loop carries out, None: it carries out none."""
+        """`application`: the synchronous core; `spool`: folder of bodies on their way; `ask`: see `Pulse`; `refused`
+        counts for the audit log what the core never hears of; `stop`: what the process does last.
+
+        `trail`: where the records of reads become durable that the event loop carries out; None: it carries out none.
+        """
         self._inline = None if trail is None else Inline(application, trail)
         self._guard = guard
+        self._ask = ask
         self._refused = refused
         self._stop = stop
         self._core = application
@@ -109,6 +115,7 @@ class Front:
         self.lane = Lane("core", threads, per_key=threads - 1)
         self.reserved = Lane("reserved", _RESERVED_THREADS, per_key=_RESERVED_THREADS - 1)
         self._disk = Lane("disk", 2)
+        self._pulse = Pulse(self._ask)
         self.bodies = Bodies(self.limits.bodies, self._spool, self._disk)
 
     @property
@@ -124,13 +131,14 @@ class Front:
     def close(self) -> None:
         for lane in (self.lane, self.reserved, self._disk):
             lane.close()
+        self._pulse.close()
         self._stop()
 
     async def __rsgi__(self, scope: Scope, proto: HttpProtocol) -> None:
         try:
             environ = environ_of(scope, self._basic)
         except Refused as refused:
-            await self._send(proto, self._refusal(refused.environ, refused.fault), self.reserved, "", close=True)
+            await self._refuse(proto, refused.environ, refused.fault)
             return
         path = environ["PATH_INFO"]
         if path == ALIVE:
@@ -143,25 +151,41 @@ class Front:
     async def _identified(self, proto: HttpProtocol, environ: Environ) -> None:
         """Find out for whom a request is, since his organisation is who waits for it, and have it carried out."""
         holder = self._guard.remembered(environ)
-        if holder is not None and self._inline is not None and self._inline.takes(environ):
-            try:
-                reply = await self._inline.reply(environ)
-            except Exception as error:  # noqa: BLE001 - whatever it was, it is told
-                reply = self._refusal(environ, error)
-            await self._send(proto, reply, self.lane, holder.organization)
-            return
         if holder is None and "HTTP_AUTHORIZATION" in environ:
+            if self._pulse.is_silent:
+                await self._refuse(proto, environ, _busy())
+                return
             try:
                 async with asyncio.timeout(_RESERVED_WAIT_S):
                     holder = await self.reserved.run(self._stranger(environ), partial(self._guard.holder, environ))
             except TimeoutError:
-                await self._send(proto, self._refusal(environ, _busy()), self.reserved, "", close=True)
+                await self._refuse(proto, environ, _busy())
                 return
             except Exception as error:  # noqa: BLE001 - the database failed: whatever it was, it is told
-                await self._send(proto, self._refusal(environ, error), self.reserved, "", close=True)
+                await self._refuse(proto, environ, error)
                 return
-        key = self._stranger(environ) if holder is None else holder.organization
-        await self._serve(proto, environ, self.lane, key, self.limits.answer_s, is_stranger=holder is None)
+        if holder is None:
+            key = self._stranger(environ)
+            await self._serve(proto, environ, self.lane, key, self.limits.answer_s, is_stranger=True)
+            return
+        environ[HOLDER] = holder
+        try:
+            environ[ADMITTED] = self._guard.admission.admit(holder)
+        except TooManyRequests as error:
+            await self._refuse(proto, environ, error)
+            return
+        try:
+            if self._inline is not None and self._inline.takes(environ):
+                try:
+                    reply = await self._inline.reply(environ)
+                except Exception as error:  # noqa: BLE001 - whatever it was, it is told
+                    reply = self._refusal(environ, error)
+                await self._send(proto, reply, self.lane, holder.organization)
+            else:
+                await self._serve(proto, environ, self.lane, holder.organization, self.limits.answer_s)
+        except BaseException:
+            environ[ADMITTED].release()
+            raise
 
     def _stranger(self, environ: Environ) -> str:
         """The key of a request that shows no token: no organisation has such an id."""
@@ -183,9 +207,11 @@ class Front:
             try:
                 body = await self._body(proto, environ, key)
             except Disconnected:
+                # Most often nobody is there to hear it; but a body may break off by its own chunks (RFC 9112 §7.1).
+                await self._refuse(proto, environ, BadRequest("The body of the request breaks off"))
                 return
             except (TooManyRequests, Unavailable) as error:
-                await self._send(proto, self._refusal(environ, error), lane, key, close=True)
+                await self._refuse(proto, environ, error)
                 return
             except FhirError as error:
                 # The core says it, in the words of the facade and with its record.
@@ -193,7 +219,7 @@ class Front:
                 close = True
         if body is not None:
             wait_s += body.size / _CARRIED_OUT_PER_S
-        reply = await self._reply(environ, lane, key, wait_s, None if body is None else body.close)
+        reply = await self._reply(environ, lane, key, wait_s, partial(_over, environ, body))
         await self._send(proto, reply, lane, key, close=close)
 
     async def _body(self, proto: HttpProtocol, environ: Environ, key: str) -> Body:
@@ -208,11 +234,18 @@ class Front:
         return body
 
     async def _reply(
-        self, environ: Environ, lane: Lane, key: str, wait_s: float, after: Callable[[], None] | None
+        self, environ: Environ, lane: Lane, key: str, wait_s: float, after: Callable[[bool], None]
     ) -> Reply:
+        if self._pulse.is_silent and environ["PATH_INFO"] != _METRICS:
+            after(False)
+            return self._refusal(environ, _busy())
         try:
-            async with asyncio.timeout(wait_s):
-                return await lane.run(key, partial(carry_out, self._core, environ), after)
+            async with asyncio.timeout(wait_s) as deadline:
+                self._pulse.wait(deadline)
+                try:
+                    return await lane.run(key, partial(carry_out, self._core, environ), after)
+                finally:
+                    self._pulse.over(deadline)
         except TimeoutError:
             return self._refusal(environ, _busy())
         except Exception as error:  # noqa: BLE001 - the core answers its own faults: this one is the composition's
@@ -221,7 +254,14 @@ class Front:
     def _refusal(self, environ: Environ, fault: Exception) -> Reply:
         """The answer that the front gives itself, without the core."""
         self._refused(environ, fault)
-        return carry_out(self._told, {**environ, FAULT: fault})
+        environ = {**environ, FAULT: fault}
+        environ.pop(ADMITTED, None)  # a thread may still be at work for it
+        return carry_out(self._told, environ)
+
+    async def _refuse(self, proto: HttpProtocol, environ: Environ, fault: Exception) -> None:
+        """Answer without the core, and close the connection: the request was not read to its end."""
+        _release(environ)
+        await self._send(proto, self._refusal(environ, fault), self.reserved, "", close=True)
 
     async def _send(self, proto: HttpProtocol, reply: Reply, lane: Lane, key: str, *, close: bool = False) -> None:
         if close:
@@ -231,6 +271,19 @@ class Front:
 
 def _busy() -> Unavailable:
     return Unavailable("The server cannot answer at present", retry_after_s=5)
+
+
+def _over(environ: Environ, body: Body | None, has_run: bool) -> None:
+    """The thread has come back, or none will take the request any more: what it held is free."""
+    if body is not None:
+        body.close()
+    if not has_run:
+        _release(environ)  # else the threshold has, or will when the answer is complete
+
+
+def _release(environ: Environ) -> None:
+    if ADMITTED in environ:
+        environ[ADMITTED].release()
 
 
 def _tell(environ: Environ, start_response: Callable[..., object]) -> object:

@@ -57,6 +57,7 @@ class Inline:
         return (
             environ["REQUEST_METHOD"] in ("GET", "HEAD")
             and not environ["QUERY_STRING"]
+            and "HTTP_ORIGIN" not in environ  # whose origins are looked up
             and _READ.fullmatch(environ["PATH_INFO"]) is not None
             and self._waiting < AT_ONCE
             and time.monotonic() >= self._paused_until

@@ -24,7 +24,7 @@ class _Task(Generic[T]):
     __slots__ = ("after", "begun", "function", "future", "key")
 
     def __init__(
-        self, key: str, function: Callable[[], T], future: asyncio.Future[T], after: Callable[[], None] | None
+        self, key: str, function: Callable[[], T], future: asyncio.Future[T], after: Callable[[bool], None] | None
     ) -> None:
         self.key, self.function, self.future, self.after = key, function, future, after
         self.begun = False
@@ -47,11 +47,11 @@ class Lane:
             threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True).start()
 
     def run(
-        self, key: str, function: Callable[[], T], after: Callable[[], None] | None = None
+        self, key: str, function: Callable[[], T], after: Callable[[bool], None] | None = None
     ) -> asyncio.Future[T]:
         """What `function` gives, once a thread has carried it out. Cancel it to give up.
 
-        `after` is called in the loop once `function` has returned, or will never be called.
+        `after` is called in the loop once `function` has returned (True), or will never be called (False).
         """
         task = _Task(key, function, self._loop.create_future(), after)
         task.future.add_done_callback(lambda future: self._gave_up(task) if future.cancelled() else None)
@@ -99,7 +99,7 @@ class Lane:
         if task.begun:
             self.abandoned += 1
         elif task.after is not None:
-            task.after()
+            task.after(False)
 
     def _work(self) -> None:
         while (task := self._queue.get()) is not None:
@@ -122,7 +122,7 @@ class Lane:
         else:
             del self._running[task.key]
         if task.after is not None:
-            task.after()
+            task.after(True)
         if task.future.cancelled():
             self.abandoned -= 1
             getattr(result, "close", lambda: None)()

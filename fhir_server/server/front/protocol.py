@@ -14,7 +14,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
-from werkzeug.exceptions import ExpectationFailed
+from werkzeug.exceptions import ExpectationFailed, RequestHeaderFieldsTooLarge
 
 from resources.outcomes import BadRequest, NotAllowed
 
@@ -86,12 +86,16 @@ def environ_of(scope: Scope, basic: Environ) -> Environ:
     environ["wsgi.url_scheme"] = scope.scheme
     environ["REMOTE_ADDR"] = scope.client.rpartition(":")[0].strip("[]")
     headers = scope.headers
+    size = len(scope.path) + len(scope.query_string)
     for name, value in headers.items():
+        size += len(name) + len(value)
         key = _KEYS.get(name) or _key(name)
         if key in environ:
             environ[key] = f"{environ[key]}, {value}"
         else:
             environ[key] = value
+    if size > MAX_HEAD_BYTES:
+        raise Refused(environ, RequestHeaderFieldsTooLarge())  # RFC 6585 §5
     if len(environ) != len(basic) + _HEAD + len(headers):
         raise Refused(environ, BadRequest("A header field is not ASCII, or two have names that differ by _ and - only"))
     host = environ.get("HTTP_HOST")
@@ -135,6 +139,8 @@ def basic_environ(port: int, host: str, no_body: object) -> Environ:
     }
 
 
+MAX_HEAD_BYTES = 32 * 1024
+"""Longest target and header fields together."""
 _HEAD = 6
 """Keys that `environ_of` adds for the head of any request."""
 _KEYS: dict[str, str] = {}

@@ -7,9 +7,13 @@ from functools import partial
 from flask import Flask
 
 from auth.forms import MAX_BYTES
+from fhir_server.server.front.answers import WriteLimits
 from fhir_server.server.front.application import BodySizes, Front, FrontLimits
+from fhir_server.server.front.bodies import BodyLimits
 from fhir_server.server.recorder import count_refusal
 from fhir_server.server.services import Services
+from fhir_server.server.settings import Settings
+from store.engine.database import ping
 
 
 def front_of(app: Flask) -> Front:
@@ -23,9 +27,27 @@ def front_of(app: Flask) -> Front:
         port=settings.port,
         spool=settings.data / "spool",
         sizes=BodySizes(settings.max_body_bytes, services.imaging.max_request_bytes, MAX_BYTES),
-        limits=FrontLimits(threads=settings.threads),
+        limits=limits_of(settings),
+        ask=lambda: ping(services.database),
         guard=services.authority.guard,
         refused=partial(count_refusal, services.authority),
         stop=services.authority.close,
         trail=services.ledger if services.ledger.settles_soon else None,
+    )
+
+
+def limits_of(settings: Settings) -> FrontLimits:
+    """What requests may cost one web worker."""
+    return FrontLimits(
+        threads=settings.threads,
+        answer_s=settings.answer_timeout_s,
+        bodies=BodyLimits(
+            grace_s=settings.body_grace_s,
+            min_rate=settings.body_min_rate,
+            memory=settings.body_memory_bytes,
+            disk=settings.body_disk_bytes,
+            count=settings.bodies_at_once,
+            per_key=settings.bodies_of_one,
+        ),
+        write=WriteLimits(grace_s=settings.write_grace_s, min_rate=settings.body_min_rate),
     )
