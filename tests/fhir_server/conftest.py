@@ -29,6 +29,7 @@ from resources.json import Json
 from store.access import Caller
 from tests.conftest import ENGINES
 from tests.counting import Counted, watch
+from tests.through import ThroughFront
 
 HOST = "localhost"
 BASE = f"http://{HOST}/fhir"
@@ -208,21 +209,37 @@ def settings(engine: str, template: Template, tmp_path: Path, request: pytest.Fi
 
 
 @pytest.fixture
+def door(request: pytest.FixtureRequest) -> str:
+    """`wsgi`: the application alone, as under any WSGI server. `front`: by way of the front. See `BOTH_DOORS`."""
+    return str(getattr(request, "param", "wsgi"))
+
+
+BOTH_DOORS = pytest.mark.parametrize("door", ["wsgi", "front"], indirect=True)
+"""For a module of HTTP tests: the answers and the records are the same whatever serves."""
+
+
+@pytest.fixture
 def make_api(
-    settings: Settings, template: Template, request: pytest.FixtureRequest
+    settings: Settings, template: Template, request: pytest.FixtureRequest, door: str
 ) -> Iterator[Callable[..., Api]]:
     """Assemble the server; keyword arguments replace settings. At the end each request must have had its records."""
     opened: list[tuple[Services, Counted]] = []
+    fronts: list[ThroughFront] = []
 
     def make(**changed: Any) -> Api:
         services = Services.of(replace(settings, **changed))
         app = create_app(services)
+        if door == "front":
+            fronts.append(ThroughFront(app))
+            app.wsgi_app = fronts[-1]  # type: ignore[method-assign]
         counted = watch(services, app.wsgi_app)
         app.wsgi_app = counted  # type: ignore[method-assign]
         opened.append((services, counted))
         return Api(services, app, template.keys, counted=counted)
 
     yield make
+    for front in fronts:
+        front.close()
     try:
         if "uncounted" not in request.keywords:
             for _, counted in opened:

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from resources.json import Json
-from tests.fhir_server.conftest import BASE, Api
+from tests.fhir_server.conftest import BASE, BOTH_DOORS, Api
+
+pytestmark = BOTH_DOORS
 
 PATIENT: Json = {"resourceType": "Patient", "name": [{"family": "Durand", "given": ["Anne"]}], "gender": "female"}
 

@@ -17,11 +17,11 @@ from store.engine.database import ping
 
 
 def front_of(app: Flask) -> Front:
-    """The front before an application that `create_app` made."""
+    """The front before an application that `create_app` made, as it is wrapped now."""
     services: Services = app.extensions["vigie"]
     settings = services.settings
     return Front(
-        app,
+        app.wsgi_app,
         bases=settings.bases,
         host=settings.host,
         port=settings.port,
