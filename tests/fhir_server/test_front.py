@@ -373,7 +373,7 @@ def test_json_is_encoded_for_who_asks(patient: Any) -> None:
     url = f"/fhir/Patient/{made['id']}"
     plain = web.get(url, token)
     assert "content-encoding" not in plain.headers
-    assert plain.headers["vary"] == "Accept-Encoding"
+    assert "Accept-Encoding" in plain.headers["vary"]
     packed = web.get(url, token, "Accept-Encoding: gzip;q=0.5, br")
     assert packed.headers["content-encoding"] == "br"
     assert brotli.decompress(packed.body) == plain.body

@@ -41,8 +41,9 @@ log = structlog.get_logger("vigie.front")
 FAULT = "vigie.fault"
 """Key of the WSGI environment: the fault that the front answers itself."""
 ALIVE = "/livez"
-_METRICS = "/metrics"
-RESERVED = ("/readyz", _METRICS, "/oauth/")
+HEALTH = ("/readyz", "/metrics")
+"""Paths that say themselves what does not answer, within a time of their own."""
+RESERVED = (*HEALTH, "/oauth/")
 """Paths that answer while every other thread is busy."""
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 _RESERVED_THREADS = 3
@@ -236,7 +237,7 @@ class Front:
     async def _reply(
         self, environ: Environ, lane: Lane, key: str, wait_s: float, after: Callable[[bool], None]
     ) -> Reply:
-        if self._pulse.is_silent and environ["PATH_INFO"] != _METRICS:
+        if self._pulse.is_silent and environ["PATH_INFO"] not in HEALTH:
             after(False)
             return self._refusal(environ, _busy())
         try:

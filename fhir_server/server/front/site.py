@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from flask import Flask
+from sqlalchemy import text
 
 from auth.forms import MAX_BYTES
 from fhir_server.server.front.answers import WriteLimits
@@ -13,7 +14,7 @@ from fhir_server.server.front.bodies import BodyLimits
 from fhir_server.server.recorder import count_refusal
 from fhir_server.server.services import Services
 from fhir_server.server.settings import Settings
-from store.engine.database import ping
+from store.engine.database import Database
 
 
 def front_of(app: Flask) -> Front:
@@ -28,12 +29,17 @@ def front_of(app: Flask) -> Front:
         spool=settings.data / "spool",
         sizes=BodySizes(settings.max_body_bytes, services.imaging.max_request_bytes, MAX_BYTES),
         limits=limits_of(settings),
-        ask=lambda: ping(services.database),
+        ask=partial(_ask, services.database),
         guard=services.authority.guard,
         refused=partial(count_refusal, services.authority),
         stop=services.authority.close,
         trail=services.ledger if services.ledger.settles_soon else None,
     )
+
+
+def _ask(database: Database) -> None:
+    with database.glance() as connection:
+        connection.execute(text("SELECT 1"))
 
 
 def limits_of(settings: Settings) -> FrontLimits:
