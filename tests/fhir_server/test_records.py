@@ -384,3 +384,27 @@ def test_where_it_cannot_be_recorded_nothing_is_given(api: Api, monkeypatch: pyt
         assert answer.status_code == 503, path
         assert answer.headers["Retry-After"] == "1"
         assert len(tried) == 1, path
+
+
+def test_a_stranger_cannot_fill_the_log_with_paths_that_there_are_not(api: Api) -> None:
+    """A flood is told by number; and who wanders about is not locked out of authenticating."""
+    since = written_by(api)
+    stranger = api.app.test_client()
+    for _ in range(60):
+        assert stranger.get("/nowhere").status_code == 404
+    assert len(since()) < 40
+    assert stranger.get("/fhir/Patient").status_code == 401
+    assert since()
+    api.services.authority.refusals.flush()
+    (flood,) = since()
+    assert int(dict(flood.detail)["attempts"]) > 20
+
+
+def test_what_is_refused_before_a_unit_of_work_is_told_as_what_it_was(api: Api) -> None:
+    """The interaction and the type, not "some operation": a refused create is found among the creates."""
+    since = written_by(api)
+    answer = api.hospital_a.post("Patient", patient(), Accept="application/x-nonsense")
+    assert answer.status_code == 406
+    (access,) = since()
+    assert (access.interaction, access.type) == (Interaction.CREATE, "Patient")
+    assert (access.outcome, access.reason) == (Outcome.MINOR, "406 not-supported")
