@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from resources import interactions, registry
-from resources.interactions import Form, Interaction, Level
+from resources.interactions import Form, Interaction, Level, Row
 from resources.outcomes import BadRequest, NotAllowed, NotFound
 
 _ID = re.compile(r"^[A-Za-z0-9\-.]{1,64}$")
@@ -32,35 +32,39 @@ class Route:
     version: int | None = None
     operation: str | None = None
     form: Form = field(default=Form("", Level.SYSTEM), compare=False, repr=False)
-
-    @property
-    def public(self) -> bool:
-        """Whether it is answered without a token."""
-        return interactions.ROWS[self.interaction].public
+    public: bool = field(default=False, compare=False)
+    """Whether it is answered without a token."""
 
 
 class _Place(NamedTuple):
     """What a path names, before the method is looked at."""
 
-    level: Level
-    path: str
+    methods: Mapping[str, tuple[Row, Form]]
     type: str | None = None
     id: str | None = None
     version: int | None = None
     operation: str | None = None
 
 
-def _paths() -> Mapping[tuple[Level, str], Mapping[str, tuple[Interaction, Form]]]:
-    found: dict[tuple[Level, str], dict[str, tuple[Interaction, Form]]] = {}
+def _paths(level: Level) -> Mapping[str, Mapping[str, tuple[Row, Form]]]:
+    found: dict[str, dict[str, tuple[Row, Form]]] = {}
     for row, form in interactions.forms():
-        found.setdefault((form.level, form.path), {})[form.method] = (row.interaction, form)
+        if form.level is level:
+            found.setdefault(form.path, {})[form.method] = (row, form)
     return found
 
 
-_PATHS = _paths()
-"""(level, path below it) → method → what it is."""
-_WORDS = frozenset(key for key in _PATHS if "[" not in key[1])
-"""Those that are to be taken by the letter."""
+# Path below the level → method → what it is. By level and not in one table: the hash of a tuple with an Enum in it
+# takes longer than all the rest of a read's routing.
+_OF_SYSTEM = _paths(Level.SYSTEM)
+_OF_TYPE = _paths(Level.TYPE)
+_OF_INSTANCE = _paths(Level.INSTANCE)
+_LACKS: Mapping[str, frozenset[Interaction]] = {
+    name: lacking
+    for name, row in registry.TYPES.items()
+    if (lacking := (interactions.of_type(writes=False) | interactions.of_type(writes=True)) - row.interactions)
+}
+"""Type → the interactions that it does not have: an AuditEvent is written by the server alone."""
 
 
 def resolve(method: str, segments: Sequence[str]) -> Route:
@@ -69,55 +73,56 @@ def resolve(method: str, segments: Sequence[str]) -> Route:
     NotFound (404) where no such path or resource type exists, NotAllowed (405) where the path does not know the method,
     BadRequest (400) where an id breaks the syntax of R4 (datatypes.html#id).
     """
-    place = _place(segments)
-    methods = _PATHS[place.level, place.path]
+    methods, type_name, logical_id, version, operation = _place(segments)
     found = methods.get("GET" if method == "HEAD" else method)
     if found is None:
         allowed = ", ".join(sorted(methods))
         raise NotAllowed.but(methods, f"{_shown(method)} is not defined here; allowed: {allowed}")
-    interaction, form = found
-    if place.type is not None and not _has(place.type, interaction):
-        raise NotAllowed.but({"GET"}, f"{place.type} knows no {interaction} from outside")
-    return Route(interaction, place.type, place.id, place.version, place.operation, form)
-
-
-def _has(type_name: str, interaction: Interaction) -> bool:
-    """Whether a type has this interaction: an AuditEvent is written by the server alone."""
-    declared = interactions.ROWS[interaction].declared
-    return declared is not Level.TYPE or interaction in registry.TYPES[type_name].interactions
+    row, form = found
+    if type_name is not None and type_name in _LACKS and row.interaction in _LACKS[type_name]:
+        raise NotAllowed.but({"GET"}, f"{type_name} knows no {row.interaction} from outside")
+    return Route(row.interaction, type_name, logical_id, version, operation, form, row.public)
 
 
 def _place(segments: Sequence[str]) -> _Place:
     if not segments or segments[0] not in registry.TYPES:
         return _of_system(segments)
-    type_name, *below = segments
-    if not below or ((Level.TYPE, below[0]) in _WORDS and len(below) == 1):
-        return _Place(Level.TYPE, "/".join(below), type_name)
-    if below[0].startswith("$"):
-        if len(below) > 1:
+    type_name = segments[0]
+    if len(segments) == 1:
+        return _Place(_OF_TYPE[""], type_name)
+    second = segments[1]
+    if second.startswith("$"):
+        if len(segments) > 2:
             raise NotFound("No such path", code="not-supported")
-        return _Place(Level.TYPE, _OPERATION, type_name, operation=below[0][1:])
-    logical_id, *tail = below
-    if not _ID.match(logical_id):
+        return _Place(_OF_TYPE[_OPERATION], type_name, operation=second[1:])
+    if len(segments) == 2 and second in _OF_TYPE:
+        return _Place(_OF_TYPE[second], type_name)
+    if not _ID.match(second):
         raise BadRequest("A logical id is 1 to 64 of A-Z a-z 0-9 - .", code="value", expression=f"{type_name}.id")
-    if not tail or ((Level.INSTANCE, tail[0]) in _WORDS and len(tail) == 1):
-        return _Place(Level.INSTANCE, "/".join(tail), type_name, logical_id)
+    return _of_instance(type_name, second, segments[2:])
+
+
+def _of_instance(type_name: str, logical_id: str, tail: Sequence[str]) -> _Place:
+    if not tail:
+        return _Place(_OF_INSTANCE[""], type_name, logical_id)
     if len(tail) == 2 and tail[0] == "_history":
         if not _VERSION.match(tail[1]):
             raise NotFound("No such version")
-        return _Place(Level.INSTANCE, _VREAD, type_name, logical_id, version=int(tail[1]))
+        return _Place(_OF_INSTANCE[_VREAD], type_name, logical_id, int(tail[1]))
     if len(tail) == 1 and tail[0].startswith("$"):
-        return _Place(Level.INSTANCE, _OPERATION, type_name, logical_id, operation=tail[0][1:])
+        return _Place(_OF_INSTANCE[_OPERATION], type_name, logical_id, operation=tail[0][1:])
+    if len(tail) == 1 and tail[0] in _OF_INSTANCE and tail[0] != _VREAD:
+        return _Place(_OF_INSTANCE[tail[0]], type_name, logical_id)
     raise NotFound("No such path", code="not-supported")
 
 
 def _of_system(segments: Sequence[str]) -> _Place:
     if len(segments) == 1 and segments[0].startswith("$"):
-        return _Place(Level.SYSTEM, _OPERATION, operation=segments[0][1:])
+        return _Place(_OF_SYSTEM[_OPERATION], operation=segments[0][1:])
     path = "/".join(segments)
-    if (Level.SYSTEM, path) not in _WORDS:
+    if path not in _OF_SYSTEM:
         raise NotFound(f"{_shown(segments[0])} is not a resource type of R4", code="not-supported")
-    return _Place(Level.SYSTEM, path)
+    return _Place(_OF_SYSTEM[path])
 
 
 def _shown(text: str) -> str:

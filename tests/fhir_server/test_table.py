@@ -14,7 +14,7 @@ from fhir_server.edge.routes import Route, resolve
 from resources import registry
 from resources.interactions import ROWS, TABLE, Body, Form, Interaction, Level, forms
 from resources.json import Json
-from resources.outcomes import FhirError, NotAllowed
+from resources.outcomes import FhirError, NotAllowed, NotFound
 from store.repository import METHODS
 from tests.fhir_server.conftest import Api
 
@@ -59,6 +59,8 @@ def test_each_form_is_routed_to_its_interaction(row: object, form: Form) -> None
 
 def test_nothing_is_routed_that_is_no_form() -> None:
     """Compartments, PATCH and any other method: refused, not half done."""
+    with pytest.raises(NotFound):
+        resolve("GET", ["Patient", "p-1", "_history/[vid]"])
     known = {(form.method, form.level, form.path) for _, form in ALL_FORMS}
     known |= {("HEAD", level, path) for method, level, path in known if method == "GET"}
     routed = {
@@ -78,7 +80,15 @@ def test_each_interaction_with_a_path_has_a_handler() -> None:
 def test_each_entry_of_a_bundle_has_a_handler() -> None:
     """R4 §3.1.0.11: DELETE, POST, PUT and GET, in this order; neither an operation nor a Bundle."""
     assert set(bundle.ENTRIES) == {row.interaction for row, form in ALL_FORMS if form.entry}
-    assert {form.entry for _, form in ALL_FORMS if form.entry} == {"DELETE", "POST", "PUT", "GET"}
+    writes = [(row.interaction, form.level, form.entry) for row, form in ALL_FORMS if row.writes and form.entry]
+    assert writes == [
+        (Interaction.CREATE, Level.TYPE, "POST"),
+        (Interaction.UPDATE, Level.INSTANCE, "PUT"),
+        (Interaction.UPDATE, Level.TYPE, "PUT"),
+        (Interaction.DELETE, Level.INSTANCE, "DELETE"),
+        (Interaction.DELETE, Level.TYPE, "DELETE"),
+    ]
+    assert {form.entry for row, form in ALL_FORMS if not row.writes} == {"GET", None}
     for row, form in ALL_FORMS:
         assert form.entry is None or (form.entry == "GET") is not row.writes
         assert form.entry is None or (form.body is Body.RESOURCE) is (form.entry in ("POST", "PUT"))
