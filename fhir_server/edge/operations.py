@@ -20,7 +20,8 @@ from resources import jsontext
 from resources.interactions import Level, Parameter
 from resources.json import Json
 from resources.outcomes import BadRequest, NotFound
-from store.access import Access, Interaction
+from store.access import Access, Interaction, Version
+from store.unit_of_work import UnitOfWork
 
 Carry = Callable[[Services, Asked, Access, Json | None], Answer]
 """The parameters are `Asked.given`, wherever they came from; the last is the resource that came with them."""
@@ -160,12 +161,14 @@ def _own(given: Given) -> list[tuple[str, tuple[str, ...]]]:
 def _sign(services: Services, asked: Asked, intent: Access, resource: Json | None) -> Answer:
     """DiagnosticReport/{id}/$sign: the report as stored, made final by its author."""
     if_match = negotiation.if_match(asked.headers.get("if-match"))
-    version = services.store.transact(
-        asked.caller,
-        lambda uow: services.workflow.operations.sign(uow, asked.route.id or "", if_match=if_match),
-        intent=intent,
-    )
-    return of_version(version)
+
+    def sign(uow: UnitOfWork) -> Version:
+        signed = services.workflow.operations.sign(uow, asked.route.id or "", if_match=if_match)
+        # One access, the update: that it began with a look at the report goes without saying.
+        uow.note_as_one([one for one in uow.accesses if one.derived or one.interaction is not Interaction.READ])
+        return signed
+
+    return of_version(services.store.transact(asked.caller, sign, intent=intent))
 
 
 def _on_duty(services: Services, asked: Asked, intent: Access, resource: Json | None) -> Answer:

@@ -22,6 +22,7 @@ from tests.fhir_server.conftest import (  # noqa: F401 - fixtures of the assembl
     _laid,
     _new_database,
     api,
+    door,
     engine,
     live,
     make_api,
