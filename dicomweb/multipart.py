@@ -22,17 +22,13 @@ from typing import IO, Protocol
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, MultipartState
 
+from resources.budgets import PART_HEADER_BYTES, PREAMBLE_BYTES, STOW_PARTS
 from resources.outcomes import Malformed, TooLarge
 
 MAX_BOUNDARY = 70
-MAX_HEADER_BYTES = 8192
-"""Names and values of the headers of one part, together."""
 MAX_HEADERS = 32
-MAX_PREAMBLE_BYTES = 8192
-"""What may stand before the end of the first delimiter line."""
 MAX_PADDING = 64
 """Blanks after a delimiter, in a body whose lines end in LF alone."""
-MAX_PARTS = 2000
 SPOOL_BYTES = 4 * 1024 * 1024
 CHUNK = 256 * 1024
 _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?]")
@@ -129,7 +125,8 @@ def whole(source: Source, *, max_bytes: int, folder: str | None = None) -> Body:
 
 
 def parts(
-    source: Source, boundary: str | None, *, max_bytes: int, folder: str | None = None, max_parts: int = MAX_PARTS
+    source: Source, boundary: str | None, *, max_bytes: int, folder: str | None = None,
+    max_parts: int = STOW_PARTS.value,
 ) -> Iterator[Body]:
     """The parts of a multipart body, one at a time; the caller closes each. `folder`: where large parts are spooled.
 
@@ -173,7 +170,7 @@ class _Reader:
                 "on_part_end": self._end,
             },
             max_header_count=MAX_HEADERS,
-            max_header_size=MAX_HEADER_BYTES + CHUNK,  # of one header within one piece; all of them are counted below
+            max_header_size=PART_HEADER_BYTES.value + CHUNK,  # of one header in one piece; all are counted below
         )
 
     @property
@@ -218,7 +215,7 @@ class _Reader:
     def _begin(self) -> None:
         self._count += 1
         if self._count > self._max_parts:
-            raise TooLarge(f"A request holds at most {self._max_parts} parts: those after them were not read")
+            raise TooLarge(STOW_PARTS.told.format(limit=self._max_parts))
         self._spool = _Spool(self._folder)
         self._headers, self._header_bytes = {}, 0
 
@@ -230,8 +227,7 @@ class _Reader:
 
     def _counted_header(self, data: bytes, start: int, end: int) -> bytes:
         self._header_bytes += end - start
-        if self._header_bytes > MAX_HEADER_BYTES:
-            raise TooLarge(f"The headers of a part are longer than {MAX_HEADER_BYTES} bytes")
+        PART_HEADER_BYTES.check(self._header_bytes)
         return data[start:end]
 
     def _on_header(self) -> None:
@@ -251,13 +247,13 @@ def _lines_in_crlf(source: _Counted, delimiter: bytes) -> Iterator[bytes]:
     """The body from its first delimiter on, as the parser wants it: no preamble, lines ended by CRLF."""
     first = re.compile(rb"(?:\A|\n)" + re.escape(delimiter) + rb"(?:(--)|[ \t]*(\r?)\n)")
     buffer = b""
-    while (found := first.search(buffer)) is None and len(buffer) < MAX_PREAMBLE_BYTES:
+    while (found := first.search(buffer)) is None and len(buffer) < PREAMBLE_BYTES.value:
         data = source.read()
         if not data:
             raise Malformed("The body holds no part: its boundary never occurs")
         buffer += data
-    if found is None or found.end() > MAX_PREAMBLE_BYTES:
-        raise Malformed(f"The first part does not begin within {MAX_PREAMBLE_BYTES} bytes")
+    if found is None or found.end() > PREAMBLE_BYTES.value:
+        raise PREAMBLE_BYTES.fault()
     is_final, return_ = found.groups()
     if is_final:
         return
@@ -299,8 +295,8 @@ class _LineFeeds:
             self._kept = b""
             return b"".join(out)
         self._kept = buffer[rest:] if self._in_headers else self._content_tail(buffer, rest, out)
-        if self._in_headers and len(self._kept) > MAX_HEADER_BYTES:
-            raise TooLarge(f"The headers of a part are longer than {MAX_HEADER_BYTES} bytes")
+        if self._in_headers:
+            PART_HEADER_BYTES.check(len(self._kept))
         return b"".join(out)
 
     def finish(self) -> bytes:

@@ -20,7 +20,7 @@ from werkzeug.datastructures import MultiDict
 
 from dicomweb import attributes, pictures
 from dicomweb.attributes import Level
-from resources.budgets import PARAMETERS
+from resources.budgets import PARAMETERS, QIDO_RESULTS
 from resources.outcomes import BadRequest
 
 _SHOWN = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
@@ -111,7 +111,8 @@ class Searched(Negotiated):
         valid="PatientName,00080050", invalid="NoSuchKeyword", clause="§8.3.4.3", repeats=True,
     )
     limit = Parameter(
-        _count("limit"), "results in one answer, at most 5,000", valid="10", invalid="-1", clause="§8.3.4.4"
+        _count("limit"), f"results in one answer, at most {QIDO_RESULTS.value:,}", valid="10", invalid="-1",
+        clause="§8.3.4.4",
     )
     offset = Parameter(
         _count("offset"), "results to skip", valid="0", invalid="1.5", clause="§8.3.4.4", default=0

@@ -13,11 +13,9 @@ from datetime import datetime
 from dicomweb import attributes, parameters, uids
 from dicomweb.attributes import KEYS, Attribute, Level, Match, shown
 from dicomweb.parameters import Asked
+from resources.budgets import QIDO_VALUES
 from resources.outcomes import BadRequest
 
-MAX_RESULTS = 5000
-"""Results in one answer; Weasis needs at least 1000 per page."""
-MAX_VALUES = 500
 MAX_TEXT = 1024
 _TIME = re.compile(r"\d{2}(?:\d{2}(?:\d{2}(?:\.\d{1,6})?)?)?")
 _LATEST = "235959.999999"
@@ -82,6 +80,7 @@ def query(level: Level, asked: Asked) -> QidoQuery:
             keys.append(Key(attribute, ("",)))
         elif value.strip() and value.strip("*"):
             keys.append(Key(attribute, _values(attribute, value, several=asked["multiplevaluematching"])))
+    QIDO_VALUES.check(sum(_cost(key, fuzzy=asked["fuzzymatching"]) for key in keys))
     literal = asked["fuzzymatching"] and any(
         key.attribute.match is Match.NAME and set(str(value)) & {"*", "?"} for key in keys for value in key.values
     )
@@ -89,6 +88,13 @@ def query(level: Level, asked: Asked) -> QidoQuery:
         level, tuple(keys), tuple(dict.fromkeys(tag for tag in include if tag != "all")), "all" in include,
         asked["fuzzymatching"], literal, asked["limit"], asked["offset"],
     )
+
+
+def _cost(key: Key, *, fuzzy: bool) -> int:
+    """Conditions that a key makes: fuzzy matching looks for each word of a name."""
+    if fuzzy and key.attribute.match is Match.NAME:
+        return sum(1 + len(str(value).replace("^", " ").split()) for value in key.values)
+    return len(key.values)
 
 
 def _attribute(level: Level, name: str) -> Attribute:
@@ -111,8 +117,7 @@ def _values(attribute: Attribute, value: str, *, several: bool) -> tuple[Value, 
     listed = attribute.match in {Match.UID, Match.MODALITIES, Match.SOP_CLASSES} or attribute.column == "modality"
     pieces = [part.strip() for part in (re.split(r"[,\\]", value) if listed else value.split("\\"))]
     pieces = [part for part in pieces if part]
-    if len(pieces) > MAX_VALUES:
-        raise BadRequest(f"More than {MAX_VALUES} values for {shown(attribute.path)}", code="too-costly")
+    QIDO_VALUES.check(len(pieces))
     if len(pieces) > 1 and not several and not listed:
         raise BadRequest(f"{shown(attribute.path)} has several values, and multiplevaluematching is false")
     return tuple(_value(attribute, piece) for piece in pieces)

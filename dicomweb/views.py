@@ -28,6 +28,7 @@ from dicomweb.pictures import PICTURES, blank, pick_frame, rendering_task, witho
 from dicomweb.queries import Path
 from dicomweb.status import http_status
 from dicomweb.wado import Payload, Retrieval
+from resources.budgets import QIDO_RESULTS
 from resources.json import Json
 from resources.outcomes import BadRequest, NotAcceptable, NotAllowed, NotFound, UnsupportedMediaType
 from store.access import Access, Caller, Interaction, Recording
@@ -179,7 +180,7 @@ class _Views:
         if form is None:
             raise NotAcceptable("Results are given as application/dicom+json or application/dicom+xml")
         query = query_keys.query(level, asked)
-        limit = min(query_keys.MAX_RESULTS, query_keys.MAX_RESULTS if query.limit is None else query.limit)
+        limit = QIDO_RESULTS.value if query.limit is None else min(query.limit, QIDO_RESULTS.value)
         rows, more = self._disclosure.search(caller, query, path, limit, raw_request(request.environ))
         results = qido.results(rows, query, path, self._base(None), caller.organization)
         if not results:

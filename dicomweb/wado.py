@@ -24,6 +24,7 @@ from dicomweb.reader import BULK_PREFIX
 from dicomweb.tables import Row
 from dicomweb.workers import Workers
 from dicomweb.writes import unpack
+from resources.budgets import FRAMES_LISTED
 from resources.json import Json
 from resources.outcomes import BadRequest, NotFound
 
@@ -240,7 +241,8 @@ def one_frame_number(text: str) -> int:
 def frame_numbers(text: str) -> list[int]:
     """The frame list of an address (PS3.18 §10.4.1.1.5): numbers from 1, in the order asked, repeated if asked."""
     parts = text.split(",")
-    if len(parts) > 10_000 or not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
+    FRAMES_LISTED.check(len(parts))
+    if not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
         raise BadRequest("The frame list holds something other than frame numbers")
     numbers = [int(part) for part in parts]
     if 0 in numbers:

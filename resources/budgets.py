@@ -195,3 +195,35 @@ BATCH_ANSWER_BYTES = Budget(
 
 BUDGETS: tuple[Budget, ...] = tuple(one for one in list(globals().values()) if isinstance(one, Budget))
 """The table."""
+
+# What is asked of images
+
+STOW_PARTS = Budget(
+    "STOW_PARTS", 2000, "parts of a STOW request",
+    "A request holds at most {limit} parts: those after them were not read", "dicomweb.multipart.parts",
+    "PS3.18 §10.5.3", Effect.CUT, 202, "too-long",
+)
+PART_HEADER_BYTES = Budget(
+    "PART_HEADER_BYTES", 8192, "bytes of the headers of a part", "The headers of a part are longer than {limit} bytes",
+    "dicomweb.multipart.parts", "RFC 2046 §5.1", status=413, code="too-long",
+)
+PREAMBLE_BYTES = Budget(
+    "PREAMBLE_BYTES", 8192, "bytes before the first part", "The first part does not begin within {limit} bytes",
+    "dicomweb.multipart.parts", "RFC 2046 §5.1.1", code="structure",
+)
+QIDO_RESULTS = Budget(
+    # Weasis needs pages of 1,000.
+    "QIDO_RESULTS", 5000, "results of a QIDO search", "There are … additional results that can be requested",
+    "dicomweb.qido.warnings", "PS3.18 §8.3.4.4", Effect.CUT, 200,
+)
+QIDO_VALUES = Budget(
+    "QIDO_VALUES", 500, "values of all query keys, and words of names that are matched fuzzily",
+    "A search holds at most {limit} values here", "dicomweb.query_keys.query", "PS3.18 §8.3.4.1",
+)
+FRAMES_LISTED = Budget(
+    "FRAMES_LISTED", 10_000, "frames of an address", "An address lists at most {limit} frames here",
+    "dicomweb.wado.frame_numbers", "PS3.18 §10.4.1.1.5",
+)
+
+IMAGE_BUDGETS = (STOW_PARTS, PART_HEADER_BYTES, PREAMBLE_BYTES, QIDO_RESULTS, QIDO_VALUES, FRAMES_LISTED)
+"""The table of DICOMweb, which tells in words of its own: `tests/dicomweb/test_budgets.py` has its cases."""
