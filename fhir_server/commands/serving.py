@@ -8,12 +8,15 @@ import socket
 import time
 
 import click
+import structlog
 
 from fhir_server.duties import deployment, permissions
 from fhir_server.server import logs, processes, running
 from fhir_server.server.faults import CannotRun
 from fhir_server.server.processes import Supervisor
 from fhir_server.server.settings import Settings
+
+log = structlog.get_logger("vigie.serve")
 
 _TICK_S = 0.1
 _REPORT_EVERY_S = 15.0
@@ -29,7 +32,7 @@ def serve(settings: Settings) -> int:
     with lock:
         repaired = permissions.repair(settings)
         if repaired:
-            click.echo(permissions.told(repaired), err=True)
+            log.warning("what other accounts could read is put right", count=len(repaired))
         settings = _with_ports(settings)
         deployment.upgrade(settings)
         deployment.note(settings, "serve")
@@ -60,7 +63,7 @@ def _watch(supervisor: Supervisor, settings: Settings) -> None:
                 supervisor.was_ready = True
             elif time.monotonic() - reported >= _REPORT_EVERY_S:
                 reported = time.monotonic()
-                click.echo(f"not ready after {reported - began:.0f} s, waiting for: {', '.join(waiting)}", err=True)
+                log.warning("not ready yet", seconds=round(reported - began), reason=", ".join(waiting))
         time.sleep(_TICK_S)
 
 

@@ -63,11 +63,9 @@ def doctor(settings: Settings, *, as_json: bool = False) -> int:
 
 def examine(settings: Settings) -> Iterator[Line]:
     """All checks, in order."""
-    if not settings.data.is_dir():
-        yield Line("data", False, "the data folder does not exist")
-        return
-    yield _line("disk", lambda: _strict(checks.disk(settings.data)))
-    yield _line("modes", lambda: _modes(settings))
+    if settings.data.is_dir():
+        yield _line("disk", lambda: _strict(checks.disk(settings.data)))
+        yield _line("modes", lambda: _modes(settings))
     database = open_engine(settings.database_url)
     try:
         first = _line("database", lambda: _database(settings, database))

@@ -39,13 +39,6 @@ def repair(settings: Settings) -> list[Path]:
     return found
 
 
-def told(repaired: list[Path]) -> str:
-    """One line on what was repaired."""
-    names = ", ".join(path.name for path in repaired[:5])
-    more = f" and {len(repaired) - 5} more" if len(repaired) > 5 else ""
-    return f"other accounts could read {names}{more}: that is put right (chmod go=)"
-
-
 def _ours(settings: Settings) -> Iterator[Path]:
     data = settings.data
     if data.is_dir():

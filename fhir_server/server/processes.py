@@ -84,9 +84,9 @@ def told(process: str) -> Iterator[None]:
     except Exception as error:
         line = faults.line_of(error)
         if line is None:
-            log.error("failed", child=process, exc_info=error)
+            log.error("a process failed", child=process, exc_info=error)
             sys.exit(1)
-        log.error("cannot run", child=process, exception=type(error).__name__)
+        log.error("a process cannot run", child=process, exc_info=error)
         if not isinstance(error, CannotRun | SettingsError | BadKey | SchemaFault) and not _is_port(error):
             sys.exit(1)
         with suppress(OSError, ValueError):

@@ -422,7 +422,8 @@ def test_the_doctor_finds_what_is_wrong_and_writes_nothing(api: Api, quiet: None
 
 def test_the_doctor_of_an_unused_folder_makes_nothing(tmp_path: Path) -> None:
     settings = Settings.load({"data": tmp_path / "new"}, environ={})
-    assert [line.name for line in doctor.examine(settings) if not line.ok] == ["data"]
+    assert [line.name for line in doctor.examine(settings) if not line.ok] == ["database"]
+    assert not settings.data.exists()
     settings.data.mkdir(mode=0o700)
     assert [line.name for line in doctor.examine(settings) if not line.ok] == ["database"]
     assert list(settings.data.iterdir()) == []
