@@ -215,7 +215,7 @@ TABLE: tuple[Row, ...] = (
             ),
             Form(
                 "PUT", _TYPE, body=Body.RESOURCE, parameters=GENERAL, criteria=True,
-                heeds=frozenset({_IF_MATCH}), entry="PUT",
+                heeds=frozenset({_IF_MATCH, _IF_NONE_MATCH}), entry="PUT",
             ),
         ),
         writes=True,
@@ -227,7 +227,7 @@ TABLE: tuple[Row, ...] = (
         Interaction.DELETE,
         (
             Form("DELETE", _INSTANCE, heeds=frozenset({_IF_MATCH}), entry="DELETE"),
-            Form("DELETE", _TYPE, criteria=True, entry="DELETE"),
+            Form("DELETE", _TYPE, criteria=True, heeds=frozenset({_IF_MATCH}), entry="DELETE"),
         ),
         writes=True,
         letters="d",

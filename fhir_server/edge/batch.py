@@ -404,7 +404,9 @@ def _carry_out(uow: UnitOfWork, asked: Asked, one: Planned, reader: Reader, spen
             body = {**(one.resolved or {}), "id": one.target}
             one.done = writes.alter(uow, type_name, one.target or "", body, one.condition)
         case Interaction.DELETE if route.id is None:
-            one.done = writes.remove_found(uow, type_name, one.given.criteria, parse=asked.parse, raw=one.raw)
+            one.done = writes.remove_found(
+                uow, type_name, one.given.criteria, one.condition, parse=asked.parse, raw=one.raw
+            )
         case Interaction.DELETE:
             one.done = writes.remove(uow, type_name, route.id or "", one.condition)
         case _:

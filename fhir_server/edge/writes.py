@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 
 from fhir_server.edge import binary, negotiation, summary
 from fhir_server.edge.exchange import Answer, Asked, Parse, location, of_json, of_version, version_headers
-from fhir_server.edge.negotiation import NO_CONDITION, Precondition
+from fhir_server.edge.negotiation import Precondition
 from fhir_server.edge.parameters import Given
 from fhir_server.edge.ports import Services
 from resources import jsontext, sizes, validation
@@ -70,7 +70,7 @@ def delete(services: Services, asked: Asked, intent: Access) -> Answer:
 
     def change(uow: UnitOfWork) -> Done:
         if logical_id is None:
-            return remove_found(uow, type_name, asked.given.criteria, parse=asked.parse, raw=asked.raw)
+            return remove_found(uow, type_name, asked.given.criteria, condition, parse=asked.parse, raw=asked.raw)
         return remove(uow, type_name, logical_id, condition)
 
     done = services.store.transact(asked.caller, change, intent=intent)
@@ -197,7 +197,7 @@ def _require(uow: UnitOfWork, type_name: str, logical_id: str, condition: Precon
         raise PreconditionFailed(_NOTHING_TO_MATCH)
 
 
-def remove(uow: UnitOfWork, type_name: str, logical_id: str, condition: Precondition = NO_CONDITION) -> Done:
+def remove(uow: UnitOfWork, type_name: str, logical_id: str, condition: Precondition) -> Done:
     """Delete (R4 §3.1.0.5): 204, also when it was deleted before, was never there, or is another organisation's."""
     _require(uow, type_name, logical_id, condition)
     try:
@@ -209,16 +209,20 @@ def remove(uow: UnitOfWork, type_name: str, logical_id: str, condition: Precondi
         return Done(204, None)
 
 
-def remove_found(uow: UnitOfWork, type_name: str, criteria: Parameters, *, parse: Parse, raw: str) -> Done:
+def remove_found(
+    uow: UnitOfWork, type_name: str, criteria: Parameters, condition: Precondition, *, parse: Parse, raw: str
+) -> Done:
     """Conditional delete of one (R4 §3.1.0.7.1): none → 204, one → deleted, several → 412.
 
     Where nothing is found it was a query all the same, and is recorded as one. `raw`: the request, for that record.
     """
     found = matches(uow, type_name, criteria, parse)
     if not found:
+        if condition.only_existing:
+            raise PreconditionFailed(_NOTHING_TO_MATCH)
         uow.note(Access(Interaction.SEARCH_TYPE, type_name, query=raw, detail=(("deleted", "0"),)))
         return Done(204, None)
-    return remove(uow, type_name, found[0].id)
+    return remove(uow, type_name, found[0].id, condition)
 
 
 def matches(uow: UnitOfWork, type_name: str, criteria: Parameters, parse: Parse) -> list[Version]:

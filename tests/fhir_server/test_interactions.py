@@ -182,10 +182,12 @@ def test_if_match_star_asks_for_something_that_is_there(api: Api) -> None:
     """RFC 9110 §13.1.1: false where there is no current representation; another hospital's is as if it were not."""
     body = {**PATIENT, "id": "there", "identifier": [{"system": "urn:ipp", "value": "41"}]}
     path = "Patient/there"
-    everywhere = ((path, body), ("Patient?identifier=urn:ipp|41", {**body, "id": "there"}))
+    nameless = {name: value for name, value in body.items() if name != "id"}
+    everywhere = ((path, body), ("Patient?identifier=urn:ipp|41", body), ("Patient?identifier=urn:ipp|41", nameless))
     for where, sent in everywhere:
         assert api.hospital_a.put(where, sent, If_Match="*").status_code == 412
     assert api.hospital_a.delete(path, If_Match="*").status_code == 412
+    assert api.hospital_a.delete("Patient?identifier=urn:ipp|41", If_Match="*").status_code == 412
     assert api.hospital_a.get(path).status_code == 404
     entry = {"resource": body, "request": {"method": "PUT", "url": path, "ifMatch": "*"}}
     for kind in ("batch", "transaction"):
@@ -196,6 +198,10 @@ def test_if_match_star_asks_for_something_that_is_there(api: Api) -> None:
     assert api.hospital_b.put(path, body, If_Match="*").status_code == 412
     for where, sent in everywhere:
         assert api.hospital_a.put(where, sent, If_Match="*").status_code == 200
+    assert api.hospital_a.put("Patient?identifier=urn:ipp|41", body, If_None_Match="*").status_code == 412
+    assert api.hospital_a.delete("Patient?identifier=urn:ipp|41", If_Match='W/"1"').status_code == 412
+    assert api.hospital_a.delete("Patient?identifier=urn:ipp|41", If_Match="*").status_code == 204
+    assert api.hospital_a.put(path, body).status_code == 200
     assert api.hospital_a.delete(path, If_Match="*").status_code == 204
     assert api.hospital_a.put(path, body, If_Match="*").status_code == 412
 

@@ -151,7 +151,8 @@ def test_what_is_declared_as_conditional_heeds_its_header() -> None:
         (Interaction.VREAD, Level.INSTANCE): {"if-none-match", "if-modified-since"},
         (Interaction.CREATE, Level.TYPE): {"if-none-exist"},
         (Interaction.UPDATE, Level.INSTANCE): {"if-match", "if-none-match"},
-        (Interaction.UPDATE, Level.TYPE): {"if-match"},
+        (Interaction.UPDATE, Level.TYPE): {"if-match", "if-none-match"},
         (Interaction.DELETE, Level.INSTANCE): {"if-match"},
+        (Interaction.DELETE, Level.TYPE): {"if-match"},
         (Interaction.CAPABILITIES, Level.SYSTEM): {"if-none-match"},
     }

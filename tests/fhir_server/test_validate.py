@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from fhir_server.demo import world
 from resources.json import Json
+from tests import builders
 from tests.fhir_server.conftest import Api
 
 PATIENT: Json = {"resourceType": "Patient", "name": [{"family": "Durand"}], "gender": "female"}
@@ -140,20 +142,20 @@ def test_mode_delete_says_whether_a_deletion_would_be_allowed_and_deletes_nothin
 
 
 def test_mode_delete_asks_the_rights_and_the_rules(api: Api) -> None:
-    """Who may not delete hears so: scope and ownership; nothing of the workflow is gone around."""
-    patient = api.hospital_a.create(PATIENT)
-    asked = f"Patient/{patient['id']}/$validate?mode=delete"
-    reader = api.client("reader", patient_owner(api), "system/Patient.rs")
-    answer = reader.ask("POST", asked)
-    assert answer.status_code == 200
-    assert [(one["severity"], one["code"]) for one in answer.get_json()["issue"]] == [("error", "forbidden")]
-
-
-def patient_owner(api: Api) -> str:
-    """The organisation of hospital A."""
-    from fhir_server.demo import world
-
-    return next(one.organization for one in world.CLIENTS if one.role == "hospital-a")
+    """Who may not delete hears so: scope, ownership, and what the workflow forbids; nothing is gone around."""
+    path = f"Patient/{api.hospital_a.create(PATIENT)['id']}"
+    hospital = next(one.organization for one in world.CLIENTS if one.role == "hospital-a")
+    reader = api.client("reader", hospital, "system/Patient.rs")
+    stranger = api.client("stranger", world.PLATFORM, "system/Patient.cruds")  # sees it, and does not own it
+    for client in (reader, stranger):
+        answer = client.ask("POST", f"{path}/$validate?mode=delete")
+        assert answer.status_code == 200
+        assert [(one["severity"], one["code"]) for one in answer.get_json()["issue"]] == [("error", "forbidden")]
+        assert client.delete(path).status_code == 403, "what was foretold"
+    order = api.hospital_a.create(builders.service_request(path, authoredOn=None))
+    path = f"ServiceRequest/{order['id']}"
+    assert told(api, f"{path}/$validate?mode=delete") == [("error", "business-rule", ())]
+    assert api.hospital_a.delete(path).status_code == 422
 
 
 @pytest.mark.parametrize(
