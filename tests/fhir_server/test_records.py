@@ -20,10 +20,11 @@ from audit import entry as entries
 from auth.throttle import Throttle
 from dicomweb.phantom import Phantom, series
 from fhir_server.demo import world
+from fhir_server.server.front.site import front_of
 from fhir_server.server.recorder import PUBLIC, is_public
 from resources import interactions
 from resources.interactions import Body, Interaction, Level
-from resources.outcomes import Unavailable
+from resources.outcomes import BadRequest, Unavailable
 from store.access import Access, Outcome
 from tests import builders
 from tests.fhir_server.conftest import Api, Client
@@ -408,3 +409,20 @@ def test_what_is_refused_before_a_unit_of_work_is_told_as_what_it_was(api: Api) 
     (access,) = since()
     assert (access.interaction, access.type) == (Interaction.CREATE, "Patient")
     assert (access.outcome, access.reason) == (Outcome.MINOR, "406 not-supported")
+
+
+def test_what_the_front_refuses_itself_is_on_record_by_number(api: Api) -> None:
+    """No thread is free, no head can be read: the core never hears of it, and an event loop waits for no disk."""
+    since = written_by(api)
+    front = front_of(api.app)
+    environ = {
+        "REQUEST_METHOD": "GET", "PATH_INFO": "/fhir/Patient", "wsgi.url_scheme": "http", "HTTP_HOST": "localhost",
+        "REMOTE_ADDR": "192.0.2.7",
+    }  # fmt: skip
+    for _ in range(3):
+        assert front._refusal(dict(environ), Unavailable("busy")).status == 503
+    assert front._refusal(dict(environ), BadRequest("one Host")).status == 400
+    assert since() == []
+    assert api.services.authority.refusals.flush() == 4
+    told = {(one.outcome, one.reason, dict(one.detail)["attempts"]) for one in since()}
+    assert told == {(Outcome.MAJOR, "503 transient", "3"), (Outcome.MINOR, "400 invalid", "1")}
