@@ -13,17 +13,27 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import tzinfo
-from itertools import groupby
+from itertools import groupby, islice
+
+import structlog
 
 from dicomweb import mapping, writes
 from dicomweb.mapping import Instance, Join, Matching, Series, Study
 from dicomweb.tables import Row
 from dicomweb.writes import unpack
-from resources.outcomes import Gone, NotFound
+from resources.outcomes import Gone, NotFound, Unavailable
 from resources.times import microseconds
 from store.access import Access, Caller, Change, Draft, Interaction, Resources, Version, Work
 from store.unit_of_work import Store
 
+log = structlog.get_logger("vigie.images")
+
+ORDERS_MAX = 100
+"""An accession number that more orders of one hospital carry tells none of them: the study is kept apart."""
+AT_ONCE = 20
+"""Studies that one step of the loop publishes."""
+AGAIN_US = 600 * 1_000_000
+"""After this a study that could not be published is tried again."""
 NOT_AN_ORDER = frozenset({"entered-in-error", "revoked", "draft"})
 """Statuses of a ServiceRequest that images are not joined to."""
 
@@ -36,6 +46,8 @@ class Publisher:
         self._zone = zone
         self._endpoint = endpoint
         self._quiet_us = int(quiet_s * 1_000_000)
+        self._failed: dict[tuple[str, str], int] = {}
+        """Studies that could not be published, and when they are tried again (µs)."""
 
     # At the end of a request or association
 
@@ -81,13 +93,29 @@ class Publisher:
         return patient
 
     def step(self, store: Store) -> bool:
-        """Publish studies that a crash left unpublished. Whether there were any."""
-        before = microseconds(store.now()) - self._quiet_us
+        """Publish studies that a crash left unpublished. Whether there were any.
+
+        One that cannot be published is told and left alone for a while: it stops none of the others.
+        """
+        now_us = microseconds(store.now())
         with store.database.read() as connection:
-            found = writes.unpublished(connection, before=before, limit=20)
-        for owner, uid in found:
-            self.publish(store, Caller.system(owner), owner, uid, (("recovered", "true"),))
-        return bool(found)
+            limit = AT_ONCE + len(self._failed)
+            found = writes.unpublished(connection, before=now_us - self._quiet_us, limit=limit)
+        self._failed = {study: at for study, at in self._failed.items() if study in set(found)}
+        due = [study for study in found if self._failed.get(study, 0) <= now_us][:AT_ONCE]
+        published = 0
+        for owner, uid in due:
+            try:
+                self.publish(store, Caller.system(owner), owner, uid, (("recovered", "true"),))
+            except Unavailable:
+                raise  # of the database, not of this study
+            except Exception:
+                self._failed[owner, uid] = now_us + AGAIN_US
+                log.exception("a study cannot be published", count=len(self._failed))
+            else:
+                self._failed.pop((owner, uid), None)
+                published += 1
+        return bool(published)
 
     # As an Observer
 
@@ -101,16 +129,19 @@ class Publisher:
             return
         uow.flush()
         if version.type == "ServiceRequest":
-            orders = [version]
+            orders: Iterable[Version] = [version]
         elif change.before is None:
             return  # no order can refer to it yet
         else:
-            resources = uow.acting_for(version.owner)
-            orders = resources.find("ServiceRequest", [("subject", version.reference)])
+            orders = uow.acting_for(version.owner).each("ServiceRequest", [("subject", version.reference)])
+        numbers: dict[str, set[str]] = {}
+        ids: dict[str, set[str]] = {}
         for order in orders:
-            owner_id = _owner_id(uow, order.owner)
-            found = writes.studies_of_order(uow.connection, owner_id, accession_numbers(order), order.id)
-            for row in found:
+            numbers.setdefault(order.owner, set()).update(accession_numbers(order))
+            ids.setdefault(order.owner, set()).add(order.id)
+        for owner in sorted(ids):
+            owner_id = _owner_id(uow, owner)
+            for row in writes.studies_of_orders(uow.connection, owner_id, numbers[owner], ids[owner]):
                 locked = writes.lock_study(uow.connection, owner_id, row.study_instance_uid)
                 if locked is not None:
                     self.publish_row(uow, locked)
@@ -121,15 +152,15 @@ class Publisher:
         """The orders of the same hospital that carry the accession number, and whether the patient is theirs."""
         if not row.accession_number:
             return Join(Matching.UNMATCHED)
-        found = sorted(
-            (
-                order
-                for order in resources.find("ServiceRequest", [("identifier", token(row.accession_number))])
-                if order.owner == row.owner and order.json().get("status") not in NOT_AN_ORDER
-                and row.accession_number in accession_numbers(order)
-            ),
-            key=lambda order: order.id,
+        asked = [("identifier", token(row.accession_number))]
+        carrying = (
+            order
+            for order in resources.each("ServiceRequest", asked, owner=row.owner, portion=ORDERS_MAX + 1)
+            if order.json().get("status") not in NOT_AN_ORDER and row.accession_number in accession_numbers(order)
         )
+        found = sorted(islice(carrying, ORDERS_MAX + 1), key=lambda order: order.id)
+        if len(found) > ORDERS_MAX:
+            return Join(Matching.MISMATCH)
         if not found:
             return Join(Matching.UNMATCHED)
         references = tuple(order.reference for order in found)

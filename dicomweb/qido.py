@@ -16,6 +16,7 @@ from dicomweb.queries import Path
 from dicomweb.query_keys import QidoQuery
 from dicomweb.tables import Row
 from dicomweb.writes import unpack
+from resources.budgets import QIDO_ADDITIONAL
 from resources.json import Json
 
 MAX_TOLD = 30
@@ -39,7 +40,9 @@ def warnings(query: QidoQuery, more: int) -> list[str]:
     """What a client is told beside the results; `more`: how many there are beyond them."""
     found = []
     if more > 0:
-        found.append(f"There are {more} additional results that can be requested")
+        most = QIDO_ADDITIONAL.value  # nobody needs the number: counting on would look at the whole archive
+        told = str(more) if more <= most else f"more than {most}"
+        found.append(f"There are {told} additional results that can be requested")
     if query.literal:
         found.append("The fuzzymatching parameter is not supported with wildcards. Only literal matching has been "
                      "performed.")

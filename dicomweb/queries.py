@@ -19,6 +19,7 @@ from dicomweb import attributes
 from dicomweb.attributes import Level, Match
 from dicomweb.query_keys import DateRange, Key, QidoQuery, TimeRange
 from dicomweb.tables import Row, dicom_header, dicom_instance, dicom_series, dicom_study
+from resources.budgets import QIDO_ADDITIONAL
 from resources.json import Json
 from resources.outcomes import NotFound
 from store.access import Visibility, Work
@@ -42,7 +43,7 @@ class Path:
 
 
 def search(uow: Work, visible: Visibility, query: QidoQuery, path: Path, limit: int) -> tuple[list[Row], int]:
-    """The rows of a page, and how many more there are."""
+    """The rows of a page, and how many more there are; QIDO_ADDITIONAL + 1 of them stand for any number."""
     dialect = uow.connection.dialect.name
     statement = _base(query.level, visible)
     for key in query.keys:
@@ -59,7 +60,8 @@ def search(uow: Work, visible: Visibility, query: QidoQuery, path: Path, limit: 
     rows = list(uow.connection.execute(ordered.limit(limit + 1).offset(query.offset)).all())
     more = 0
     if len(rows) > limit:
-        total = uow.connection.execute(select(func.count()).select_from(statement.subquery())).scalar_one()
+        counted = statement.limit(query.offset + limit + QIDO_ADDITIONAL.value + 1).subquery()
+        total = uow.connection.execute(select(func.count()).select_from(counted)).scalar_one()
         more = int(total) - query.offset - limit
     return rows[:limit], more
 
@@ -114,6 +116,8 @@ def _constrained_page(uow: Work, ordered: Select[Any], offset: int, limit: int) 
         passed += 1
         if passed > offset and len(kept) < limit:
             kept.append(row)
+        if passed > offset + limit + QIDO_ADDITIONAL.value:
+            break
     return kept, max(0, passed - offset - len(kept))
 
 

@@ -28,6 +28,9 @@ from dicomweb.tables import Row, ae_title, dicom_header, dicom_instance, dicom_s
 from resources.json import Json
 from store.access import COUNTED, Waiting
 
+_AT_ONCE = 500
+"""Values of one statement."""
+
 
 def pack(value: Any) -> bytes:
     """A value as deflated JSON."""
@@ -152,21 +155,18 @@ def backlog(connection: Connection) -> Waiting:
     return Waiting(int(count), connection.execute(oldest).scalar())
 
 
-def studies_of_order(
-    connection: Connection, owner_id: int, accession_numbers: Sequence[str], order_id: str
-) -> Sequence[Row]:
-    """Studies that carry one of these accession numbers, or that were joined to this order before."""
-    found = connection.execute(
-        select(dicom_study).where(
-            dicom_study.c.owner_id == owner_id,
-            dicom_study.c.accession_number.in_(list(accession_numbers)),
-            dicom_study.c.accession_number != "",
-        )
-    ).all()
-    joined = connection.execute(
-        select(dicom_study).where(dicom_study.c.owner_id == owner_id, dicom_study.c.order_id == order_id)
-    ).all()
-    return list({row.pk: row for row in (*found, *joined)}.values())
+def studies_of_orders(
+    connection: Connection, owner_id: int, accession_numbers: Iterable[str], order_ids: Iterable[str]
+) -> list[Row]:
+    """Studies that carry one of these accession numbers, or that were joined to one of these orders before."""
+    found: dict[int, Row] = {}
+    for column, values in (("accession_number", accession_numbers), ("order_id", order_ids)):
+        wanted = sorted(set(values) - {""})
+        for first in range(0, len(wanted), _AT_ONCE):
+            some = dicom_study.c[column].in_(wanted[first : first + _AT_ONCE])
+            rows = connection.execute(select(dicom_study).where(dicom_study.c.owner_id == owner_id, some)).all()
+            found.update((row.pk, row) for row in rows)
+    return list(found.values())
 
 
 def count_of(connection: Connection, table: Table) -> int:

@@ -173,6 +173,11 @@ HISTORY_TOTAL = Budget(
     "Bundle.total is left out", "store.search.history.page", "http://hl7.org/fhir/R4/http.html#history",
     Effect.CAPPED, 200,
 )
+QIDO_ADDITIONAL = Budget(
+    "QIDO_ADDITIONAL", 1000, "results beyond a page that QIDO-RS counts for its Warning",
+    "There are more than {limit} additional results that can be requested", "dicomweb.queries.search",
+    "PS3.18 §8.3.4.4", Effect.CAPPED, 200,
+)
 INCLUDED = Budget(
     "INCLUDED", 1000, "included resources of a page",
     "At most {limit} resources are included in a page: there are more",

@@ -296,8 +296,23 @@ class Resources(Protocol):
         """All matches of a search written as (name, value) pairs, for rules of the server."""
         ...
 
-    def each(self, type_name: str, parameters: Sequence[tuple[str, str]]) -> Iterator[Version]:
-        """As `find`, read in portions, however many there are."""
+    def each(
+        self,
+        type_name: str,
+        parameters: Sequence[tuple[str, str]],
+        *,
+        owner: str | None = None,
+        portion: int = 1000,
+    ) -> Iterator[Version]:
+        """As `find`, of one owner if given, read in portions, however many there are; for rules of the server."""
+        ...
+
+    def count(self, type_name: str, parameters: Sequence[tuple[str, str]]) -> int:
+        """How many match; for rules of the server."""
+        ...
+
+    def count_by(self, type_name: str, parameters: Sequence[tuple[str, str]], by: str) -> dict[str, int]:
+        """How many match for each ``Type/id`` that they refer to by the parameter `by`; for rules of the server."""
         ...
 
     def create(self, type_name: str, resource: Json, *, id: str | None = None) -> Version:

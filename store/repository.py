@@ -157,10 +157,31 @@ class Repository:
         """All matches of a search written as (name, value) pairs, for rules of the server itself."""
         return search.find(self, type_name, parameters)
 
-    def each(self, type_name: str, parameters: Sequence[tuple[str, str]]) -> Iterator[Version]:
-        """As `find`, however many there are, for what looks through everything. Nothing of it is recorded."""
-        assert self.derived, "a rule of the server itself"  # noqa: S101 - the programmer's mistake, not input
-        return search.each(self, type_name, parameters)
+    def count(self, type_name: str, parameters: Sequence[tuple[str, str]]) -> int:
+        """How many match such a search, for rules that need no more of them."""
+        self._only_rules()
+        return search.count(self, type_name, parameters)
+
+    def count_by(self, type_name: str, parameters: Sequence[tuple[str, str]], by: str) -> dict[str, int]:
+        """How many match for each ``Type/id`` that they refer to by the parameter `by`."""
+        self._only_rules()
+        return search.count_by(self, type_name, parameters, by)
+
+    def each(
+        self,
+        type_name: str,
+        parameters: Sequence[tuple[str, str]],
+        *,
+        owner: str | None = None,
+        portion: int = 1000,
+    ) -> Iterator[Version]:
+        """As `find`, however many there are, read in portions. Nothing of it is recorded."""
+        self._only_rules()
+        return search.each(self, type_name, parameters, owner=owner, portion=portion)
+
+    def _only_rules(self) -> None:
+        if not self.derived:
+            raise RuntimeError("Only rules of the server itself ask so: nothing of it is recorded")
 
     # Writing
 

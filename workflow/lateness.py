@@ -21,6 +21,9 @@ from workflow.deadlines import deadline_of, is_late
 
 log = structlog.get_logger("vigie.workflow")
 
+PORTION = 1000
+"""Tasks read at once."""
+
 _WATCHED = (TaskKind.REGULATE, TaskKind.ACQUIRE, TaskKind.READ, TaskKind.COMMUNICATE_CRITICAL)
 _OPEN = ("requested", "ready", "in-progress", "on-hold")
 
@@ -51,7 +54,8 @@ class LatenessWatch:
         """Kind and deadline of the unfinished tasks that are past it, by id."""
         codes = ",".join(f"{TELERADIOLOGY_TASK}|{kind.value}" for kind in _WATCHED)
         found = {}
-        for version in uow.system.each("Task", [("code", codes), ("status", ",".join(_OPEN))]):
+        asked = [("code", codes), ("status", ",".join(_OPEN))]
+        for version in uow.system.each("Task", asked, portion=PORTION):
             kind, end = tasks.kind_of(version.json()), deadline_of(version.json())
             if kind is not None and end is not None and is_late(version.json(), uow.now):
                 found[version.id] = (kind, end)

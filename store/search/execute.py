@@ -16,7 +16,8 @@ from resources import search as search_parameters
 from resources.budgets import ANSWER_BYTES, RULE_MATCHES
 from resources.criteria import Query, SortKey
 from resources.outcomes import BadRequest, Forbidden
-from resources.registry import TYPES, type_id
+from resources.registry import TYPES, type_id, type_name
+from resources.search_parameters import parameter
 from store.access import Access, Interaction, SearchPage, Version, Visibility
 from store.engine.locks import lock
 from store.engine.statements import OrderedJoin
@@ -27,16 +28,15 @@ from store.search.pages import Page
 from store.search.planning import FEW, Plan, choose
 from store.search.probes import TABLES
 from store.search.reader import Reader, types_visible
+from store.versions.audiences import audience_id
 from store.versions.queries import HEAD, contents
 from store.versions.snapshots import Snapshot
-from store.versions.tables import resource_version
+from store.versions.tables import resource_version, sp_reference
 
 Clause = ColumnElement[bool]
 
 UNBOUNDED = 2**62
 """More bytes than any page has."""
-PORTION = 1000
-"""Matches that `each` reads at once."""
 
 
 def page(reader: Reader, query: Query, *, token: str | None = None) -> SearchPage:
@@ -109,16 +109,41 @@ def find(reader: Reader, type_name: str, parameters: Sequence[tuple[str, str]]) 
     return matches
 
 
-def each(reader: Reader, type_name: str, parameters: Sequence[tuple[str, str]]) -> Iterator[Version]:
-    """All matches, however many, read in portions. For rules of the server itself, in a read unit of work."""
+def each(
+    reader: Reader,
+    type_name: str,
+    parameters: Sequence[tuple[str, str]],
+    *,
+    owner: str | None = None,
+    portion: int = 1000,
+) -> Iterator[Version]:
+    """All matches, of one owner if given, however many, read in portions. For rules of the server itself."""
     query = search_parameters.parse(type_name, parameters, base_urls=reader.uow.store.base_urls)
-    running = _Search.of(reader, query, None)
-    rows = running.rows(PORTION, None)
+    reader.uow.flush()
+    running = _Search.of(reader, query, None, owner)
+    rows = running.rows(portion, None)
     while rows:
         matches = running.versions(rows, ANSWER_BYTES.value)
         yield from matches
-        is_last = len(rows) < PORTION and len(matches) == len(rows)
-        rows = [] if is_last else running.rows(PORTION, matches[-1].pk)
+        is_last = len(rows) < portion and len(matches) == len(rows)
+        rows = [] if is_last else running.rows(portion, matches[-1].pk)
+
+
+def count(reader: Reader, type_name: str, parameters: Sequence[tuple[str, str]]) -> int:
+    """How many match: what a rule asks that would only count what it loads. Not recorded."""
+    query = search_parameters.parse(type_name, parameters, base_urls=reader.uow.store.base_urls)
+    reader.uow.flush()
+    return _Search.of(reader, query, None).total()
+
+
+def count_by(reader: Reader, type_name: str, parameters: Sequence[tuple[str, str]], by: str) -> dict[str, int]:
+    """How many match for each resource (``Type/id``) that they refer to by the parameter `by`. Not recorded.
+
+    Where every parameter finds many, the first one drives: name the one that finds fewest first.
+    """
+    query = search_parameters.parse(type_name, parameters, base_urls=reader.uow.store.base_urls)
+    reader.uow.flush()
+    return _Search.of(reader, query, None).count_by(by)
 
 
 def asked_by(reader: Reader, snapshot: Snapshot | None = None) -> Asked:
@@ -146,9 +171,11 @@ class _Search:
     query: Query
     asked: Asked
     groups: tuple[tuple[Visibility, tuple[str, ...]], ...]
+    owner: str | None = None
+    """Only what belongs to this organisation."""
 
     @staticmethod
-    def of(reader: Reader, query: Query, snapshot: Snapshot | None) -> _Search:
+    def of(reader: Reader, query: Query, snapshot: Snapshot | None, owner: str | None = None) -> _Search:
         _refuse_half_characters(query)
         if query.type is not None:
             visible = reader.visibility(Interaction.SEARCH_TYPE, query.type)
@@ -157,7 +184,7 @@ class _Search:
             groups = list(types_visible(reader, Interaction.SEARCH_SYSTEM, query.types or tuple(TYPES)))
             if not groups:
                 raise Forbidden("No scope covers a search of these types")
-        return _Search(reader, query, asked_by(reader, snapshot), tuple(groups))
+        return _Search(reader, query, asked_by(reader, snapshot), tuple(groups), owner)
 
     @property
     def types(self) -> tuple[str, ...]:
@@ -170,18 +197,48 @@ class _Search:
         counted = select(func.count()).select_from(source).where(*joined, *self._clauses(version))
         return int(self.reader.uow.connection.execute(counted).scalar_one())
 
+    def count_by(self, by: str) -> dict[str, int]:
+        """Matches by what they refer to by the parameter `by`."""
+        found = parameter(self.query.type, by)
+        if found is None or found.kind != "reference":
+            raise ValueError(f"{by} is no reference parameter of {self.query.type}")
+        version = self.asked.alias(resource_version)
+        row = self.asked.alias(sp_reference)
+        source, joined = _driven(version, self._plan(FEW).driver)
+        counted = (
+            select(row.c.target_type_id, row.c.target_id, func.count())
+            .select_from(OrderedJoin(source, row))
+            .where(
+                *joined,
+                *self._clauses(version),
+                row.c.version_pk == version.c.pk,
+                row.c.param_id == found.id,
+                row.c.target_id != "",
+            )
+            .group_by(row.c.target_type_id, row.c.target_id)
+        )
+        return {f"{type_name(one[0])}/{one[1]}": int(one[2]) for one in self.reader.uow.connection.execute(counted)}
+
     def rows(self, limit: int, last_pk: int | None) -> list[tuple[Any, ...]]:
         """Rows of HEAD in order, after the version `last_pk` if given."""
         order = Order(self.query.sort, self.asked)
         last = self._last_values(order, last_pk) if last_pk is not None else None
         plan = self._plan(limit)
         walk = Walk.along(order) if plan.walk else None
-        if walk is None:
-            return self._sorted(order, plan.driver, limit, last_pk, last)
+        if walk is not None:
+            if plan.driver is None:
+                return self._along(walk, limit, last_pk, last)
+            walked = self.reader.uow.deadline.tried(lambda: self._along(walk, limit, last_pk, last))
+            if walked is not None:
+                return walked
+        return self._sorted(order, plan.driver, limit, last_pk, last)
+
+    def _along(self, walk: Walk, limit: int, last_pk: int | None, last: Any) -> list[tuple[Any, ...]]:
+        """Along the sort index, and then those without a value."""
         rows = [] if last is not None and last[0] is None else self._walked(walk, limit, last_pk, last)
         if len(rows) < limit and not walk.by_column:
             continuing = last if last is not None and last[0] is None else None
-            rows += self._without_value(order, limit - len(rows), last_pk if continuing else None)
+            rows += self._without_value(walk.order, limit - len(rows), last_pk if continuing else None)
         return rows
 
     def versions(self, rows: Sequence[tuple[Any, ...]], most_bytes: int | None = None) -> list[Version]:
@@ -250,6 +307,8 @@ class _Search:
             for visible, names in self.groups
         ]
         yield or_(*groups) if groups else false()
+        if self.owner is not None:
+            yield version.c.owner_id == audience_id((self.owner,))
         yield from self.asked.alive(version)
         for criterion in self.query.criteria:
             yield self.asked.clause(version, criterion)

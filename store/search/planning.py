@@ -92,7 +92,8 @@ def choose(
     """How to find the first `wanted` of those that fulfil `criteria`.
 
     Fetching and sorting costs as many steps as there are candidates. A walk along the sort index meets a match every
-    (versions of the type / candidates) steps.
+    (versions of the type / candidates) steps, if they lie everywhere. They may all be old, or fulfil no other
+    criterion, and counts are capped: so a walk is a try, which ends after some steps (`limits.Deadline.tried`).
     """
     named = _by_id(criteria)
     if named is not None:

@@ -9,11 +9,13 @@ import pydicom
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
-from dicomweb import part10
+from dicomweb import part10, publishing
 from dicomweb.batches import Batch, Origin
 from dicomweb.mapping import MATCHING
 from dicomweb.phantom import Phantom, series
+from dicomweb.publishing import Publisher
 from resources import validation
 from resources.json import Json
 from tests.dicomweb.conftest import Service, stow
@@ -227,3 +229,55 @@ def test_the_platform_sees_the_study_and_the_owner_is_the_hospital(service: Serv
         with service.store.work(caller(organization), write=False) as uow:
             seen[organization] = [version.owner for version in uow.resources.find("ImagingStudy", [])]
     assert seen == {"hospital-a": ["hospital-a"], PLATFORM: ["hospital-a"], "hospital-b": []}
+
+
+def test_a_study_that_cannot_be_published_stops_no_other(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """house.md A1: the loop published twenty by age, and one that failed stopped all later ones for ever."""
+    batch = Batch(caller("hospital-a"), Origin("c-store"))
+    bad = publishing.AT_ONCE + 2
+    for number in range(bad + 1):
+        uid = f"1.2.826.0.1.3680043.10.999.5.{number}"
+        (file,) = series(Phantom(slices=1, side=8, study_instance_uid=uid))
+        assert service.imaging.ingest.store_instance(file, batch).result.is_stored
+        service.store.now.advance(seconds=1)  # type: ignore[attr-defined]
+    whole = Publisher.publish_row
+
+    def publish_row(publisher: Publisher, uow: Any, row: Any) -> str:
+        if row.study_instance_uid.endswith(f".{bad}"):
+            return whole(publisher, uow, row)
+        raise RuntimeError("a study that breaks")
+
+    monkeypatch.setattr(Publisher, "publish_row", publish_row)
+    (loop,) = service.imaging.loops
+    with capture_logs() as told:
+        assert [loop.step() for _ in range(2)] == [False, True]
+    assert len(service.resources("ImagingStudy")) == 1
+    assert {one["event"] for one in told} == {"a study cannot be published"}
+    assert len(told) == bad
+    monkeypatch.setattr(Publisher, "publish_row", whole)
+    assert loop.step() is False  # not yet again
+    service.store.now.advance(minutes=11)  # type: ignore[attr-defined]
+    while loop.step():
+        pass
+    assert len(service.resources("ImagingStudy")) == bad + 1
+
+
+def test_an_accession_number_of_a_thousand_orders_tells_none(
+    service: Service, files: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """house.md A1: of other hospitals they count for nothing, of the same one the study is kept apart."""
+    who = service.create(identified(), "hospital-b")
+    with service.store.work(caller("hospital-b")) as uow:
+        for _ in range(1001):
+            uow.resources.create("ServiceRequest", order(who))
+    own = service.create(identified())
+    what = service.create(order(own))
+    stow(service.client(), files)
+    assert only(service)["basedOn"] == [{"reference": what}]
+    monkeypatch.setattr(publishing, "ORDERS_MAX", 5)
+    with service.store.work(caller("hospital-a")) as uow:
+        for _ in range(5):
+            uow.resources.create("ServiceRequest", order(own))
+    assert (tag(only(service)), only(service)["status"]) == ("mismatch", "registered")

@@ -12,9 +12,9 @@ from structlog.testing import capture_logs
 from resources.codes import TaskKind
 from resources.service_request import PRIORITIES
 from resources.times import instant_text
-from store.search import execute as search
 from tests.support import Clock
 from tests.workflow.conftest import Scene
+from workflow import lateness
 from workflow.assignment import Candidate, Order, choose
 from workflow.deadlines import TARGET_MINUTES, deadline, is_late
 from workflow.lateness import LatenessWatch
@@ -95,7 +95,7 @@ def test_the_watch_looks_through_all_open_tasks(
     scene: Scene, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A backlog of thousands is when it matters most: it is read in portions, and none is left out."""
-    monkeypatch.setattr(search, "PORTION", 2)
+    monkeypatch.setattr(lateness, "PORTION", 2)
     for _ in range(5):
         scene.ordered(priority="stat")
     clock.advance(minutes=6)
