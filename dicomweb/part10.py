@@ -97,7 +97,9 @@ def parse(data: Buffer) -> Part10:
     return _checked(head, view[end:], meta.get(0x0002, ""), meta.get(0x0003, ""), syntax)
 
 
-def compose(meta: bytes, body: bytes, *, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> Part10:
+def compose(
+    meta: bytes, body: Buffer, *, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str
+) -> Part10:
     """The file of a data set received over DIMSE, where `meta` is its encoded file meta information."""
     return _checked(_PREAMBLE + b"DICM" + meta, body, sop_class_uid, sop_instance_uid, transfer_syntax_uid)
 

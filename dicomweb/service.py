@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,16 +10,18 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection
 
-from dicomweb import views, writes
+from dicomweb import ae, views, writes
 from dicomweb.batches import Batch, Origin
-from dicomweb.dimse import Scp
+from dicomweb.dimse.limits import Limits
+from dicomweb.dimse.scp import Scp
+from dicomweb.dimse.services import Desk
 from dicomweb.disclosure import Disclosure
 from dicomweb.ingest import Ingest
 from dicomweb.publishing import Publisher
 from dicomweb.wado import Retrieval
 from dicomweb.workers import Workers
 from resources.outcomes import BadRequest
-from store.access import Access, Caller, Interaction, Loop, Permit, Waiting
+from store.access import Caller, Loop, Permit, Waiting
 from store.objects import ObjectStore
 from store.unit_of_work import Store
 
@@ -59,6 +61,7 @@ class Imaging:
         self._workers = workers or Workers(folder=spool)
         self.ingest = Ingest(store, objects, permit, self._publisher, self._workers)
         self._disclosure = Disclosure(store, permit)
+        self.registry = ae.Registry(store)
         self._retrieval = Retrieval(objects, self._workers)
 
     @property
@@ -82,19 +85,14 @@ class Imaging:
             max_request_bytes=self.max_request_bytes, spool=self._spool,
         )
 
-    def scp(self, *, ae_title: str = "VIGIE", max_associations: int = 64) -> Scp:
+    def scp(self, *, ae_titles: Collection[str] = ("VIGIE",), limits: Limits | None = None) -> Scp:
         """A DIMSE server, not started: ``scp().start(host, port)``. Best in a process of its own (the GIL)."""
-        return Scp(self.ingest, self._store, ae_title=ae_title, max_associations=max_associations)
+        desk = Desk(self.ingest, self._disclosure)
+        return Scp(desk, self._store, ae_titles=ae_titles, limits=limits, spool=self._spool)
 
-    def register_ae(self, ae: str, organization: str, *, address: str = "", active: bool = True) -> None:
-        """Bind a calling AE title to an organisation, or change what it is bound to."""
-        if not ae.strip() or len(ae) > 16 or not ae.isascii() or "\\" in ae:
-            raise BadRequest("An AE title is 1 to 16 characters without backslash (PS3.5 §6.2)")
-        note = Access(Interaction.ADMIN, "Organization", organization, owner=organization,
-                      detail=(("operation", "register-ae"), ("ae", ae.strip())))
-        with self._store.work(Caller.system(self._store.platform), intent=note) as uow:
-            writes.bind_ae(uow.connection, ae.strip(), organization, address, active=active)
-            uow.note(note)
+    def register_ae(self, title: str, organization: str, *addresses: str) -> None:
+        """Bind a calling AE title to an organisation and to the addresses that it comes from."""
+        self.registry.register(ae.checked(title, organization, addresses=addresses))
 
     def store_files(self, caller: Caller, files: list[bytes]) -> None:
         """Store instances as `caller`, for seeding; raises BadRequest where one is refused."""

@@ -139,6 +139,11 @@ ae_title = Table(
     metadata,
     Column("ae", BinaryText, primary_key=True, comment="calling AE title"),
     Column("organization", BinaryText, nullable=False, comment="Organization id that it stores for"),
-    Column("address", Text, nullable=False, server_default="", comment="peer address it must come from; empty: any"),
     Column("active", SmallInteger, nullable=False, server_default="1"),
+    Column("addresses", Text, nullable=False, server_default="",
+           comment="addresses and networks that it comes from, by spaces; empty: none without TLS"),
+    Column("certificates", Text, nullable=False, server_default="",
+           comment="SHA-256 fingerprints of its TLS certificates, by spaces"),
+    Column("sop_classes", Text, nullable=False, server_default="",
+           comment="SOP classes that it may store, by spaces; empty: any storage class"),
 )

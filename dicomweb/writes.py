@@ -1,4 +1,4 @@
-"""The statements that write studies, series, instances, headers and AE titles, and the reads that they need.
+"""The statements that write studies, series, instances and headers, and the reads that they need.
 
 What the rows of a study say does not depend on the order in
 which its instances came: its attributes are those of the instance with the least SOP Instance UID.
@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from dicomweb.tables import Row, ae_title, dicom_header, dicom_instance, dicom_series, dicom_study
+from dicomweb.tables import Row, dicom_header, dicom_instance, dicom_series, dicom_study
 from resources.json import Json
 from store.access import COUNTED, Waiting
 
@@ -179,16 +179,3 @@ def patient_ids(connection: Connection, study_pk: int) -> Sequence[Row]:
     return connection.execute(
         select(dicom_instance.c.patient_id).where(dicom_instance.c.study_pk == study_pk).distinct()
     ).all()
-
-
-def ae_of(connection: Connection, ae: str) -> Row | None:
-    return connection.execute(select(ae_title).where(ae_title.c.ae == ae)).first()
-
-
-def bind_ae(connection: Connection, ae: str, organization: str, address: str, *, active: bool) -> None:
-    insert_or_nothing(connection, ae_title, [{"ae": ae, "organization": organization}])
-    connection.execute(
-        update(ae_title)
-        .where(ae_title.c.ae == ae)
-        .values(organization=organization, address=address, active=int(active))
-    )

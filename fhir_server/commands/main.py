@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from fhir_server.commands import audit, bench, client, demo, operations, serve, token
+from fhir_server.commands import ae, audit, bench, client, demo, operations, serve, token
 from fhir_server.commands.options import Commands
 from fhir_server.server import logs
 
@@ -44,6 +44,7 @@ def test(arguments: tuple[str, ...]) -> None:
 for command in (
     serve.serve,
     client.client,
+    ae.ae,
     token.token,
     demo.demo,
     audit.audit,

@@ -12,6 +12,7 @@ import structlog
 
 from fhir_server.duties import deployment, permissions
 from fhir_server.server import logs, processes, running
+from fhir_server.server.dimse import tls_of
 from fhir_server.server.faults import CannotRun
 from fhir_server.server.processes import Supervisor
 from fhir_server.server.settings import Settings
@@ -34,6 +35,8 @@ def serve(settings: Settings) -> int:
         if repaired:
             log.warning("what other accounts could read is put right", count=len(repaired))
         settings = _with_ports(settings)
+        if settings.dimse_tls_port:
+            tls_of(settings)  # told here in one line, not by a child that cannot start
         deployment.upgrade(settings)
         deployment.note(settings, "serve")
         if settings.demo:
@@ -69,7 +72,7 @@ def _watch(supervisor: Supervisor, settings: Settings) -> None:
 
 def _with_ports(settings: Settings) -> Settings:
     """With a free port where 0 was asked for. CannotRun where another program holds one: its answers are not ours."""
-    for port in filter(None, (settings.port, settings.dimse_port)):
+    for port in filter(None, (settings.port, settings.dimse_port, settings.dimse_tls_port)):
         with _probe(settings.host) as probe:
             try:
                 probe.bind((settings.host, port))

@@ -9,7 +9,7 @@ import structlog
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
 
-from dicomweb import phantom
+from dicomweb import ae, phantom
 from dicomweb.phantom import Phantom
 from fhir_server.demo import world
 from fhir_server.duties import tokens
@@ -35,7 +35,7 @@ def seed(settings: Settings) -> None:
         services.store.transact(system, lay_directory)
         services.store.transact(system, lay_rota)
         for ae_title, organization in world.AE_TITLES.items():
-            services.imaging.register_ae(ae_title, organization)
+            services.imaging.register_ae(ae_title, organization, ae.LOOPBACK)
         if not tokens.demo_clients(settings):
             # The file of the clients comes last: it says that the seeding is complete, also after a crash.
             _earlier_images(services)

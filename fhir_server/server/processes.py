@@ -223,7 +223,7 @@ def children(settings: Settings) -> list[Child]:
         Child("web", module("fhir_server.server.web"), environment),
         Child("worker", module("fhir_server.server.worker"), environment),
     ]
-    if settings.dimse_port:
+    if settings.dimse_port or settings.dimse_tls_port:
         children.append(Child("dimse", module("fhir_server.server.dimse"), environment))
     return children
 

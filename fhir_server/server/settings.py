@@ -126,7 +126,39 @@ class Settings:
         flag=True,
     )
     dimse_port: int = setting(
-        11112, _number(0, 65535), "Port of the DICOM upper layer (C-ECHO, C-STORE). 0: no DIMSE.", flag=True
+        11112,
+        _number(0, 65535),
+        "Port of the DICOM upper layer (C-ECHO, C-STORE), without TLS: an AE title is believed from its registered "
+        "addresses. 0: none.",
+        flag=True,
+    )
+    dimse_plain: bool = setting(
+        False,
+        fields.Boolean(),
+        "Say that DIMSE without TLS may be spoken beyond loopback, for instance within a VPN; without it the server "
+        "starts there with `dimse_port` 0 alone.",
+    )
+    dimse_tls_port: int = setting(
+        0,
+        _number(0, 65535),
+        "Port of the DICOM upper layer with TLS, 2762 by custom: an AE title is believed from the holder of its "
+        "registered certificate (PS3.15 §B.12). 0: none.",
+    )
+    dimse_tls_certificate: str = setting("", _text(), "PEM file of the certificate chain of `dimse_tls_port`.")
+    dimse_tls_key: str = setting("", _text(), "PEM file of its private key.")
+    dimse_tls_authorities: str = setting(
+        "", _text(), "PEM file of the authorities, or single certificates, that modalities' certificates must be of."
+    )
+    dimse_ae_titles: tuple[str, ...] = setting(
+        ("VIGIE",),
+        Listed(validate=validate.Length(min=1)),
+        "Called AE titles that are answered to, comma-separated; the first one is ours. `*`: any.",
+    )
+    dimse_associations: int = setting(64, _number(1, 512), "Associations at once.")
+    dimse_associations_per_ae: int = setting(16, _number(1, 512), "Of them, of one calling AE title.")
+    dimse_associations_per_address: int = setting(32, _number(1, 512), "Of them, from one address.")
+    dimse_artim_s: int = setting(
+        5, _number(1, 60), "Seconds until a connection has sent its association request (PS3.8 §9.1.5)."
     )
     workers: int = setting(2, _number(1, 64), "Web worker processes.", flag=True)
     threads: int = setting(8, _number(1, 256), "Threads of each web worker.")
@@ -294,6 +326,7 @@ class Settings:
             raise SettingsError(
                 "host is beyond loopback and HTTP is plain: put TLS in front and say so with VIGIE_TLS_TERMINATED=1"
             )
+        self._check_dimse()
         _check_database(self.database_url)
         for name, networks in (("endpoint", self.endpoint_networks), ("metrics", self.metrics_networks)):
             try:
@@ -310,6 +343,18 @@ class Settings:
         except (KeyError, ValueError) as error:
             raise SettingsError("report_zone is not a known time zone") from error
         return self
+
+    def _check_dimse(self) -> None:
+        if self.dimse_port and not self.is_loopback and not self.dimse_plain:
+            raise SettingsError(
+                "host is beyond loopback and dimse_port is without TLS: set VIGIE_DIMSE_PORT=0 and "
+                "VIGIE_DIMSE_TLS_PORT, or allow it with VIGIE_DIMSE_PLAIN=1"
+            )
+        files = self.dimse_tls_certificate, self.dimse_tls_key, self.dimse_tls_authorities
+        if self.dimse_tls_port and not all(files):
+            raise SettingsError("dimse_tls_port needs dimse_tls_certificate, dimse_tls_key and dimse_tls_authorities")
+        if self.dimse_tls_port and self.dimse_tls_port == self.dimse_port:
+            raise SettingsError("dimse_tls_port is dimse_port: each needs a port of its own")
 
     def environment(self) -> dict[str, str]:
         """The environment that gives a child process these settings."""

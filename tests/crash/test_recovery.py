@@ -128,7 +128,7 @@ def test_waiting_for_a_change_looks_with_a_new_connection_once_the_old_one_is_go
 
 def test_an_association_is_refused_for_now_while_the_database_is_away(cluster: Cluster, services: Services) -> None:
     """PS3.8 §9.3.4: rejected-transient, so that the modality tries again; never accepted and then 0124 an image."""
-    services.imaging.register_ae("HOPITAL_A", "hopital-a")
+    services.imaging.register_ae("HOPITAL_A", "hopital-a", "loopback")
     server = services.imaging.scp()
     port = server.start("127.0.0.1", 0)
     entity = AE(ae_title="HOPITAL_A")

@@ -68,7 +68,7 @@ def test_a_chunked_body_is_stored(service: Service, address: str) -> None:
 
 @pytest.fixture
 def scp(service: Service) -> Iterator[int]:
-    service.imaging.register_ae("MODALITY", "hospital-a")
+    service.imaging.register_ae("MODALITY", "hospital-a", "loopback")
     server = service.imaging.scp()
     port = server.start("127.0.0.1", 0)
     yield port
