@@ -129,23 +129,22 @@ class Registry:
         self, title: str, active: bool, by: Caller | None = None, detail: Detail = ()
     ) -> ApplicationEntity:
         """Admit this title, or refuse it from the next association on. Raises NotFound."""
-        operation = "enable-ae" if active else "disable-ae"
-        nameless = ApplicationEntity(title, "")
-        with self._store.work(self._actor(by), intent=self._note(operation, nameless, detail)) as uow:
-            entity = _found(uow.connection, title)
-            if entity is None:
-                raise NotFound("No such AE title is registered here")
+        entity = self.find(title)
+        if entity is None:
+            raise NotFound("No such AE title is registered here")
+        note = self._note("enable-ae" if active else "disable-ae", entity, detail)
+        with self._store.work(self._actor(by), intent=note) as uow:
             uow.connection.execute(update(ae_title).where(ae_title.c.ae == title).values(active=int(active)))
-            uow.note(self._note(operation, entity, detail))
-            return replace(entity, active=active)
+            uow.note(note)
+        return replace(entity, active=active)
 
     def _actor(self, by: Caller | None) -> Caller:
         return by or Caller.system(self._store.platform)
 
     @staticmethod
     def _note(operation: str, entity: ApplicationEntity, detail: Detail) -> Access:
-        owner = entity.organization or None
-        return Access(Interaction.ADMIN, "Organization" if owner else None, owner, owner=owner,
+        owner = entity.organization
+        return Access(Interaction.ADMIN, "Organization", owner, owner=owner,
                       detail=(("operation", operation), ("ae", entity.title), *detail))
 
 

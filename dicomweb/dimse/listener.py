@@ -95,7 +95,7 @@ class Listener:
         self._buffered = 0
         self._leaving: deque[tuple[socket.socket, str]] = deque()
         self._bell, self._rope = socket.socketpair()
-        self._stopping = False
+        self._stopping = self._is_over = False
         self._accepts_from = 0.0
         self._socket: socket.socket | None = None
         self._thread = threading.Thread(target=self._run, name="dimse-listener", daemon=True)
@@ -127,10 +127,12 @@ class Listener:
             sock.sendall(pdu)
         self._leaving.append((sock, address))
         self._ring()
+        if self._is_over:
+            self._close_leaving()
 
     @property
-    def count(self) -> int:
-        """Connections that are not associated."""
+    def waiting(self) -> int:
+        """Connections that are not associated now."""
         return len(self._connections)
 
     # In the listener's thread
@@ -140,6 +142,8 @@ class Listener:
             while not self._stopping:
                 self._turn()
         finally:
+            self._is_over = True
+            self._close_leaving()
             for connection in list(self._connections):
                 self._close(connection)
             self._selector.close()
@@ -318,6 +322,12 @@ class Listener:
             del self._per_address[connection.address]
         with contextlib.suppress(KeyError, ValueError):
             self._selector.unregister(connection.sock)
+
+    def _close_leaving(self) -> None:
+        """Close those that came to be dismissed while the listener ended."""
+        with contextlib.suppress(IndexError):
+            while True:
+                self._leaving.popleft()[0].close()
 
     def _ring(self) -> None:
         with contextlib.suppress(OSError):

@@ -198,7 +198,7 @@ def test_a_silent_connection_is_closed_by_the_artim_timer(service: Service) -> N
     """PS3.8 §9.1.5: a half request has no more time than none, however it drips."""
     with opened(service, Limits(artim_s=0.5)) as door, ExitStack() as stack:
         silent, dripping = (stack.enter_context(door.connect()) for _ in range(2))
-        until(lambda: door.scp._listeners[0].count == 2, "both are known")
+        until(lambda: door.scp._listeners[0].waiting == 2, "both are known")
         began = time.monotonic()
         for byte in request()[:100]:
             try:
@@ -210,7 +210,7 @@ def test_a_silent_connection_is_closed_by_the_artim_timer(service: Service) -> N
                 break
         until(lambda: closed(silent) and closed(dripping), "the timer ends them")
         assert time.monotonic() - began >= 0.3
-        until(lambda: door.scp._listeners[0].count == 0, "nothing is left of them")
+        until(lambda: door.scp._listeners[0].waiting == 0, "nothing is left of them")
 
 
 def test_silent_and_half_open_connections_shut_nobody_out(service: Service) -> None:
@@ -226,7 +226,7 @@ def test_silent_and_half_open_connections_shut_nobody_out(service: Service) -> N
         threads = threading.active_count()
         assert greeted(door)
         assert greeted(door, "OTHER")
-        assert door.scp._listeners[0].count <= Limits().connections
+        assert door.scp._listeners[0].waiting <= Limits().connections
         assert door.scp.places.taken <= 2
         assert threads < 60, "no connection has a thread"
         assert resident(os.getpid()) - before < 64 * 1024 * 1024

@@ -19,7 +19,7 @@ def test_plain_http_beyond_loopback_is_refused_unless_tls_ends_before_it() -> No
     """DESIGN §11: the server refuses to listen beyond loopback over plain http."""
     with pytest.raises(SettingsError, match="TLS"):
         Settings.load({"host": "0.0.0.0"}, environ={}).checked()
-    assert Settings.load({"host": "0.0.0.0", "tls_terminated": True}, environ={}).checked()
+    assert Settings.load({"host": "0.0.0.0", "tls_terminated": True, "dimse_port": 0}, environ={}).checked()
     assert Settings.load({"host": "::1"}, environ={}).checked()
 
 
@@ -124,3 +124,19 @@ def test_endpoints_are_on_the_hosts_and_ports_that_the_deployment_lists(tmp_path
             policy.check(refused)
     default = endpoint_policy(Settings.load({"data": tmp_path}, environ={}))
     assert default.check("https://eai.ch-b.example/x").port == 443
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"host": "0.0.0.0", "tls_terminated": True}, "VIGIE_DIMSE_PLAIN"),
+        ({"dimse_tls_port": 2762}, "dimse_tls_certificate"),
+        ({"dimse_tls_port": 11112, "dimse_tls_certificate": "c", "dimse_tls_key": "k", "dimse_tls_authorities": "a"},
+         "port of its own"),
+    ],
+)  # fmt: skip
+def test_dimse_beyond_loopback_needs_tls_or_a_word(given: dict[str, object], told: str) -> None:
+    """PS3.15 §B.12: that TLS ends before HTTP says nothing of DIMSE; one line, and the server does not start."""
+    with pytest.raises(SettingsError, match=told):
+        Settings.load(given, environ={}).checked()
+    assert Settings.load({"host": "0.0.0.0", "tls_terminated": True, "dimse_plain": True}, environ={}).checked()
