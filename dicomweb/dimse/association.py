@@ -39,6 +39,8 @@ _P_DATA, _NO_DATA_SET = 0x04, 0x0101
 _COMMAND, _LAST = 1, 2
 """Bits of a message control header (PS3.8 §E.2)."""
 _INVALID_PDU = "Evt19"
+_CLOSING = "Sta13"
+"""State and event of PS3.8 §9.2.1, as pynetdicom names them."""
 _SHORT_PDU_BYTES = 4
 
 
@@ -197,6 +199,19 @@ class _Reader(DULServiceProvider):  # type: ignore[misc]
         super().__init__(assoc)
         self.daemon = True
         self._limits = limits
+
+    def run_reactor(self) -> None:
+        """Turn until the association is over. What the state machine does not know ends this association alone."""
+        try:
+            super().run_reactor()
+        except Exception:
+            log.exception("the upper layer of an association ended by a fault")
+
+    def _process_recv_primitive(self) -> bool:
+        if self.state_machine.current_state == _CLOSING:
+            with self.to_provider_queue.mutex:  # answers of before: nobody will read them
+                self.to_provider_queue.queue.clear()
+        return bool(super()._process_recv_primitive())
 
     def _read_pdu_data(self) -> None:
         try:

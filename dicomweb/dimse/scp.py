@@ -84,6 +84,11 @@ class Scp:
         with self._lock:
             return len(self._sessions)
 
+    @property
+    def waiting(self) -> int:
+        """How many connections have not been associated."""
+        return sum(listener.waiting for listener in self._listeners)
+
     def stop(self) -> None:
         """Close the ports, end the associations, publish what they stored, record what was only counted."""
         for listener in self._listeners:
@@ -188,8 +193,8 @@ class Scp:
     def _begin(self, arrival: Arrival, titles: Titles, entity: ApplicationEntity, claim: Claim) -> None:
         recording = Recording()
         caller = Caller(
-            f"ae:{entity.title}", entity.organization, services.SCOPES, role="modality", address=arrival.address,
-            recording=recording,
+            f"ae:{entity.title}", entity.organization, services.SCOPES, "modality", address=arrival.address,
+            purpose="TREAT", recording=recording,
         )
         origin = Origin("c-store", caller.client_id, arrival.address, titles.calling, titles.called)
         session = Session(entity, caller, Batch(caller, origin), claim, recording)

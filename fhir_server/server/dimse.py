@@ -25,6 +25,7 @@ def main() -> None:
     own = figures.begin(settings.data, "dimse", settings.dimse_port)
     metrics.sample(own, services)
     own.sample("vigie_dimse_associations", lambda: {(): float(server.associations)})
+    own.sample("vigie_dimse_connections_waiting", lambda: {(): float(server.waiting)})
     if settings.dimse_port:
         server.start(settings.host, settings.dimse_port)
     if settings.dimse_tls_port:

@@ -89,7 +89,7 @@ def checks_of(services: Services) -> Mapping[str, Check]:
         "disk": lambda: checks.disk(settings.data, settings.objects_folder),
         "queues": queues,
         "worker": lambda: checks.worker(settings.data),
-        "dimse": lambda: checks.dimse(settings.data, settings.dimse_port),
+        "dimse": lambda: checks.dimse(settings.data, settings.dimse_port or settings.dimse_tls_port),
     }
 
 

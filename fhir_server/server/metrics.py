@@ -59,6 +59,7 @@ FAMILIES: Mapping[str, Family] = {
     "vigie_threads_busy": Family("gauge", ("process", "pid"), "threads that carry out a request"),
     "vigie_requests_waiting": Family("gauge", ("process", "pid"), "requests that wait for a thread"),
     "vigie_dimse_associations": Family("gauge", ("process", "pid"), "open associations"),
+    "vigie_dimse_connections_waiting": Family("gauge", ("process", "pid"), "connections without an association yet"),
     "vigie_process_resident_memory_bytes": Family("gauge", ("process", "pid"), "resident memory"),
     "vigie_process_open_descriptors": Family("gauge", ("process", "pid"), "open file descriptors"),
     "vigie_process_threads": Family("gauge", ("process", "pid"), "threads"),
