@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from fhir_server.edge import negotiation
+from fhir_server.edge import binary, negotiation
 from fhir_server.edge.negotiation import Preference
 from resources.outcomes import BadRequest, NotAcceptable, UnsupportedMediaType
 
@@ -113,3 +113,19 @@ def test_a_malformed_if_match_is_400(header: str) -> None:
 def test_a_conditional_read_compares_whole_seconds(none_match: str | None, since: str | None, fresh: bool) -> None:
     """R4 §3.1.0.1.5, RFC 9110 §13.2.2: If-None-Match wins over If-Modified-Since."""
     assert negotiation.not_modified(2, NOW, none_match, since) is fresh
+
+
+@pytest.mark.parametrize(
+    ("code", "sent"),
+    [
+        ("application/pdf", "application/pdf"),
+        ("text/plain; charset=utf-8", "text/plain; charset=utf-8"),
+        ("text/plain; a=\n1", "application/octet-stream"),
+        ("text/plain; é=1", "application/octet-stream"),
+        ("a b", "application/octet-stream"),
+        ("", "application/octet-stream"),
+    ],
+)
+def test_a_stored_media_type_that_is_none_is_sent_as_octets(code: str, sent: str) -> None:
+    """RFC 9110 §5.5: no control character in a field."""
+    assert binary._media_type(code) == sent

@@ -317,6 +317,9 @@ def test_an_element_that_does_not_exist_is_refused_everywhere(there: Api, path: 
     lenient = there.hospital_a.get(joined, Prefer="handling=lenient")
     if path != "metadata":  # of a CapabilityStatement, Patient.colour is no name at all
         assert lenient.status_code == 200
+        assert "_elements" in lenient.headers["Warning"]
+        modes = [entry.get("search", {}).get("mode") for entry in lenient.get_json().get("entry", ())]
+        assert ("outcome" in modes) is (path in ("Patient?_id=p-1", "?_type=Patient")), "a searchset tells it as well"
 
 
 @ON_ONE_ENGINE
