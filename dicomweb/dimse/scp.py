@@ -80,9 +80,8 @@ class Scp:
 
     @property
     def associations(self) -> int:
-        """How many associations are open."""
-        with self._lock:
-            return len(self._sessions)
+        """How many associations there are now."""
+        return self.places.taken
 
     @property
     def waiting(self) -> int:

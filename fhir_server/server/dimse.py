@@ -22,7 +22,7 @@ def main() -> None:
     settings = Settings.load().checked()
     services = Services.of(settings, waits=settings.waits)
     server = services.imaging.scp(ae_titles=settings.dimse_ae_titles, limits=limits_of(settings))
-    own = figures.begin(settings.data, "dimse", settings.dimse_port)
+    own = figures.begin(settings.data, "dimse", settings.dimse_port or settings.dimse_tls_port)
     metrics.sample(own, services)
     own.sample("vigie_dimse_associations", lambda: {(): float(server.associations)})
     own.sample("vigie_dimse_connections_waiting", lambda: {(): float(server.waiting)})
