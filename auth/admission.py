@@ -69,6 +69,9 @@ class Admitted:
         if accounts:
             self._admission.release(accounts)
 
+    def __del__(self) -> None:
+        self.release()  # an answer that was dropped without a word is complete too
+
 
 class Admission:
     """Counts the requests of one process. Safe in threads."""

@@ -21,7 +21,6 @@ import brotli
 import psycopg
 import pytest
 
-from fhir_server.server.settings import Settings
 from tests.fhir_server.conftest import Api
 from tests.fhir_server.served import Answer, Web, is_closed, read, serving
 
@@ -387,32 +386,73 @@ def test_json_is_encoded_for_who_asks(patient: Any) -> None:
 
 
 @pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
-def test_readers_that_do_not_read_cost_no_memory(patient: Any) -> None:
-    """A long answer is made as it is taken: sixty readers of 8 MB that do not read; others are served meanwhile."""
+def test_readers_that_do_not_read_hold_no_thread(patient: Any) -> None:
+    """A long answer leaves as it is taken, and holds no thread meanwhile: twelve readers on three threads."""
     web, api, url = patient(max_body_bytes=64 * 1024 * 1024, write_grace_s=60)
     token = api.hospital_a.token
-    binary = {"resourceType": "Binary", "contentType": "application/pdf", "data": "QUJD" * 2_000_000}
-    made = api.hospital_a.post("Binary", binary)
+    made = api.hospital_a.post("Binary", _pdf(8_000_000))
     assert made.status_code == 201, made.get_data(as_text=True)[:300]
     path = f"/fhir/Binary/{made.get_json()['id']}"
     whole = web.get(path, token)
     assert (whole.status, len(whole.body)) == (200, int(whole.headers["content-length"]))
     connections = []
     for _ in range(12):
-        connection = socket.socket()
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.connect(("127.0.0.1", web.port))
-        web.opened.append(connection)
-        connection.sendall(
-            f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{web.port}\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
-        )
-        connections.append(connection)
+        connections.append(_unread(web, path, token))
     time.sleep(1)
     assert web.get(url, token).status == 200
     assert web.get("/fhir/Patient?_count=1", token).status == 200
     for connection in connections:
         answer = read(connection)
         assert (answer.status, answer.body == whole.body) == (200, True)
+
+
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+def test_a_reader_that_takes_nothing_is_cut_off(patient: Any) -> None:
+    """A long answer by its minimum rate, a short one by the kernel; what they held is free: the client's one place in
+    flight is given to the next."""
+    web, api, _ = patient(max_body_bytes=64 * 1024 * 1024, write_grace_s=6, client_in_flight=1)
+    token = api.hospital_a.token
+    long = api.hospital_a.post("Binary", _pdf(12_000_000)).get_json()["id"]
+    short = api.hospital_a.post("Binary", _pdf(400_000)).get_json()["id"]
+    slow = _unread(web, f"/fhir/Binary/{long}", token)
+    assert read(slow, head_only=True).status == 200
+    assert web.get("/fhir/Patient/none", token).status == 429
+    deadline = time.monotonic() + 60
+    while web.get(f"/fhir/Binary/{short}", token).status != 200:
+        assert time.monotonic() < deadline, "it is in flight for ever"
+        time.sleep(0.2)
+    idle = _unread(web, f"/fhir/Binary/{short}", token)
+    time.sleep(0.5)
+    held = _established(web.port)
+    assert held
+    deadline = time.monotonic() + 60
+    while _established(web.port):
+        assert time.monotonic() < deadline, "a connection that takes nothing stays"
+        time.sleep(0.5)
+    slow.close()
+    idle.close()
+
+
+def _pdf(length: int) -> dict[str, Any]:
+    return {"resourceType": "Binary", "contentType": "application/pdf", "data": "QUJD" * (length // 4)}
+
+
+def _unread(web: Web, path: str, token: str) -> socket.socket:
+    """A connection with a small window that has asked and does not read."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.connect(("127.0.0.1", web.port))
+    web.opened.append(connection)
+    connection.sendall(
+        f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{web.port}\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
+    )
+    return connection
+
+
+def _established(port: int) -> int:
+    """The server's connections of its port (proc(5): net/tcp, state 01)."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(1 for row in rows if row[1].endswith(f":{port:04X}") and row[3] == "01")
 
 
 def _div(length: int) -> str:
@@ -428,5 +468,3 @@ def _at_once(ask: Callable[[], Answer], count: int) -> list[Answer]:
         thread.join(60)
     return answers
 
-
-_ = Settings

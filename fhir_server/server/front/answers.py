@@ -37,7 +37,7 @@ class WriteLimits:
     """How slowly an answer may be taken."""
 
     grace_s: float = 30.0
-    """Time that the client has anyway, for the whole answer."""
+    """Time that the client has anyway, for the whole answer; and the longest that he may take nothing."""
     min_rate: int = 16 * 1024
     """Bytes a second that he has to take besides."""
 
@@ -127,7 +127,7 @@ async def _pour(
                 break
             turn = None
             allowed_s = limits.grace_s + pump.written / limits.min_rate - (loop.time() - began)
-            await _writable(loop, writer, allowed_s)
+            await _writable(loop, writer, min(allowed_s, limits.grace_s))
             if reader >= 0 and pump.is_full:
                 os.close(reader)  # somebody else reads: Granian has opened it. Its end is now the only one
                 reader = -1

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import structlog
 
-from auth.admission import ADMITTED, HOLDER
+from auth.admission import ADMITTED, HOLDER, Admitted
 from auth.guard import Guard
 from fhir_server.edge import errors
 from fhir_server.server.front import answers
@@ -33,6 +33,7 @@ from fhir_server.server.front.protocol import (
     environ_of,
 )
 from fhir_server.server.front.pulse import Pulse
+from fhir_server.server.front.sockets import bound_connections
 from fhir_server.server.threshold import Threshold
 from resources.outcomes import BadRequest, FhirError, TooManyRequests, Unauthenticated, Unavailable
 
@@ -48,6 +49,7 @@ RESERVED = (*HEALTH, "/oauth/")
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 _RESERVED_THREADS = 3
 _RESERVED_WAIT_S = 4.0
+_TRY_EVERY_S, _TRIES = 0.02, 500
 _CARRIED_OUT_PER_S = 512 * 1024
 """A request with a long body may take longer: a second more for so many bytes."""
 
@@ -100,12 +102,19 @@ class Front:
         self._core = application
         self._told = Threshold(_tell, bases)
         self._basic = basic_environ(port, host, NotReceived(BadRequest("A request of this method has no body here")))
+        self._port = port
         self._spool = spool
         self._sizes = sizes
         self.limits = limits
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
         loop.run_until_complete(self.open())
+        self._bound(loop, _TRIES)
+
+    def _bound(self, loop: asyncio.AbstractEventLoop, tries: int) -> None:
+        """Bound the connections, once Granian has made the listener: it says to nobody when."""
+        if not bound_connections(self._port, self.limits.write.grace_s) and tries:
+            loop.call_later(_TRY_EVERY_S, self._bound, loop, tries - 1)
 
     def __rsgi_del__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.close()
@@ -171,10 +180,11 @@ class Front:
             return
         environ[HOLDER] = holder
         try:
-            environ[ADMITTED] = self._guard.admission.admit(holder)
+            held = _Held(self._guard.admission.admit(holder))
         except TooManyRequests as error:
             await self._refuse(proto, environ, error)
             return
+        environ[ADMITTED] = _NOT_YET
         try:
             if self._inline is not None and self._inline.takes(environ):
                 try:
@@ -183,17 +193,17 @@ class Front:
                     reply = self._refusal(environ, error)
                 await self._send(proto, reply, self.lane, holder.organization)
             else:
-                await self._serve(proto, environ, self.lane, holder.organization, self.limits.answer_s)
-        except BaseException:
-            environ[ADMITTED].release()
-            raise
+                await self._serve(proto, environ, self.lane, holder.organization, self.limits.answer_s, held=held)
+        finally:
+            held.release()
 
     def _stranger(self, environ: Environ) -> str:
         """The key of a request that shows no token: no organisation has such an id."""
         return f"@{self._guard.address_of(environ)}"
 
     async def _serve(
-        self, proto: HttpProtocol, environ: Environ, lane: Lane, key: str, wait_s: float, *, is_stranger: bool = False
+        self, proto: HttpProtocol, environ: Environ, lane: Lane, key: str, wait_s: float, *, is_stranger: bool = False,
+        held: _Held | None = None,
     ) -> None:
         """Receive the body, have a thread carry the request out, send the answer."""
         body: Body | None = None
@@ -220,7 +230,9 @@ class Front:
                 close = True
         if body is not None:
             wait_s += body.size / _CARRIED_OUT_PER_S
-        reply = await self._reply(environ, lane, key, wait_s, partial(_over, environ, body))
+        if held is not None:
+            held.take()
+        reply = await self._reply(environ, lane, key, wait_s, partial(_over, body, held))
         await self._send(proto, reply, lane, key, close=close)
 
     async def _body(self, proto: HttpProtocol, environ: Environ, key: str) -> Body:
@@ -254,14 +266,13 @@ class Front:
 
     def _refusal(self, environ: Environ, fault: Exception) -> Reply:
         """The answer that the front gives itself, without the core."""
-        self._refused(environ, fault)
         environ = {**environ, FAULT: fault}
-        environ.pop(ADMITTED, None)  # a thread may still be at work for it
-        return carry_out(self._told, environ)
+        reply = carry_out(self._told, environ)
+        self._refused(environ, fault)  # under the id that the threshold has given it
+        return reply
 
     async def _refuse(self, proto: HttpProtocol, environ: Environ, fault: Exception) -> None:
         """Answer without the core, and close the connection: the request was not read to its end."""
-        _release(environ)
         await self._send(proto, self._refusal(environ, fault), self.reserved, "", close=True)
 
     async def _send(self, proto: HttpProtocol, reply: Reply, lane: Lane, key: str, *, close: bool = False) -> None:
@@ -274,17 +285,48 @@ def _busy() -> Unavailable:
     return Unavailable("The server cannot answer at present", retry_after_s=5)
 
 
-def _over(environ: Environ, body: Body | None, has_run: bool) -> None:
+class _Held:
+    """A request in flight, until all who hold it let go: who sends its answer, and the thread that is at work for it.
+
+    A thread that nobody waits for any more counts as long as it takes.
+    """
+
+    __slots__ = ("_admitted", "_count")
+
+    def __init__(self, admitted: Admitted) -> None:
+        self._admitted, self._count = admitted, 1
+
+    def take(self) -> None:
+        self._count += 1
+
+    def release(self) -> None:
+        self._count -= 1
+        if not self._count:
+            self._admitted.release()
+
+
+class _NotYet(Admitted):
+    """What the threshold lets go of when the core has answered: here the answer is still to be sent."""
+
+    def __init__(self) -> None:
+        pass
+
+    def release(self) -> None:
+        pass
+
+    def __del__(self) -> None:
+        pass
+
+
+_NOT_YET = _NotYet()
+
+
+def _over(body: Body | None, held: _Held | None, has_run: bool) -> None:
     """The thread has come back, or none will take the request any more: what it held is free."""
     if body is not None:
         body.close()
-    if not has_run:
-        _release(environ)  # else the threshold has, or will when the answer is complete
-
-
-def _release(environ: Environ) -> None:
-    if ADMITTED in environ:
-        environ[ADMITTED].release()
+    if held is not None:
+        held.release()
 
 
 def _tell(environ: Environ, start_response: Callable[..., object]) -> object:
