@@ -12,9 +12,12 @@ import pytest
 from flask.testing import FlaskClient
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
+from auth.clients import Client
 from auth.keys import checked_key_set, new_key
+from auth.queries import TokenRecord
 from auth.service import Authority
-from resources.outcomes import BadRequest, Conflict
+from auth.tokens import Tokens
+from resources.outcomes import BadRequest, Conflict, NotFound
 from store.access import Interaction
 from tests.auth.engines import ON_ONE_ENGINE
 from tests.auth.signing import Machine, rsa_pair
@@ -157,3 +160,59 @@ def test_foreign_members_of_a_key_are_not_kept() -> None:
     key = RSAKey.generate_key(2048, private=True)
     (kept,) = checked_key_set({"keys": [_public(key, x5c=["MII"], custom="x")]})["keys"]
     assert set(kept) == {"kty", "n", "e", "kid"}
+
+
+@pytest.mark.parametrize("act", ["disable", "scope"])
+def test_a_token_that_is_being_issued_does_not_outlive_what_ends_it(
+    http: FlaskClient, ehr: Machine, authority: Authority, monkeypatch: pytest.MonkeyPatch, act: str
+) -> None:
+    """Between authentication and issue the client was disabled, or given fewer scopes: no token of before is issued."""
+    made = Tokens.new
+
+    def meanwhile(self: Tokens, client: Client, scope: str, token: str) -> TokenRecord:
+        if act == "disable":
+            authority.clients.disable(client.client_id)
+        else:
+            authority.clients.set_scope(client.client_id, "system/Observation.r")
+        return made(self, client, scope, token)
+
+    monkeypatch.setattr(Tokens, "new", meanwhile)
+    assert ehr.ask(http).status_code == 401
+
+
+def test_acts_on_a_client_are_the_same_again_and_each_is_on_record(
+    authority: Authority, trail: MemoryTrail, clock: Clock
+) -> None:
+    """Idempotent: the second time nothing changes, and says so."""
+    client, _ = authority.clients.add("EHR", "hospital-a", "system/Patient.rs", "ehr")
+    clients = authority.clients
+    acts: list[Callable[[], Client]] = [
+        lambda: clients.set_scope(client.client_id, "system/Patient.r"),
+        lambda: clients.set_origins(client.client_id, ["https://A.example:443", "https://a.example"]),
+        lambda: clients.disable(client.client_id),
+        lambda: clients.enable(client.client_id),
+    ]
+    for act in acts:
+        trail.appended.clear()
+        first = act().record
+        clock.advance(seconds=60)
+        assert act().record == first
+        assert [dict(access.detail)["changed"] for access in trail.appended] == ["yes", "no"]
+    assert first.origins == ("https://a.example",)
+    assert (first.active, first.disabled_at, first.disabled_by) == (True, None, None)
+    for unknown in ("nobody", "no\0body", ""):
+        with pytest.raises(NotFound):
+            clients.disable(unknown)
+
+
+def test_the_last_token_of_a_client_is_known(
+    http: FlaskClient, ehr: Machine, authority: Authority, clock: Clock
+) -> None:
+    """An operator sees which clients are dead."""
+    found = authority.clients.find(ehr.client_id)
+    assert found is not None
+    assert found.record.last_token is None
+    ehr.token(http)
+    found = authority.clients.find(ehr.client_id)
+    assert found is not None
+    assert found.record.last_token == int(clock().timestamp())

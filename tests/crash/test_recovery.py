@@ -23,6 +23,7 @@ from audit import queries
 from fhir_server.duties import deployment
 from fhir_server.server import keys, logs, private, processes, running, worker
 from fhir_server.server.app import create_app
+from fhir_server.server.faults import CannotRun
 from fhir_server.server.figures import Figures
 from fhir_server.server.processes import Child, Supervisor
 from fhir_server.server.services import Services
@@ -253,6 +254,58 @@ def test_a_crashed_child_is_restarted_at_once_and_one_that_keeps_crashing_is_not
         assert failing.not_before > time.monotonic()
     finally:
         supervisor.stop()
+
+
+def test_a_child_that_ends_again_and_again_before_the_server_was_ready_is_no_endless_loop() -> None:
+    """It ends with a line that names the child; once the server has answered, a child is restarted for ever."""
+    failing = Child("failing", [sys.executable, "-S", "-c", "raise SystemExit(1)"], {})
+    supervisor = Supervisor([failing])
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    supervisor.start()
+    try:
+        with pytest.raises(CannotRun, match="failing: the process ended 5 times in a row"):
+            until(lambda: bool(supervisor.tick()), 60)
+        supervisor.was_ready = True
+        failing.not_before = 0.0
+        assert until(lambda: bool(supervisor.tick()) or failing.crashes > 5, 60)
+    finally:
+        supervisor.stop()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("fault", ["setting", "away"])
+def test_a_child_tells_its_supervisor_why_it_can_never_run(fault: str, tmp_path: Path) -> None:
+    """A wrong setting ends it all with the reason; a database that is away may come back."""
+    raised = "SettingsError('a is wrong')" if fault == "setting" else "sqlite3.OperationalError('x')"
+    program = (
+        "import sqlite3; from fhir_server.server import processes\n"
+        "from fhir_server.server.settings import SettingsError\n"
+        "@processes.told('web')\n"
+        "def main():\n"
+        f"    raise {raised}\n"
+        "main()"
+    )
+    reading, writing = os.pipe()
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "VIGIE_FAULTS_FD": str(writing), "PYTHONPATH": str(ROOT)},
+        pass_fds=(writing,), cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    os.close(writing)
+    with os.fdopen(reading) as told:
+        said = told.read()
+    assert (done.returncode, said) == ((78, "web: a is wrong\n") if fault == "setting" else (1, ""))
+
+
+def test_a_child_writes_for_its_own_account_alone_whoever_starts_it(tmp_path: Path) -> None:
+    """wsgi.py under another server: the umask is ours, not that of its shell."""
+    program = "import os; from fhir_server.server import processes\nwith processes.told('web'): print(os.umask(0))"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import os; os.umask(0o022)\n{program}"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == [str(0o077)]
 
 
 def test_a_process_whose_parent_ended_before_it_looked_ends_too() -> None:
