@@ -65,6 +65,7 @@ class Admitted:
         self._accounts = accounts
 
     def release(self) -> None:
+        """Give the places back, once."""
         accounts, self._accounts = self._accounts, ()
         if accounts:
             self._admission.release(accounts)
@@ -104,6 +105,7 @@ class Admission:
         return Admitted(self, (client, organization))
 
     def release(self, accounts: tuple[_Account, ...]) -> None:
+        """Give places back."""
         with self._mutex:
             for account in accounts:
                 account.in_flight -= 1

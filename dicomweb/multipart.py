@@ -35,6 +35,8 @@ _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?]
 
 
 class Source(Protocol):
+    """Where a body comes from."""
+
     def read(self, size: int = -1, /) -> bytes: ...
 
 

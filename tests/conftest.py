@@ -22,6 +22,7 @@ from store.access import Caller
 from store.engine.database import Database, open_engine
 from store.engine.schema import metadata
 from store.unit_of_work import Store
+from tests.proven import Proof, is_whole
 from tests.support import BASE_URL, PLATFORM, Clock, Ids, MemoryTrail, OpenPermit, caller
 
 QUICK = bool(os.environ.get("VIGIE_TEST_QUICK"))
@@ -30,6 +31,12 @@ ENGINES = ("sqlite",) if QUICK else ("sqlite", "postgresql")
 if QUICK:
     hypothesis.settings.register_profile("quick", max_examples=10, deadline=None)
     hypothesis.settings.load_profile("quick")
+
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if is_whole(config):
+        config.pluginmanager.register(Proof(), "proof")
 
 
 def _postgresql_binaries() -> Path | None:

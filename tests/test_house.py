@@ -87,3 +87,35 @@ def test_one_module_each_for_json_and_times(pattern: str) -> None:
         if path.name not in ("times.py", "json.py") and re.search(pattern, path.read_text(encoding="utf-8"), re.M)
     ]
     assert not elsewhere
+
+
+def _classes(tree: ast.Module) -> Iterator[ast.ClassDef]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
+
+
+def _is_protocol(node: ast.ClassDef) -> bool:
+    return any("Protocol" in ast.unparse(base) for base in node.bases)
+
+
+def test_every_public_name_is_explained() -> None:
+    """House rule: shapes, units, errors, clause. A method of a port, or of a library's class, is explained there."""
+    trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
+    ours = {node.name for tree in trees.values() for node in _classes(tree)}
+    of_ports = {
+        item.name for tree in trees.values() for node in _classes(tree) if _is_protocol(node) for item in node.body
+        if isinstance(item, ast.FunctionDef)
+    }  # fmt: skip
+    silent = []
+    for path, tree in trees.items():
+        foreign = {
+            f"{node.name}." for node in _classes(tree)
+            if any(ast.unparse(base).split("[")[0].rpartition(".")[2] not in ours for base in node.bases)
+        }  # fmt: skip
+        silent += [
+            f"{_name(path)}: {name}"
+            for name, node in _public(tree.body)
+            if not ast.get_docstring(node)  # type: ignore[arg-type]
+            and name.rpartition(".")[2] not in of_ports | CALLED_BY_OTHERS
+            and f"{name.rpartition('.')[0]}." not in foreign
+        ]
+    assert not silent

@@ -38,6 +38,8 @@ _BLANKS = pattern(r"[ \t\r\f\v]+")
 
 @dataclass(frozen=True, slots=True)
 class Section:
+    """One part of the report's text."""
+
     title: str
     text: str
 

@@ -24,6 +24,7 @@ class Commands(click.Group):
     """The group of all commands: its files are private, and what goes wrong outside the program is one line."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Run a command with private files, and tell a fault of the environment in one line."""
         private.begin()
         try:
             return super().invoke(ctx)

@@ -52,6 +52,7 @@ class Given:
 
     @property
     def pretty(self) -> bool:
+        """Whether the answer is to be indented (`_pretty`)."""
         return self.one(PRETTY.name) == "true"
 
 
@@ -100,6 +101,7 @@ def left_out(name: str) -> str:
 
 
 def shown(name: str) -> str:
+    """A parameter's name as it may be repeated in an answer."""
     return name if _PLAIN.fullmatch(name) else "(unreadable name)"
 
 

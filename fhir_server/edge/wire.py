@@ -40,6 +40,7 @@ class Headers(Mapping[str, str]):
         return self._environ[_key(name)]
 
     def get(self, name: str, default: Any = None) -> Any:
+        """The header by its lower-case name, or `default`."""
         return self._environ.get(_KEYS.get(name) or _key(name), default)
 
     def __iter__(self) -> Iterator[str]:

@@ -47,6 +47,8 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
+    """What one check found."""
+
     status: Status = Status.OK
     reason: str = ""
     """A sentence that can stand alone; empty where all is well."""

@@ -61,13 +61,16 @@ class LoopFigures:
     running_since: float = 0.0
 
     def start(self) -> None:
+        """The loop has begun."""
         self.running_since = time.monotonic()
 
     def succeeded(self) -> None:
+        """A step has ended well."""
         self._ended()
         self.last_success = self.last_turn
 
     def failed(self) -> None:
+        """A step has failed."""
         self._ended()
         self.failures += 1
 
@@ -84,6 +87,7 @@ class Durations:
     sum_s: float = 0.0
 
     def add(self, seconds: float) -> None:
+        """Count one duration in seconds."""
         self.counts[bisect_left(BUCKETS_S, seconds)] += 1
         self.sum_s += seconds
 
@@ -164,14 +168,17 @@ class Told:
 
     @property
     def process(self) -> str:
+        """Which process told: web, worker, dimse."""
         return str(self.content.get("process", ""))
 
     @property
     def pid(self) -> int:
+        """Its number."""
         return int(self.content.get("pid", 0))
 
     @property
     def dimse_port(self) -> int:
+        """Port of its DICOM door; 0: none."""
         return int(self.content.get("dimse_port", 0))
 
 

@@ -35,6 +35,7 @@ class Report:
 
     @property
     def status(self) -> str:
+        """ready, degraded or not ready."""
         found = {finding.status for finding in self.findings.values()}
         if Status.FAILED in found:
             return "not ready"
@@ -42,6 +43,7 @@ class Report:
 
     @property
     def reason(self) -> str:
+        """What keeps it from being ready, by name."""
         return "; ".join(finding.reason for finding in self.findings.values() if finding.status is not Status.OK)
 
 
@@ -54,6 +56,7 @@ class Examination:
         }
 
     def report(self) -> Report:
+        """The newest report, at most a second old."""
         for asked in self._asked.values():
             asked.begin()
         return Report({name: _finding(name, asked) for name, asked in self._asked.items()})
@@ -94,6 +97,7 @@ def checks_of(services: Services) -> Mapping[str, Check]:
 
 
 def blueprint(services: Services) -> Blueprint:
+    """/livez, /readyz and /metrics, as a Flask blueprint."""
     views = Blueprint("health", __name__)
     examination = Examination(checks_of(services))
 

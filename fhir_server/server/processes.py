@@ -137,6 +137,7 @@ class Child:
     not_before: float = 0.0
 
     def start(self, now: float, faults_to: int) -> None:
+        """Start it, at `now` of the monotonic clock."""
         self.process = subprocess.Popen(  # noqa: S603 - our own interpreter with our own module
             self.command,
             env={**os.environ, **self.environment, PARENT: str(os.getpid()), FAULTS: str(faults_to)},
@@ -160,6 +161,7 @@ class Supervisor:
     _faults: tuple[int, int] = field(default_factory=os.pipe)
 
     def start(self) -> None:
+        """Start all children, and heed SIGTERM and SIGINT."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         now = time.monotonic()

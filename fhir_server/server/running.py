@@ -46,6 +46,7 @@ class Running:
 
     @staticmethod
     def of(settings: Settings) -> Running:
+        """What this process serves."""
         url = make_url(settings.database_url)
         return Running(
             pid=os.getpid(),

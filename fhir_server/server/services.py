@@ -144,10 +144,12 @@ class Services:
 
     @property
     def bases(self) -> Sequence[str]:
+        """The public bases; the first is the canonical one."""
         return self.settings.bases
 
     @property
     def max_body_bytes(self) -> int:
+        """Largest FHIR body accepted."""
         return self.settings.max_body_bytes
 
     @property
@@ -176,6 +178,7 @@ class Services:
 
     @property
     def fhir_bases(self) -> tuple[str, ...]:
+        """The public FHIR bases."""
         return tuple(f"{base}/fhir" for base in self.settings.bases)
 
     def shown(self, version: Version, caller: Caller) -> bytes:

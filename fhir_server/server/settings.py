@@ -65,6 +65,7 @@ class Declared:
 
     @property
     def variable(self) -> str:
+        """Name of the environment variable."""
         return PREFIX + self.name.upper()
 
     def text(self, value: Any) -> str:
@@ -283,10 +284,12 @@ class Settings:
 
     @property
     def database_url(self) -> str:
+        """SQLAlchemy URL of the database."""
         return self.database or f"sqlite:///{self.data.resolve() / 'vigie.db'}"
 
     @property
     def objects_folder(self) -> Path:
+        """Folder of the immutable objects."""
         return Path(self.objects.removeprefix("file://")) if self.objects else self.data / "objects"
 
     @property
@@ -313,6 +316,7 @@ class Settings:
 
     @property
     def is_loopback(self) -> bool:
+        """Whether it listens on this machine alone."""
         if self.host == "localhost":
             return True
         try:

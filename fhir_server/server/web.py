@@ -20,6 +20,7 @@ MAX_CONNECTIONS = 4096
 
 @processes.told("web")
 def main() -> None:
+    """The process."""
     processes.die_with_parent()
     processes.announce_parent()
     logs.configure("web")

@@ -58,6 +58,7 @@ def _turn(services: Services, loop: Loop, stopping: threading.Event, counted: Lo
 
 @processes.told("worker")
 def main() -> None:
+    """The process."""
     processes.die_with_parent(signal.SIGTERM)
     logs.configure("worker")
     told = processes.StopSignals()

@@ -53,6 +53,7 @@ class Reply:
     closers: list[Callable[[], None]] = field(default_factory=list)
 
     def close(self) -> None:
+        """Let go of what the answer holds."""
         while self.closers:
             self.closers.pop()()
 

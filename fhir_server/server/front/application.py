@@ -74,6 +74,7 @@ class BodySizes:
     form: int
 
     def limit(self, path: str) -> int:
+        """The largest body of a path, in bytes."""
         if path.startswith("/oauth"):
             return self.form
         if path.startswith("/dicom-web"):
@@ -139,6 +140,7 @@ class Front:
         return self.lane.waiting + self.reserved.waiting
 
     def close(self) -> None:
+        """End the threads."""
         for lane in (self.lane, self.reserved, self._disk):
             lane.close()
         self._pulse.close()

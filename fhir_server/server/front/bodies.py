@@ -61,6 +61,7 @@ class Body:
         self.stream, self.size, self._release = stream, size, release
 
     def close(self) -> None:
+        """Let go of the body and of its share of the budget."""
         self.stream.close()
         self._release()
 
