@@ -84,7 +84,7 @@ FAULTS = {
     "cut": Fault(cut, "damaged"),
     "unknown dialect": Fault(nothing, "no other dialect", ("--database", "mysql://localhost/vigie")),
     "no URL": Fault(nothing, "no url", ("--database", "vigie")),
-    "password on the command line": Fault(nothing, "vigie_database", ("--database", "postgresql://a:b@c/d")),
+    "password on the command line": Fault(nothing, "holds a password", ("--database", "postgresql://a:b@c/d")),
     "data folder is a file": Fault(is_a_file, "file"),
     "newer schema": Fault(newer, "newer version"),
     "bad number": Fault(nothing, "workers", variables={"VIGIE_WORKERS": "many"}),
