@@ -117,7 +117,7 @@ class Registry:
             "certificates": " ".join(entity.certificates),
             "sop_classes": " ".join(sorted(entity.sop_classes)),
         }
-        note = self._note("register-ae", entity, detail)
+        note = self._note("ae-add", entity, detail)
         with self._store.work(self._actor(by), intent=note) as uow:
             changed = uow.connection.execute(update(ae_title).where(ae_title.c.ae == entity.title).values(**values))
             if not changed.rowcount:
@@ -132,7 +132,7 @@ class Registry:
         entity = self.find(title)
         if entity is None:
             raise NotFound("No such AE title is registered here")
-        note = self._note("enable-ae" if active else "disable-ae", entity, detail)
+        note = self._note("ae-enable" if active else "ae-disable", entity, detail)
         with self._store.work(self._actor(by), intent=note) as uow:
             uow.connection.execute(update(ae_title).where(ae_title.c.ae == title).values(active=int(active)))
             uow.note(note)

@@ -51,7 +51,7 @@ def acts(services: Services) -> list[dict[str, str]]:
         | {"outcome": event["outcome"]}
         for event in events
     ]
-    return [one for one in details if "-ae" in one.get("operation", "") or "ae-" in one.get("operation", "")]
+    return [one for one in details if one.get("operation", "").startswith("ae-")]
 
 
 def test_a_title_is_added_listed_disabled_and_enabled(services: Services) -> None:
@@ -74,9 +74,9 @@ def test_a_title_is_added_listed_disabled_and_enabled(services: Services) -> Non
     again = answered(services, "add", "SCANNER", "--organization", "hopital-a", "--address", "loopback")
     assert again["active"] is False, "what is disabled is enabled by `enable` alone"
     told = [one["operation"] for one in acts(services)]
-    assert told.count("register-ae") == 3
-    assert told.count("disable-ae") == 3
-    assert told.count("enable-ae") == 1
+    assert told.count("ae-add") == 3
+    assert told.count("ae-disable") == 3
+    assert told.count("ae-enable") == 1
 
 
 @pytest.mark.parametrize(

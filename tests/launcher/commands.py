@@ -19,6 +19,8 @@ class Place:
     data: Path
     client_id: str
     """A registered client."""
+    ae_title: str = "MODALITY"
+    """A registered AE title."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,12 @@ def _client(name: str, *more: str) -> Row:
     )
 
 
+def _ae(name: str) -> Row:
+    return Row(
+        lambda place: ["ae", name, place.ae_title], f"ae-{name}", failing=lambda place: ["ae", name, "NOBODY"]
+    )
+
+
 ROWS: dict[str, Row] = {
     "client add": Row(
         lambda place: ["client", "add", "EHR", "--organization", "platform", "--scope", "system/Patient.rs"],
@@ -56,6 +64,14 @@ ROWS: dict[str, Row] = {
     "client revoke-tokens": _client("revoke-tokens"),
     "client disable": _client("disable"),
     "client enable": _client("enable"),
+    "ae add": Row(
+        lambda place: ["ae", "add", "SCANNER", "--organization", "hospital", "--address", "10.0.0.1"],
+        "ae-add",
+        failing=lambda place: ["ae", "add", "SCANNER", "--organization", "nobody", "--address", "10.0.0.1"],
+    ),
+    "ae list": Row(lambda place: ["ae", "list"], "ae-list"),
+    "ae disable": _ae("disable"),
+    "ae enable": _ae("enable"),
     "audit verify": Row(lambda place: ["audit", "verify"], "audit-verify"),
     "audit export": Row(
         lambda place: ["audit", "export", str(place.folder / "log.gz")],

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fhir_server.commands.main import main
-from fhir_server.duties import acts, clients, deployment
+from fhir_server.duties import acts, ae, clients, deployment
 from fhir_server.server.services import Services
 from fhir_server.server.settings import Settings
 from store.access import Caller
@@ -31,11 +31,18 @@ def run(place: Place, arguments: list[str]) -> Result:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
-    """A deployment with one client, and a backup of it."""
+    """A deployment with a hospital, a client and an AE title."""
     data = tmp_path / "data"
     settings = Settings.load({"data": data}, environ={})
     deployment.upgrade(settings)
+    services = Services.of(settings)
+    hospital = {"resourceType": "Organization", "id": "hospital", "name": "Hospital"}
+    services.store.transact(
+        Caller.system("platform"), lambda uow: uow.system.update("Organization", "hospital", hospital)
+    )
+    services.close()
     made = clients.add(settings, "EHR", "platform", "system/Patient.rs")
+    ae.add(settings, "MODALITY", "hospital", addresses=("10.0.0.2",))
     return Place(tmp_path, data, made["client_id"])
 
 
