@@ -21,6 +21,7 @@ from marshmallow import RAISE, Schema, ValidationError, fields, validate
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
+from resources.budgets import BODY_BYTES
 from store.engine.database import Waits
 
 PREFIX = "VIGIE_"
@@ -216,7 +217,7 @@ class Settings:
         "Allow http endpoints on this machine: for demonstrations and tests. `--demo` sets it.",
     )
     max_body_bytes: int = setting(
-        16 * 1024 * 1024,
+        BODY_BYTES.value,
         _number(1024),
         "Largest FHIR body accepted, in bytes (DICOM bodies have their own limit).",
     )

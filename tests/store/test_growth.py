@@ -24,7 +24,7 @@ pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A small archive is looked at as a large one would be."""
-    monkeypatch.setattr(planning, "FEW", 10)
+    monkeypatch.setattr(planning, "FEW", 20)
     monkeypatch.setattr(planning, "REMEMBERED_S", -1.0)
     monkeypatch.setattr(limits, "STEPS", 100)
 
