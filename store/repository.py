@@ -226,7 +226,13 @@ class Repository:
         if before is None:
             raise self.not_found(type_name, id)
         _check_match(before, if_match)
-        if before.deleted:
+        if before.deleted:  # nothing is written, but it was asked for and answered: an entry of a transaction too
+            self.uow.note(
+                Access(
+                    Interaction.DELETE, type_name, id, patients=before.patients, owner=before.owner,
+                    derived=self.derived,
+                )
+            )  # fmt: skip
             return before
         return self._write(Draft(type_name, id, Interaction.DELETE, None, before), before)
 

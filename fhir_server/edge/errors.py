@@ -23,6 +23,8 @@ from store.engine.faults import translated
 
 log = structlog.get_logger("vigie.http")
 
+RETRY_AFTER_S = 5
+"""What a 503 says where nobody knows better, in seconds."""
 _ISSUE_CODE = {
     400: "invalid",
     401: "login",
@@ -97,8 +99,11 @@ def _of_fhir(error: FhirError) -> Fault:
         headers.append(("Allow", ", ".join(getattr(error, "allowed", ()))))
     if isinstance(error, UnsupportedMediaType) and error.accept_encoding:
         headers.append(("Accept-Encoding", error.accept_encoding))
-    if error.retry_after_s is not None:
-        headers.append(("Retry-After", str(error.retry_after_s)))
+    retry_after_s = error.retry_after_s
+    if retry_after_s is None and error.status == 503:  # RFC 9110 §10.2.3: every "not now" says when
+        retry_after_s = RETRY_AFTER_S
+    if retry_after_s is not None:
+        headers.append(("Retry-After", str(retry_after_s)))
     version = getattr(error, "version", None)
     if version is not None:
         headers.append(("ETag", f'W/"{version}"'))

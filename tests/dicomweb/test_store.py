@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from dicomweb.phantom import Phantom
 from resources import validation
 from resources.outcomes import Unavailable
@@ -24,6 +26,7 @@ def test_a_stored_series_becomes_one_version_of_an_imaging_study(
     assert validation.validate(study) == []
 
 
+@pytest.mark.uncounted
 def test_what_cannot_be_stored_now_may_be_sent_again_soon(service: Service, files: list[bytes]) -> None:
     """RFC 9110 §10.2.3: a 503 says when to come back; FHIR's does, and so does STOW-RS."""
     service.trail.failure = Unavailable("The trail cannot be written")

@@ -171,6 +171,7 @@ def test_requests_are_counted_by_kind_and_never_by_path(api: Api, tmp_path: Path
     seen: list[logs.Request] = []
     logs._writer_pid, was = 1, logs._writer_pid
     logs._lines.clear()
+    logs._writing.acquire()  # another test's writing thread must not take the lines
     try:
         for path in (
             "/fhir/Patient/{}", "/fhir/Patient?name={}", "/{}", "/fhir/{}", "/dicom-web/studies?PatientName={}",
@@ -180,6 +181,7 @@ def test_requests_are_counted_by_kind_and_never_by_path(api: Api, tmp_path: Path
         api.hospital_a.post("/oauth/token", b"x")
         seen += [logs.Request(*line) for line in logs._lines]
     finally:
+        logs._writing.release()
         logs._writer_pid = was
         logs._lines.clear()
     own.requests(seen)

@@ -426,3 +426,16 @@ def test_what_the_front_refuses_itself_is_on_record_by_number(api: Api) -> None:
     assert api.services.authority.refusals.flush() == 4
     told = {(one.outcome, one.reason, dict(one.detail)["attempts"]) for one in since()}
     assert told == {(Outcome.MAJOR, "503 transient", "3"), (Outcome.MINOR, "400 invalid", "1")}
+
+
+@pytest.mark.parametrize("kind", ["batch", "transaction"])
+def test_deleting_what_is_deleted_already_is_on_record_as_an_entry_too(api: Api, kind: str) -> None:
+    """R4 §3.1.0.7.1: deleting again succeeds; the access was made. The fixture counts one record for each entry."""
+    made = api.hospital_a.create(builders.patient())
+    api.hospital_a.delete(f"Patient/{made['id']}")
+    entries = [
+        {"request": {"method": "DELETE", "url": f"Patient/{made['id']}"}},
+        {"resource": builders.patient(), "request": {"method": "POST", "url": "Patient"}},
+    ]
+    answer = api.hospital_a.post("", {"resourceType": "Bundle", "type": kind, "entry": entries})
+    assert [entry["response"]["status"][:3] for entry in answer.get_json()["entry"]] == ["204", "201"]

@@ -399,6 +399,8 @@ def test_no_route_answers_a_stranger(world: World) -> None:
                     )  # Flask's own: the methods of the route, no view is called
                 elif method == "OPTIONS" and path.rstrip("/") == "/fhir":
                     assert answer.status_code == 200, path  # R4 §3.1.0.14: the CapabilityStatement
+                elif rule == "/metrics" and method in ("GET", "HEAD"):
+                    assert answer.status_code == 404, path  # for this machine alone (docs/operations.md)
                 elif public:
                     assert answer.status_code == 200, (method, path)
                 else:
