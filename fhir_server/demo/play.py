@@ -40,7 +40,8 @@ def main(settings: Settings) -> int:
         click.echo("no demo/clients.json in the data folder: start `./vigie serve --demo` first", err=True)
         return 1
     play = Play(settings, described)
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that what was made is taken back
+    for number in (signal.SIGTERM, signal.SIGINT):  # so that what was made is taken back, also where it was ignored
+        signal.signal(number, lambda told, frame: sys.exit(128 + told))
     try:
         play.run()
     except NotSo as error:

@@ -76,7 +76,7 @@ def schema(database: Database) -> Finding:
     if standing == "older":
         return Finding(Status.FAILED, "the schema is older than this version: ./vigie db upgrade")
     if standing == "newer":
-        return Finding(Status.DEGRADED, "the schema is newer than this version")
+        return Finding(Status.DEGRADED, "the schema is of a newer version than this")
     return OK
 
 

@@ -114,6 +114,9 @@ class StopSignals:
         """Return once a signal has come."""
         while not self._told:
             time.sleep(_LOOK_S)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            # The interpreter gives its handlers back before it ends: a further signal then would kill what stops well.
+            signal.signal(number, signal.SIG_IGN)
 
     def _note(self, number: int, frame: object) -> None:
         self._told.append(number)

@@ -101,7 +101,7 @@ def test_vigie_token_prints_a_token_alone(site: Site) -> None:
 
 def test_a_client_with_a_new_key_can_use_it_at_once(site: Site) -> None:
     """DESIGN §11: prints JSON with its `client_id` and a new private key where none was given."""
-    done = site.cli("client", "add", "New", "--organization", "hopital-b", "--scope", "system/Patient.rs")
+    done = site.cli("client", "add", "New", "--organization", "hopital-b", "--scope", "system/Patient.rs", "--keep-key")
     made = json.loads(done.stdout)
     assert made["private_key"]["kty"] in ("EC", "RSA")
     fetched = site.cli("token", made["client_id"], "--port", str(site.port))

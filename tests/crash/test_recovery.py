@@ -49,10 +49,11 @@ def until(condition: Callable[[], bool], within_s: float = 30.0) -> bool:
 
 
 @pytest.fixture
-def services(cluster: Cluster, tmp_path: Path) -> Iterator[Services]:
-    """The server's parts on the cluster, in this process."""
+def services(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    """The server's parts on the cluster, in this process. One database, so one folder with its keys."""
     cluster.start_if_stopped()
-    settings = Settings.load({"data": tmp_path / "data", "database": cluster.url, "port": free_port()}, environ={})
+    data = tmp_path_factory.getbasetemp() / "data-of-the-cluster"
+    settings = Settings.load({"data": data, "database": cluster.url, "port": free_port()}, environ={})
     deployment.upgrade(settings)
     made = Services.of(settings)
     try:

@@ -24,6 +24,7 @@ from tests.fhir_server.conftest import (  # noqa: F401 - fixtures of the assembl
     Api,
     Client,
     api,
+    door,
     engine,
     make_api,
     settings,

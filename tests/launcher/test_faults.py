@@ -180,12 +180,12 @@ def test_what_nobody_foresaw_has_no_line_of_its_own() -> None:
 def test_an_unforeseen_error_leaves_its_trace_in_the_log_without_its_text(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from fhir_server.duties import upkeep
+    from fhir_server.duties import doctor as examination
 
-    def broken(*_: object) -> int:
+    def broken(*_: object, **__: object) -> int:
         raise ValueError("DUPONT Jean")
 
-    monkeypatch.setattr(upkeep, "doctor", broken)
+    monkeypatch.setattr(examination, "doctor", broken)
     done = CliRunner().invoke(main, ["doctor", "--data", str(tmp_path)])
     logged = capfd.readouterr().err + done.output
     assert done.exit_code == 1
@@ -265,5 +265,5 @@ def test_a_slow_start_is_waited_for(own_site: Site) -> None:
         assert own_site.process.poll() is None, own_site.tail()
         assert time.monotonic() < deadline, own_site.tail()
         time.sleep(0.1)
-    assert "waiting for: database" in own_site.log.read_text()
+    assert '"reason":"database"' in own_site.log.read_text()
     assert own_site.stop() == 0
