@@ -108,7 +108,6 @@ def queues(connection: Connection, now: datetime) -> dict[str, Waiting]:
     """
     at = microseconds(now)
     changes = select(change_table.c.id).limit(COUNTED).subquery()
-    oldest = select(change_table.c.occurred_at).order_by(change_table.c.id).limit(1)
     due = (
         select(func.count(), func.min(state_table.c.due_at))
         .outerjoin(endpoint_table, endpoint_table.c.origin == state_table.c.origin)
@@ -122,7 +121,7 @@ def queues(connection: Connection, now: datetime) -> dict[str, Waiting]:
     return {
         "subscription-changes": Waiting(
             int(connection.execute(select(func.count()).select_from(changes)).scalar_one()),
-            connection.execute(oldest).scalar(),
+            outbox.oldest_change(connection),
         ),
         "deliveries-due": Waiting(*connection.execute(due).one()),
         "deliveries-failing": Waiting(*connection.execute(failing).one()),

@@ -98,6 +98,11 @@ def append_change(
     )  # fmt: skip
 
 
+def oldest_change(connection: Connection) -> int | None:
+    """When the first of the waiting changes was made (µs since 1970); None: none waits."""
+    return connection.execute(select(change_table.c.occurred_at).order_by(change_table.c.id).limit(1)).scalar()
+
+
 def has_changes(connection: Connection, *, more_than: int = 0) -> bool:
     """Whether more than so many changes wait."""
     return connection.execute(select(change_table.c.id).limit(1).offset(more_than)).first() is not None

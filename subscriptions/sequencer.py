@@ -19,6 +19,7 @@ from functools import lru_cache
 from sqlalchemy import Connection
 
 from resources.outcomes import InvalidContent
+from resources.times import microseconds
 from store.access import EVERYONE, Caller, Version, Work
 from store.unit_of_work import Store
 from store.versions import snapshots
@@ -34,6 +35,8 @@ BATCH = 100
 """Changes looked at in one transaction: on SQLite other writers wait meanwhile."""
 UNHEARD_MAX = 1000
 """While nobody listens, changes are cleared away by the thousand: a write transaction for each would be waste."""
+UNHEARD_S = 10
+"""…and those of a quiet server after so long, so that an old change always means that something is late."""
 LEADER_KEY = 0x56496753_75625331  # "VIgSubS1"
 
 CallerOf = Callable[[str], Caller | None]
@@ -53,9 +56,12 @@ class Sequencer:
     def step(self) -> bool:
         """Number what was committed since; False if there was nothing to do."""
         with self._store.database.read() as connection:
-            if not outbox.has_changes(connection):
+            oldest = outbox.oldest_change(connection)
+            if oldest is None:
                 return False
-            if not outbox.listened_topics(connection) and not outbox.has_changes(connection, more_than=UNHEARD_MAX):
+            young = oldest > microseconds(self._clock()) - UNHEARD_S * 1_000_000
+            few = not outbox.has_changes(connection, more_than=UNHEARD_MAX)
+            if young and few and not outbox.listened_topics(connection):
                 return False
         with self._store.database.write() as connection:
             if not outbox.try_lead(connection, LEADER_KEY):

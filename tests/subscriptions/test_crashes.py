@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection
 
-from store.access import Access, Caller
+from fhir_server.server import checks
+from resources.times import microseconds
+from store.access import Access, Caller, Waiting
 from store.engine.database import Database
 from store.unit_of_work import Store, UnitOfWork
 from subscriptions import outbox, sequencer
@@ -264,3 +266,19 @@ def test_changes_that_nobody_hears_are_cleared_away(ward: Ward, monkeypatch: pyt
     ward.sign()
     ward.turn()
     assert ward.hospital.accepted_numbers == [1]
+
+
+def test_a_quiet_server_without_subscribers_has_no_old_changes(ward: Ward) -> None:
+    """What the gauge calls old is late: a few changes that nobody hears do not stay until a thousand have come."""
+    for second in range(3 * int(checks.LAG_S)):
+        if second % 25 == 0:
+            ward.sign()
+        ward.sequence()
+        with ward.store.database.read() as connection:
+            queues = ward.subscriptions.queues(connection)
+        assert checks.lag(queues, microseconds(ward.clock())) == checks.OK, second
+        ward.clock.advance(seconds=1)
+    ward.clock.advance(seconds=sequencer.UNHEARD_S)
+    ward.sequence()
+    with ward.store.database.read() as connection:
+        assert ward.subscriptions.queues(connection)["subscription-changes"] == Waiting(0, None)
