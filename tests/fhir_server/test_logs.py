@@ -212,14 +212,14 @@ def test_a_line_is_never_longer_than_a_pipe_takes_at_once() -> None:
     """pipe(7): longer writes of several processes may be mixed, and then neither line can be read."""
     script = (
         "import structlog\nfrom fhir_server.server import logs\nlogs.configure('worker')\n"
-        + "".join(f"def {'f' * 60}{n}(): {'f' * 60}{n + 1}()\n" for n in range(40))
-        + f"def {'f' * 60}40(): raise ValueError('x' * 9000)\n"
-        f"try:\n    {'f' * 60}0()\nexcept ValueError:\n    structlog.get_logger('vigie.x').exception('a loop failed')\n"
+        "places = [f'{\'f\' * 100}.py:{number} {\'g\' * 60}' for number in range(60)]\n"
+        "structlog.get_logger('vigie.x').error('a loop failed', trace=places)\n"
     )
     done = run(script)
     (line,) = done.stderr.encode().splitlines(keepends=True)
     assert len(line) <= logs.LINE_BYTES
-    assert json.loads(line)["trace"]
+    assert len(json.loads(line)["trace"]) > 10
+    assert json.loads(line)["trace"][-1].endswith("g" * 60), "the innermost is what is kept"
 
 
 MANY = """
