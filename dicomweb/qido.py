@@ -84,7 +84,7 @@ def _result(row: Row, query: QidoQuery, path: Path, base: str, decoded: Any) -> 
     for tag in sorted(source if query.include_all else wanted):
         if tag in source:
             body[tag] = source[tag]
-        elif tag in RETURNED[level] or (tag in query.include and attributes.is_kept(tag, level)):
+        elif tag in RETURNED[level] or tag in query.include:
             body[tag] = {"vr": attributes.vr_of(tag)}
     return body
 

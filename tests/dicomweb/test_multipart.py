@@ -99,6 +99,7 @@ def test_any_content_comes_back_byte_for_byte(
     [
         (b"--b\r\n" + TYPE + b"\r\n\r\none\r\n--b--\r\n" + b"x" * 3 * MAX_HEADER_BYTES, [b"one"]),  # epilogue
         (b"--b\n" + TYPE + b"\n\none\n--b--\n" + b"x" * 3 * MAX_HEADER_BYTES + b"\n--b\n\ntwo\n--b--", [b"one"]),
+        (b"--b\n" + TYPE + b"\n\none\n--b--" + b"x" * 3 * MAX_HEADER_BYTES, [b"one"]),
         (b"--b\r\n" + TYPE + b"\r\n\r\na\r\n--bc\r\nd\r\n--b--", [b"a\r\n--bc\r\nd"]),  # a longer boundary is content
         (b"--b\n" + TYPE + b"\n\na\n--bc\nd\n--b--", [b"a\n--bc\nd"]),
         (b"--b\r\n" + TYPE + b"\r\n\r\na\n--b\nc\r\n--b--", [b"a\n--b\nc"]),  # LF is content where lines end in CRLF
@@ -188,6 +189,7 @@ FLOODS: dict[str, Callable[[int], bytes]] = {
     "returns": lambda n: PART[:-2] + b"\r" * n,
     "near delimiters in LF": lambda n: b"--b\n\n" + b"\n--bx" * (n // 5),
     "lines in LF": lambda n: b"--b\n\n" + b"\n" * n,
+    "a header line without end in LF": lambda n: b"--b\n" + b"y" * n,
     "header lines in LF": lambda n: b"--b\n" + b"a:b\n" * (n // 4),
     "colons": lambda n: b"--b\r\n" + b"a:" * (n // 2),
 }
