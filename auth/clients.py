@@ -209,6 +209,10 @@ class Clients:
             self._origins = (now_s, found)
         return found
 
+    def remembered_origins(self) -> frozenset[str]:
+        """The same as last looked up, however long ago: nothing is asked of the database."""
+        return self._origins[1]
+
     def list(self) -> list[Client]:
         """Every client, the oldest first."""
         with self._database.read() as connection:
@@ -261,7 +265,7 @@ class Clients:
     def forget(self, client_id: str) -> None:
         """Ask the database about this client, and about all origins, next time."""
         self._known.pop(client_id, None)
-        self._origins = (float("-inf"), frozenset())
+        self._origins = (float("-inf"), self._origins[1])
 
     def _alter(
         self,

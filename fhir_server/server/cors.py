@@ -5,8 +5,8 @@ route really takes, to an origin that some active client has registered, and not
 anything, so it is neither a login that failed nor recorded.
 
 An *actual answer* names the origin where the client of the token has registered it; where no client is known (a 401,
-the token endpoint), where any active client has. There are no cookies, so no credentials mode; `*` stands on the
-public documents alone. An answer that differs by origin says `Vary: Origin`.
+the token endpoint, what the front refuses itself), where any active client has. There are no cookies, so no credentials
+mode; `*` stands on the public documents alone. An answer that differs by origin says `Vary: Origin`.
 
 Fetch https://fetch.spec.whatwg.org/#http-cors-protocol, R4 CapabilityStatement.rest.security.cors
 """
@@ -86,10 +86,7 @@ class Cors:
         """Add what an actual answer says to browsers."""
         if any(name.lower() == "access-control-allow-origin" for name, _ in headers):
             return  # a public document: it is the same for every origin
-        headers.append(("Vary", "Origin"))
-        origin = environ.get("HTTP_ORIGIN")
-        if origin is not None and self._admits(origin, environ.get(CLIENT_ID)):
-            headers += (("Access-Control-Allow-Origin", origin), ("Access-Control-Expose-Headers", EXPOSED))
+        _share(environ, headers, lambda origin: self._admits(origin, environ.get(CLIENT_ID)))
 
     def takes(self, path: str) -> dict[str, frozenset[str]]:
         """Method → headers that a route takes with it, in lower case; empty: there is no such route."""
@@ -137,6 +134,34 @@ class Cors:
         if str(endpoint).rpartition(".")[2].partition("-")[0] in REFUSING:
             return None
         return _ANYWHERE | {"content-type"} if method == "POST" else _ANYWHERE
+
+
+class Refusals:
+    """WSGI middleware around the answers that the front gives itself, in the event loop, where nothing may be asked of
+    the database. They hold nothing of anybody's, so it is enough that the origin was a client's when it was last
+    looked up."""
+
+    def __init__(self, application: Any, remembered: Callable[[], frozenset[str]]) -> None:
+        """`remembered`: web origins of active clients, as last known."""
+        self._application = application
+        self._remembered = remembered
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        def start(status: str, headers: Headers, *rest: Any) -> Any:
+            if is_covered(environ["PATH_INFO"]):
+                _share(environ, headers, lambda origin: origin in self._remembered())
+            return start_response(status, headers, *rest)
+
+        answered: Iterable[bytes] = self._application(environ, start)
+        return answered
+
+
+def _share(environ: Environ, headers: Headers, admits: Callable[[str], bool]) -> None:
+    """Say that the answer differs by origin, and let the page of this one read it."""
+    headers.append(("Vary", "Origin"))
+    origin = environ.get("HTTP_ORIGIN")
+    if origin is not None and admits(origin):
+        headers += (("Access-Control-Allow-Origin", origin), ("Access-Control-Expose-Headers", EXPOSED))
 
 
 def is_covered(path: str) -> bool:

@@ -10,11 +10,12 @@ import http.server
 import re
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, sync_playwright
+from sqlalchemy import event
 from werkzeug.test import TestResponse
 
 from auth import metadata
@@ -25,7 +26,7 @@ from fhir_server.server.recorder import PUBLIC
 from resources import interactions
 from resources.interactions import Level
 from store.access import Caller
-from tests.fhir_server.conftest import Api, Client, Live
+from tests.fhir_server.conftest import BOTH_DOORS, Api, Client, Live
 
 OURS, OTHERS, NOBODYS = "https://viewer.ch-a.example", "https://viewer.ch-b.example", "https://evil.example"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -187,6 +188,36 @@ def test_a_refusal_before_a_client_is_known_may_be_read_by_any_active_clients_pa
         answer = anyone.get(path, headers={"Origin": origin})
         assert answer.status_code in (401, 405)
         assert said(answer).get("Access-Control-Allow-Origin") == (None if origin == NOBODYS else origin)
+
+
+@BOTH_DOORS
+def test_a_page_may_read_that_its_requests_are_too_many(make_api: Callable[..., Api]) -> None:
+    """A 429 without these headers is a network error to a page, and it never sees Retry-After."""
+    api = make_api(client_rate=2)
+    page = register(api, "hopital-a", OURS)
+    preflight(api, "/fhir/Patient", "GET", OURS)
+    for origin in (OURS, NOBODYS):
+        answers = [page.ask("GET", path, Origin=origin) for path in ("/fhir/Patient", "/dicom-web/studies") * 8]
+        refused = [answer for answer in answers if answer.status_code == 429]
+        assert {answer.mimetype for answer in refused} == {"application/fhir+json", "text/plain"}
+        for answer in refused:
+            assert said(answer).get("Access-Control-Allow-Origin") == (OURS if origin == OURS else None)
+            assert "Origin" in ", ".join(answer.headers.getlist("Vary"))
+            assert origin == NOBODYS or "Retry-After" in said(answer)["Access-Control-Expose-Headers"].split(", ")
+
+
+def test_what_is_remembered_of_origins_is_no_look_at_the_database(api: Api, page: Client) -> None:
+    """The front asks it in the event loop: once looked up, it is known however much later and whatever changed."""
+    clients = api.services.authority.clients
+    assert OURS in clients.origins()
+    clients.forget(page.client_id)
+    run: list[str] = []
+    event.listen(api.services.database.engine, "before_cursor_execute", lambda _c, _k, text, *_: run.append(text))
+    assert OURS in clients.remembered_origins()
+    assert run == []
+    clients.disable(page.client_id)
+    assert OURS not in clients.origins()
+    assert OURS not in clients.remembered_origins()
 
 
 def test_origins_end_with_the_client_and_by_command(api: Api, page: Client) -> None:

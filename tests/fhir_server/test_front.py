@@ -240,6 +240,33 @@ def test_a_body_that_does_not_come_is_answered_408_in_the_words_of_each_facade(s
 
 
 @pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+def test_a_page_may_read_what_the_front_refuses_itself(make_api: Callable[..., Api]) -> None:
+    """Fetch, http-cors-protocol: without these headers a page hears of a network error, not of 408, 429 or 431."""
+    api = make_api(workers=1, threads=3, body_grace_s=1, body_min_rate=100_000, bodies_of_one=1)
+    page = "https://viewer.ch-a.example"
+    made, private = api.services.authority.clients.add(
+        "Viewer", "hopital-a", "system/*.cruds", "viewer", origins=(page,)
+    )
+    assert private is not None
+    token = api._with_token(made.client_id, private).token
+    with serving(api.services.settings) as web:
+        for origin in (page, "https://evil.example"):
+            said = f"Origin: {origin}"
+            slow = web.send(_post("/fhir/Patient", token, b"x" * 1000, extra=said), b"{")
+            time.sleep(0.3)
+            answers = [
+                web.ask(_post("/fhir/Patient", token, b"{}", extra=said), b"{}"),
+                web.get("/fhir/Patient", None, said, "X-Long: " + "a" * 40_000),
+                read(slow),
+            ]
+            assert [answer.status for answer in answers] == [429, 431, 408]
+            for answer in answers:
+                assert answer.headers.get("access-control-allow-origin") == (page if origin == page else None)
+                assert "Origin" in answer.headers["vary"]
+                assert ("access-control-expose-headers" in answer.headers) is (origin == page)
+
+
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
 def test_bodies_on_their_way_have_a_number_a_share_and_a_place(serve: Serve) -> None:
     """One more than one organisation may send: 429. One more than all may: 503. Beyond the disk: 503."""
     web, api = serve(bodies_of_one=3, bodies_at_once=5, body_memory_bytes=0, body_disk_bytes=50_000)

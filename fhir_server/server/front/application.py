@@ -18,6 +18,7 @@ import structlog
 from auth.admission import ADMITTED, HOLDER, Admitted
 from auth.guard import Guard
 from fhir_server.edge import errors
+from fhir_server.server.cors import Refusals
 from fhir_server.server.front import answers
 from fhir_server.server.front.answers import Reply, WriteLimits, carry_out
 from fhir_server.server.front.bodies import Bodies, Body, BodyLimits, Disconnected, NotReceived
@@ -88,10 +89,11 @@ class Front:
     def __init__(
         self, application: Application, *, bases: tuple[str, ...], port: int, host: str, spool: Path, sizes: BodySizes,
         limits: FrontLimits, guard: Guard, ask: Callable[[], None], refused: Callable[[Environ, Exception], None],
-        stop: Callable[[], None], trail: Trail | None = None,
+        stop: Callable[[], None], origins: Callable[[], frozenset[str]], trail: Trail | None = None,
     ) -> None:
         """`application`: the synchronous core; `spool`: folder of bodies on their way; `ask`: see `Pulse`; `refused`
-        counts for the audit log what the core never hears of; `stop`: what the process does last.
+        counts for the audit log what the core never hears of; `stop`: what the process does last; `origins`: the
+        clients' web origins, as remembered.
 
         `trail`: where the records of reads become durable that the event loop carries out; None: it carries out none.
         """
@@ -101,7 +103,7 @@ class Front:
         self._refused = refused
         self._stop = stop
         self._core = application
-        self._told = Threshold(_tell, bases)
+        self._told = Threshold(Refusals(_tell, origins), bases)
         self._basic = basic_environ(port, host, NotReceived(BadRequest("A request of this method has no body here")))
         self._port = port
         self._spool = spool

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 
 from flask import Flask
@@ -15,12 +16,15 @@ from fhir_server.server.recorder import count_refusal
 from fhir_server.server.services import Services
 from fhir_server.server.settings import Settings
 from store.engine.database import Database
+from store.engine.faults import DRIVER_ERRORS
 
 
 def front_of(app: Flask) -> Front:
     """The front before an application that `create_app` made, as it is wrapped now."""
     services: Services = app.extensions["vigie"]
     settings = services.settings
+    with suppress(*DRIVER_ERRORS):
+        services.authority.clients.origins()  # remembered from now on
     return Front(
         app.wsgi_app,
         bases=settings.bases,
@@ -33,6 +37,7 @@ def front_of(app: Flask) -> Front:
         guard=services.authority.guard,
         refused=partial(count_refusal, services.authority),
         stop=services.authority.close,
+        origins=services.authority.clients.remembered_origins,
         trail=services.ledger if services.ledger.settles_soon else None,
     )
 
