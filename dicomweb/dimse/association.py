@@ -53,8 +53,8 @@ class Offered(Protocol):
         ...
 
 
-Offers = Callable[[str, str | None], Offered | None]
-"""(name of the message, abstract syntax of its context or None: any) → the service that is offered for it."""
+Offers = Callable[[str, str], Offered | None]
+"""(name of the message, abstract syntax of its context) → the service that is offered for it."""
 
 
 class Served(Association):  # type: ignore[misc]
@@ -99,10 +99,14 @@ class Served(Association):  # type: ignore[misc]
             self.dul.socket.shut()
             self._when_over(self)
 
+    def offered(self, message: str, context_id: int) -> Offered | None:
+        """The service that is offered for a message of this name in this presentation context; None: none is."""
+        context = self._accepted_cx.get(context_id)
+        return context and self.offers(message, str(context.abstract_syntax))
+
     def _serve_request(self, msg: Any, context_id: int) -> None:
         """Give a request to the service that the table names for it; what is not offered ends the association."""
-        context = self._accepted_cx.get(context_id)
-        offered = context and self.offers(f"{type(msg).__name__}_RQ", str(context.abstract_syntax))
+        offered = self.offered(f"{type(msg).__name__}_RQ", context_id)
         if offered is None or not msg.is_valid_request:
             log.warning("a message that is not offered ends its association")
             self.abort()
@@ -110,7 +114,7 @@ class Served(Association):  # type: ignore[misc]
         self.dimse.cancel_req = {}
         self._is_paused = True  # the service may call one of pynetdicom's send methods
         try:
-            offered.provider(self).SCP(msg, context)
+            offered.provider(self).SCP(msg, self._accepted_cx[context_id])
         except Exception:
             log.exception("a DIMSE service failed")
             self.abort()
@@ -299,9 +303,9 @@ class _Messages(DIMSEServiceProvider):  # type: ignore[misc]
             raise _Refused("data set too slow")
 
     def _commanded(self) -> None:
-        """The command set is there: it says what the data set is."""
+        """The command set is there: it says what the data set is. What will not be served has none received."""
         name = type(self.message).__name__
-        if name != "C_CANCEL_RQ" and self.assoc.offers(name, None) is None:
+        if name != "C_CANCEL_RQ" and self.assoc.offered(name, self.message.context_id) is None:
             raise _Refused("not offered")
         if isinstance(self.message, C_STORE_RQ) and self.message.command_set.CommandDataSetType != _NO_DATA_SET:
             self._is_instance = True

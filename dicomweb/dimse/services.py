@@ -146,13 +146,9 @@ SCOPES = frozenset[str]().union(*(one.scopes for one in SERVICES))
 """What an AE title may do."""
 
 
-def offered(message: str, abstract_syntax: str | None, entity: ApplicationEntity) -> Service | None:
-    """The service that serves a message of this name under an abstract syntax (None: any)."""
-    return next(
-        (one for one in SERVICES
-         if one.message == message and (abstract_syntax is None or one.takes(abstract_syntax, entity))),
-        None,
-    )
+def offered(message: str, abstract_syntax: str, entity: ApplicationEntity) -> Service | None:
+    """The service that serves a message of this name under an abstract syntax."""
+    return next((one for one in SERVICES if one.message == message and one.takes(abstract_syntax, entity)), None)
 
 
 def contexts(proposed: Iterable[str], entity: ApplicationEntity) -> list[PresentationContext]:

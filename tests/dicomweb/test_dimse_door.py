@@ -14,8 +14,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,12 +102,18 @@ def until(holds: Callable[[], bool], what: str, within_s: float = 30) -> None:
         time.sleep(0.01)
 
 
-def request(calling: str = "MODALITY", called: str = "VIGIE", *, version: int = 1) -> bytes:
-    """An A-ASSOCIATE-RQ for Verification, by hand."""
+def request(
+    calling: str = "MODALITY", called: str = "VIGIE", *, version: int = 1, classes: tuple[str, ...] = (Verification,)
+) -> bytes:
+    """An A-ASSOCIATE-RQ by hand; the contexts of `classes` have the ids 1, 3, 5, …"""
     def item(kind: int, data: bytes) -> bytes:
         return struct.pack(">BBH", kind, 0, len(data)) + data
 
-    context = item(0x20, b"\1\0\0\0" + item(0x30, Verification.encode()) + item(0x40, ImplicitVRLittleEndian.encode()))
+    context = b"".join(
+        item(0x20, bytes([2 * number + 1, 0, 0, 0]) + item(0x30, uid.encode())
+             + item(0x40, ImplicitVRLittleEndian.encode()))
+        for number, uid in enumerate(classes)
+    )
     user = item(0x50, item(0x51, struct.pack(">I", 16384)) + item(0x52, b"1.2.3"))
     body = struct.pack(">HH16s16s32x", version, 0, called.ljust(16).encode(), calling.ljust(16).encode())
     body += item(0x10, b"1.2.840.10008.3.1.1.1") + context + user
@@ -362,73 +368,141 @@ def test_each_cap_of_associations_holds_and_each_end_frees(
 
 
 @contextmanager
-def associated(door: Door) -> Iterator[socket.socket]:
+def associated(door: Door, *classes: str) -> Iterator[socket.socket]:
     with door.connect() as raw:
-        raw.sendall(request())
+        raw.sendall(request(classes=classes or (Verification,)))
         accepted = raw.recv(4096)
         assert accepted[:1] == b"\2"
         yield raw
 
 
 def pdv(data: bytes, control: int, context: int = 1) -> bytes:
-    body = struct.pack(">IBB", len(data) + 2, context, control) + data
-    return struct.pack(">BBI", 4, 0, len(body)) + body
+    return pdu(fragment(data, control, context))
+
+
+def fragment(data: bytes, control: int, context: int = 1) -> bytes:
+    """A presentation-data-value item (PS3.8 §9.3.5.1)."""
+    return struct.pack(">IBB", len(data) + 2, context, control) + data
+
+
+def pdu(items: bytes) -> bytes:
+    """A P-DATA-TF PDU (PS3.8 §9.3.5)."""
+    return struct.pack(">BBI", 4, 0, len(items)) + items
+
+
+NO_DATA_SET, WITH_DATA_SET = b"\1\1", b"\0\0"
+ECHO, STORE, FIND, CANCEL = 0x30, 0x01, 0x20, 0xFFF
+
+
+def command(field: int, data_set: bytes = NO_DATA_SET, *, sop_class: str = Verification, **more: int) -> bytes:
+    """A command set by hand (PS3.7 §6.3.1); `number`: its Message ID."""
+    def element(number: int, value: bytes) -> bytes:
+        return struct.pack("<HHI", 0, number, len(value)) + value
+
+    uid = sop_class.encode()
+    number = struct.pack("<H", more.get("number", 1))
+    body = element(2, uid + b"\0" * (len(uid) % 2)) + element(0x100, struct.pack("<H", field))
+    body += element(0x120 if field == CANCEL else 0x110, number)
+    if field in (STORE, FIND):
+        body += element(0x700, b"\0\0")
+    body += element(0x800, data_set)
+    if field == STORE:
+        body += element(0x1000, b"1.2.3.4\0")
+    return element(0, struct.pack("<I", len(body))) + body
 
 
 def echo() -> bytes:
     """A C-ECHO-RQ command set."""
-    def element(number: int, value: bytes) -> bytes:
-        return struct.pack("<HHI", 0, number, len(value)) + value
+    return command(ECHO)
 
-    body = element(2, Verification.encode() + b"\0") + element(0x100, b"\x30\0") + element(0x110, b"\1\0")
-    body += element(0x800, b"\1\1")
-    return element(0, struct.pack("<I", len(body))) + body
+
+def store() -> bytes:
+    """A C-STORE-RQ command set of a CT image; the data set is to follow."""
+    return command(STORE, WITH_DATA_SET, sop_class=CTImageStorage)
+
+
+PATIENT = Limits(artim_s=20, pdu_s=600, network_s=600, dataset_grace_s=600)
+"""Nothing ends by time while a test runs: what ends is ended by its size or form."""
+ABORT, DATA = b"\7", b"\4"
+LONGEST = 131072 + 12
 
 
 @pytest.mark.parametrize(
     "pdus",
     [
         struct.pack(">BBI", 4, 0, 0xFFFFFFFF),
-        struct.pack(">BBI", 4, 0, 131072 + 13),
+        struct.pack(">BBI", 4, 0, LONGEST + 1),
         struct.pack(">BBI", 5, 0, 0xFFFFFFFF),
-        struct.pack(">BBI", 1, 0, 0xFFFFFFFF),
+        struct.pack(">BBI", 6, 0, 5),
+        struct.pack(">BBI", 7, 0, 5),
+        struct.pack(">BBI", 1, 0, PATIENT.request_bytes + 1),
+        struct.pack(">BBI", 2, 0, PATIENT.request_bytes + 1),
         pdv(bytes(60_000), 1) * 2,
         pdv(echo(), 3).replace(b"\x30\0\0\0\x10\1", b"\xff\xff\0\0\x10\1"),
         pdv(echo(), 3, context=99),
         pdv(b"\0" * 10, 2),
         pdv(b"no command", 3),
-        pdv(echo().replace(b"\0\1\2\0\0\0\x30\0", b"\0\1\2\0\0\0\x01\0"), 3),
+        pdv(command(FIND, WITH_DATA_SET), 3),
+        pdv(store(), 3),
+        pdv(command(STORE, WITH_DATA_SET), 3),
+        pdv(store(), 3, context=3) + pdv(b"\0" * 10, 2, context=1),
+        pdv(echo()[:20], 1) + pdv(echo()[20:], 3, context=3),
     ],
-    ids=["4 GiB", "a byte too long", "release of 4 GiB", "request of 4 GiB", "command set", "unknown command",
-         "unknown context", "data set first", "garbage", "service that is not offered"],
+    ids=["4 GiB", "a byte too long", "release of 4 GiB", "release response", "abort", "request in an association",
+         "accept in an association", "command set", "unknown command", "unknown context", "data set first", "garbage",
+         "service that is not offered, before its data set", "store in the context of verification",
+         "store of verification", "data set in another context", "command set in two contexts"],
 )
-def test_what_is_beyond_the_limits_ends_the_association(door: Door, pdus: bytes) -> None:
-    """PS3.8 §9.3.1, §D.1; PS3.7 §6.3: aborted, and nobody else is disturbed."""
-    with associated(door) as raw:
-        raw.settimeout(10)  # less than the peer would wait for what is claimed
-        with suppress(ConnectionError):
+def test_what_is_beyond_the_limits_is_aborted_at_once(service: Service, pdus: bytes) -> None:
+    """PS3.8 §9.2.3 (AA-8), §9.3.1 (PDU length), §9.3.5.1 (a fragment's context), §D.1; PS3.7 §6.3: A-ABORT without
+    waiting for what was claimed, and nobody else is disturbed."""
+    with opened(service, PATIENT) as door:
+        with associated(door, Verification, CTImageStorage) as raw:
             raw.sendall(pdus)
-        assert ended(raw)
-    until(lambda: door.scp.places.taken == 0, "its place is free")
-    assert door.accepts()
+            assert answer(raw)[:1] == ABORT
+            until(lambda: door.scp.places.taken == 0, "its place is free")
+        assert door.accepts()
 
 
-def ended(raw: socket.socket) -> bool:
-    """Whether the next that the peer says is an A-ABORT, or that it closes. TimeoutError: it says nothing."""
-    try:
-        return raw.recv(10)[:1] in (b"\7", b"")
-    except ConnectionError:
-        return True
+def test_a_pdu_of_the_longest_length_is_read_and_a_byte_more_is_not(service: Service) -> None:
+    """PS3.8 §D.1: the maximum length received; 12 bytes more for those who count the headers beside it."""
+    head = fragment(store(), 3)
+    for length, said in ((LONGEST, DATA), (LONGEST + 1, ABORT)):
+        with opened(service, PATIENT) as door, associated(door, CTImageStorage) as raw:
+            raw.sendall(pdu(head + fragment(bytes(length - len(head) - 6), 2)))
+            assert answer(raw)[:1] == said, length
 
 
-def store_command(sop_class: str) -> bytes:
-    """A C-STORE-RQ command set."""
-    body = b""
-    for number, value in ((2, sop_class.encode()), (0x100, b"\1\0"), (0x110, b"\1\0"), (0x700, b"\0\0"),
-                          (0x800, b"\0\0"), (0x1000, b"1.2.3.4\0")):
-        value += b"\0" * (len(value) % 2)
-        body += struct.pack("<HHI", 0, number, len(value)) + value
-    return struct.pack("<HHII", 0, 0, 4, len(body)) + body
+@pytest.mark.parametrize(
+    ("name", "pdus", "classes"),
+    [
+        ("command_bytes", pdv(echo(), 3), (Verification,)),
+        ("identifier_bytes", pdv(command(ECHO, WITH_DATA_SET), 3) + pdv(bytes(1000), 2), (Verification,)),
+        ("dataset_bytes", pdv(store(), 3) + pdv(bytes(1000), 2), (CTImageStorage,)),
+    ],
+)
+def test_each_part_of_a_message_may_have_its_limit_and_not_a_byte_more(
+    service: Service, name: str, pdus: bytes, classes: tuple[str, ...]
+) -> None:
+    """PS3.7 §6.3.1: a message is a command set and perhaps a data set; an instance's limit is not an identifier's."""
+    size = 1 + (len(echo()) if name == "command_bytes" else 1000)  # with the message control header
+    others = {"identifier_bytes": 10 if name == "dataset_bytes" else 10_000, "dataset_bytes": 10_000}
+    for limit, said in ((size, DATA), (size - 1, ABORT)):
+        limits = replace(PATIENT, **{**others, name: limit})
+        with opened(service, limits) as door, associated(door, *classes) as raw:
+            raw.sendall(pdus)
+            assert answer(raw)[:1] == said, limit
+
+
+def test_cancels_of_nothing_do_not_pile_up(service: Service) -> None:
+    """PS3.7 §9.3.2.3: a C-CANCEL has no answer, so nothing else bounds how many a peer sends."""
+    with opened(service, PATIENT) as door, associated(door) as raw:
+        raw.sendall(b"".join(pdv(command(CANCEL, number=number), 3) for number in range(50)))
+        (association,) = door.scp._sessions
+        until(lambda: bool(association.dimse.cancel_req), "they are read")
+        raw.sendall(pdv(command(CANCEL, number=99), 3) + pdv(b"\0", 2))  # and what comes after them ends it
+        assert answer(raw)[:1] == ABORT
+        assert len(association.dimse.cancel_req) <= PATIENT.requests
 
 
 def test_the_fragments_of_a_message_are_of_one_context(door: Door) -> None:
@@ -436,7 +510,7 @@ def test_the_fragments_of_a_message_are_of_one_context(door: Door) -> None:
     association = door.associate("MODALITY", CTImageStorage, "1.2.840.10008.5.1.4.1.1.4")
     assert len(association.accepted_contexts) == 2
     raw = association.dul.socket.socket
-    raw.sendall(pdv(store_command(CTImageStorage), 3, context=1) + pdv(bytes(100), 2, context=3))
+    raw.sendall(pdv(store(), 3, context=1) + pdv(bytes(100), 2, context=3))
     until(lambda: bool(association.is_aborted), "it is aborted")
     assert door.service.trail.disclosed == [] or door.service.trail.disclosed[-1].interaction != "dicom-store"
 
@@ -459,7 +533,7 @@ def test_a_pdu_that_drips_and_a_data_set_that_crawls_end_the_association(service
             until(lambda: closed(raw), "the deadline of the PDU")
         association = door.associate("MODALITY", CTImageStorage)
         raw = association.dul.socket.socket
-        raw.sendall(pdv(store_command(CTImageStorage), 3))
+        raw.sendall(pdv(store(), 3))
         with pytest.raises(OSError):  # noqa: PT012 - whichever of them shows it
             for _ in range(500):
                 raw.sendall(pdv(bytes(10), 0))
