@@ -202,7 +202,7 @@ def test_a_request_too_short_for_titles_is_aborted(door: Door) -> None:
 
 def test_a_silent_connection_is_closed_by_the_artim_timer(service: Service) -> None:
     """PS3.8 §9.1.5: a half request has no more time than none, however it drips."""
-    with opened(service, Limits(artim_s=0.5)) as door, ExitStack() as stack:
+    with opened(service, Limits(artim_s=2)) as door, ExitStack() as stack:
         silent, dripping = (stack.enter_context(door.connect()) for _ in range(2))
         until(lambda: door.scp._listeners[0].waiting == 2, "both are known")
         began = time.monotonic()

@@ -416,7 +416,8 @@ async def staged(
     front = Front(
         core, bases=("http://localhost",), port=1, host="localhost", spool=folder, sizes=BodySizes(1000, 2000, 500),
         limits=limits or FrontLimits(threads=2), guard=Known(),  # type: ignore[arg-type]
-        refused=lambda environ, fault: refused.append(type(fault).__name__), stop=lambda: None, **given,
+        refused=lambda environ, fault: refused.append(type(fault).__name__), stop=lambda: None,
+        origins=frozenset, **given,
     )
     await front.open()
     try:
