@@ -290,3 +290,77 @@ def test_a_worker_that_ends_has_written_all_its_request_lines() -> None:
     assert done.returncode == 0
     told = [one["request_id"] for one in lines(done)]
     assert sorted(told) == sorted([f"request-{number}" for number in range(40)] + ["request-of-the-parent"])
+
+
+# — the forms —
+
+
+@pytest.mark.parametrize("name", sorted(logs.FIELDS))
+def test_what_is_not_of_its_field_s_form_is_withheld(name: str) -> None:
+    """Whole, from the first character to the last: a value that begins as it should may go on as it likes."""
+    sample = SAMPLES.get(name, 7)
+    assert logs._in_form(name, sample) == sample
+    if name == "trace":
+        assert logs._in_form(name, [*sample, f"{CANARY} é", 7, f"store/objects.py:12 put {CANARY}"]) == sample
+        return
+    for spoiled in (f"{sample}\n{CANARY}", f"{CANARY} <é>", f"{sample} é {CANARY}"):
+        assert logs._in_form(name, spoiled) == logs.WITHHELD
+
+
+def test_an_exception_is_its_classes_in_their_order_and_each_once() -> None:
+    """PEP 3134: what it comes from, or came in the midst of, unless that was put out of sight (PEP 409)."""
+
+    class Named(Exception):
+        pass
+
+    Named.__name__ = f"{CANARY} é"
+    with pytest.raises(OSError) as context:  # noqa: PT012 - the context is made here
+        try:
+            raise ValueError(CANARY)
+        except ValueError:
+            raise OSError(CANARY)  # noqa: B904 - so that it has a context and no cause
+    assert logs.scrubbed(context.value)["exception"] == "OSError < ValueError"
+    with pytest.raises(OSError) as alone:  # noqa: PT012 - the context is made here
+        try:
+            raise ValueError(CANARY)
+        except ValueError:
+            raise OSError(CANARY) from None
+    assert logs.scrubbed(alone.value)["exception"] == "OSError"
+    first, second = KeyError(CANARY), ValueError(CANARY)
+    first.__cause__, second.__cause__ = second, first
+    assert logs.scrubbed(first)["exception"] == "KeyError < ValueError"
+    assert re.fullmatch(logs.FIELDS["exception"][0], logs.scrubbed(Named())["exception"])
+
+
+def test_a_place_tells_nothing_of_the_machine() -> None:
+    """Ours and the libraries' by their path in the package; whatever lies elsewhere by its name alone."""
+    assert logs.place(str(ROOT / "store" / "objects.py"), 12, "put") == "store/objects.py:12 put"
+    assert logs.place(f"/home/{CANARY}/notes é.py", 3, "f g") == "notes__.py:3 f_g"
+
+
+def test_a_library_that_repeats_itself_is_told_once_with_the_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library in a loop would else fill the disk; who makes up messages fills no memory."""
+    clock = [100.0]
+    monkeypatch.setattr(logs.time, "monotonic", lambda: clock[0])
+    repeats = logs._Repeats()
+    assert [repeats.count("a") for _ in range(5)] == [1, 0, 0, 0, 0]
+    assert repeats.count("b") == 1
+    clock[0] += logs._REPEATED_S
+    assert repeats.count("a") == 5
+    for number in range(5000):
+        assert repeats.count(number) == 1
+    assert len(repeats._last) <= 1001
+
+
+@pytest.mark.parametrize("how", ["closed", "broken"])
+def test_a_log_that_cannot_be_written_stops_nobody(how: str) -> None:
+    """Standard error closed, or its reader gone: the process goes on with its work."""
+    broken = "reader, writer = os.pipe(); os.dup2(writer, 2); os.close(writer); os.close(reader)"
+    script = (
+        "import os, structlog\nfrom fhir_server.server import logs\nlogs.configure('worker')\n"
+        f"{'os.close(2)' if how == 'closed' else broken}\n"
+        "structlog.get_logger('vigie.x').warning('a loop failed')\nlogs.request('GET', 'fhir', 200, 1.0, 'x')\n"
+        "logs.flush()\nos.write(1, b'done')\n"
+    )
+    done = run(script)
+    assert (done.returncode, done.stdout) == (0, "done")
