@@ -446,6 +446,21 @@ def test_who_waits_for_a_thread_waits_for_a_time_that_has_an_end(tmp_path: Path)
     run(test())
 
 
+def test_an_organisation_never_has_the_last_thread(tmp_path: Path) -> None:
+    """However many requests it has sent, and however long each takes."""
+
+    async def test() -> None:
+        async with staged(tmp_path, limits=FrontLimits(threads=3)) as stage:
+            waiting = [asyncio.create_task(stage.ask("GET", "/fhir/slow", "a")) for _ in range(5)]
+            await until(lambda: stage.front.lane.waiting == 3)
+            assert stage.front.lane.busy == 2
+            assert (await stage.ask("GET", "/fhir/x", "b"))[0] == 200
+            stage.go.set()
+            assert {answer[0] for answer in await asyncio.gather(*waiting)} == {200}
+
+    run(test())
+
+
 def test_health_and_tokens_are_answered_while_every_other_thread_is_busy(tmp_path: Path) -> None:
     """And one address does not have the last of the reserved threads; /livez needs none."""
 
