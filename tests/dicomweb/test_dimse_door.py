@@ -8,6 +8,7 @@ import os
 import select
 import shutil
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -29,13 +30,15 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.sop_class import CTImageStorage, ModalityWorklistInformationFind, Verification
+from sqlalchemy.exc import OperationalError
 
 from dicomweb import ae
-from dicomweb.ae import ApplicationEntity
-from dicomweb.dimse import tls
+from dicomweb.ae import ApplicationEntity, Registry
+from dicomweb.dimse import records, tls
 from dicomweb.dimse.limits import Limits
+from dicomweb.dimse.listener import Silence
 from dicomweb.dimse.scp import Scp
-from dicomweb.dimse.services import SERVICES
+from dicomweb.dimse.services import DECODED_AT_ONCE, SERVICES
 from tests.dicomweb.conftest import Service
 
 CALLING, CALLED = 3, 7
@@ -198,6 +201,16 @@ def test_a_request_too_short_for_titles_is_aborted(door: Door) -> None:
     with door.connect() as raw:
         raw.sendall(struct.pack(">BBI", 1, 0, 4) + b"\0\1\0\0")
         assert answer(raw)[:1] == b"\7"
+
+
+@pytest.mark.parametrize(("less", "said"), [(0, b"\2"), (1, b"\7")])
+def test_a_request_of_the_longest_length_is_read_and_a_byte_more_is_not(
+    service: Service, less: int, said: bytes
+) -> None:
+    """PS3.8 §9.3.2: the length is looked at before anything of it is read."""
+    with opened(service, Limits(artim_s=600, request_bytes=len(request()) - 6 - less)) as door, door.connect() as raw:
+        raw.sendall(request() if not less else request()[:6])
+        assert answer(raw)[:1] == said
 
 
 def test_a_silent_connection_is_closed_by_the_artim_timer(service: Service) -> None:
@@ -364,6 +377,60 @@ def test_each_cap_of_associations_holds_and_each_end_frees(
         until(lambda: door.scp.places.taken == 0, "and counted right")
 
 
+def test_requests_that_wait_to_be_looked_up_are_bounded(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PS3.8 Table 9-21: rejected-transient, temporary congestion; a slow registry does not pile up connections."""
+    go, decide = threading.Event(), Scp._decide
+
+    def slow(*given: Any) -> None:
+        go.wait(20)
+        decide(*given)
+
+    monkeypatch.setattr(Scp, "_decide", slow)
+    with opened(service, Limits(waiting=2, artim_s=600)) as door, ExitStack() as stack:
+        try:
+            waiting = [stack.enter_context(door.connect()) for _ in range(2)]
+            for sock in waiting:
+                sock.sendall(request())
+            until(lambda: door.scp._pending == 2, "they are being looked up")
+            assert refusal(door) == (2, 3, 1)
+        finally:
+            go.set()
+        assert [answer(sock)[:1] for sock in waiting] == [b"\2", b"\2"]
+        for _ in range(3):
+            assert greeted(door), "and those who waited are forgotten"
+
+
+def test_a_registry_that_cannot_be_asked_is_a_refusal_on_record(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PS3.8 §9.3.4: it may be tried again; the record says that the fault is the server's (outcome 12)."""
+    def away(*_: Any) -> Any:
+        raise OperationalError("SELECT", {}, Exception("gone"))
+
+    with opened(service, Limits()) as door:
+        service.trail.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(Registry, "find", away)
+            assert refusal(door) == (2, 3, 1)
+        (record,) = service.trail.disclosed
+        assert (record.outcome, record.reason) == ("12", "the database is not available")
+        assert door.accepts()
+
+
+def test_an_association_that_cannot_begin_holds_no_place(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No thread is left, say: the peer is told, and the next one is let in."""
+    def broken(*_: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with opened(service, Limits(associations=1)) as door:
+        with monkeypatch.context() as patch:
+            patch.setattr(Scp, "_begin", broken)
+            for _ in range(2):
+                assert refusal(door) == (2, 3, 1)
+        assert door.scp.places.taken == 0
+        assert door.accepts()
+
+
 # — within an association —
 
 
@@ -421,7 +488,7 @@ def store() -> bytes:
     return command(STORE, WITH_DATA_SET, sop_class=CTImageStorage)
 
 
-PATIENT = Limits(artim_s=20, pdu_s=600, network_s=600, dataset_grace_s=600)
+PATIENT = Limits(artim_s=600, pdu_s=600, network_s=600, dataset_grace_s=600)
 """Nothing ends by time while a test runs: what ends is ended by its size or form."""
 ABORT, DATA = b"\7", b"\4"
 LONGEST = 131072 + 12
@@ -653,6 +720,24 @@ def test_a_full_disk_is_a_status_and_the_association_goes_on(
     association.release()
 
 
+def test_instances_that_are_read_at_once_are_bounded(door: Door) -> None:
+    """The header of an instance is in memory while it is read: those beyond the number wait for their turn."""
+    association = door.associate("MODALITY", CTImageStorage)
+    turns, statuses = door.scp._desk.turns, list[int]()
+    for _ in range(DECODED_AT_ONCE):
+        assert turns.acquire(blocking=False)
+    assert not turns.acquire(blocking=False)
+    storing = threading.Thread(target=lambda: statuses.append(association.send_c_store(ct()).Status))
+    storing.start()
+    storing.join(0.3)
+    assert statuses == []
+    for _ in range(DECODED_AT_ONCE):
+        turns.release()
+    storing.join(20)
+    assert statuses == [0x0000]
+    association.release()
+
+
 def resident(pid: int) -> int:
     """Bytes of memory that a process holds."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -769,6 +854,19 @@ def test_a_scanner_of_ports_does_not_fill_the_log(service: Service) -> None:
     assert len(attempts) <= 24
 
 
+def test_networks_that_say_nothing_are_counted_in_bounded_memory(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond so many networks they are counted together; none is lost."""
+    monkeypatch.setattr(records, "_MOST", 3)
+    with opened(service, Limits()) as door:
+        service.trail.clear()
+        for number in range(10):
+            door.scp._records.silent(f"198.51.{number}.1", Silence.LATE)
+        assert len(door.scp._records._silences) == 4
+    assert sum(int(dict(one.detail)["attempts"]) for one in service.trail.disclosed) == 10
+
+
 # — TLS —
 
 
@@ -865,12 +963,13 @@ def test_storescu_stores_over_tls(
         ("SECURE", "other", "Calling AE Title Not Recognized"),
         ("SECURE", "self-made", None),
         ("SECURE", None, None),
+        ("PLAIN", None, None),
         ("SECURE_FAR", "modality", "Calling AE Title Not Recognized"),
         ("PLAIN", "modality", "Calling AE Title Not Recognized"),
         ("UNKNOWN", "modality", "Calling AE Title Not Recognized"),
     ],
-    ids=["another's certificate", "unknown authority", "no certificate", "wrong address", "no certificate registered",
-         "unknown title"],
+    ids=["another's certificate", "unknown authority", "no certificate", "no certificate from its address",
+         "wrong address", "no certificate registered", "unknown title"],
 )
 def test_whoever_is_not_the_holder_of_the_title_is_refused(
     secure: Door, parties: Callable[[str], Party], title: str, who: str | None, told: str | None
@@ -893,6 +992,30 @@ def test_plain_dimse_and_half_handshakes_on_the_tls_port_shut_nobody_out(
             sock = stack.enter_context(secure.connect())
             sock.sendall(b"\x16\3\1" if number % 2 else request())
         assert dcmtk("echoscu", secure, "SECURE", parties, "modality").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("cipher", "accepted"),
+    [("ECDHE-ECDSA-AES256-GCM-SHA384", True), ("ECDHE-ECDSA-AES256-SHA384", False), ("ECDHE-ECDSA-AES128-SHA", False)],
+)
+def test_tls_1_2_is_spoken_with_authenticated_ciphers_alone(
+    secure: Door, parties: Callable[[str], Party], cipher: str, accepted: bool
+) -> None:
+    """PS3.15 §B.12; RFC 9325 §4.2 (no CBC), §3.5 (no renegotiation)."""
+    context = ssl.create_default_context(cafile=str(parties("authority").certificate))
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(f"{cipher}:@SECLEVEL=0")
+    context.load_cert_chain(parties("modality").certificate, parties("modality").key)
+    with secure.connect() as raw:
+        if accepted:
+            with context.wrap_socket(raw, server_hostname="localhost") as spoken:
+                assert spoken.version() == "TLSv1.2"
+        else:
+            with pytest.raises(ssl.SSLError):
+                context.wrap_socket(raw, server_hostname="localhost")
+    server = parties("server")
+    own = tls.server_context(server.certificate, server.key, parties("authority").certificate)
+    assert own.options & ssl.OP_NO_RENEGOTIATION
 
 
 def test_a_large_data_set_comes_whole_over_tls(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -11,16 +12,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from sqlalchemy import func, insert, select, text
 
+from audit import spool as audit_spool
 from audit.tables import audit_inbox
 from dicomweb.tables import dicom_study
-from fhir_server.duties import doctor, permissions
-from fhir_server.server import checks, figures, keys
+from fhir_server.duties import deployment, doctor, permissions
+from fhir_server.server import checks, figures, health, keys
 from fhir_server.server.app import create_app
 from fhir_server.server.checks import Status
 from fhir_server.server.figures import Figures
@@ -343,6 +347,84 @@ def test_a_lock_on_the_table_is_no_answer(api: Api, background: None) -> None:
     assert body["checks"]["database"]["reason"] == "database: no answer in time"
 
 
+class Free(NamedTuple):
+    """What is asked of a volume here."""
+
+    free: int
+
+
+def test_what_a_check_raises_is_told_by_its_class_alone() -> None:
+    """DESIGN §11: whoever asks `/readyz` has no token; the text of an exception may be anybody's data."""
+
+    def broken() -> checks.Finding:
+        raise ValueError("KANARIENVOGEL")
+
+    report = health.Examination({"well": lambda: checks.OK, "broken": broken}).report()
+    assert (report.status, report.reason) == ("not ready", "broken: ValueError")
+
+
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+def test_each_check_that_is_promised_is_asked(api: Api, background: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what it looks at being taken away: the disk of the data or the objects, the worker, either DICOM port."""
+    services = api.services
+    found = health.checks_of(services)
+    assert {found[name]().status for name in ("disk", "worker", "dimse", "queues")} == {Status.OK}
+    for low in (services.settings.data, services.settings.objects_folder):
+        free = {services.settings.data: checks.LOW_BYTES, services.settings.objects_folder: checks.LOW_BYTES, low: 0}
+        with monkeypatch.context() as patch:
+            patch.setattr(checks.shutil, "disk_usage", lambda folder, free=free: Free(free[folder]))
+            assert found["disk"]().status is Status.FAILED, low
+    monkeypatch.setattr(checks, "LAG_S", -1.0)
+    assert found["queues"]().status is Status.DEGRADED
+    monkeypatch.setattr(checks.figures, "live", lambda data, process: [])
+    assert found["worker"]().reason == "no worker"
+    for ports, told in (((0, 0), ""), ((11112, 0), "no dimse"), ((0, 2762), "no dimse")):
+        settings = replace(services.settings, dimse_port=ports[0], dimse_tls_port=ports[1])
+        assert health.checks_of(replace(services, settings=settings))["dimse"]().reason == told, ports
+
+
+@pytest.mark.parametrize(
+    ("free", "status"),
+    [
+        (checks.FULL_BYTES - 1, Status.FAILED), (checks.FULL_BYTES, Status.DEGRADED),
+        (checks.LOW_BYTES - 1, Status.DEGRADED), (checks.LOW_BYTES, Status.OK),
+    ],
+)
+def test_a_disk_is_full_before_nothing_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, status: Status
+) -> None:
+    """A commit, an image or a record needs some of what is left."""
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda folder: Free(free))
+    assert checks.disk(tmp_path).status is status
+
+
+def test_an_object_that_comes_back_as_another_is_no_object(tmp_path: Path) -> None:
+    """What is promised is the bytes, not that something can be read."""
+
+    class Forgetful(ObjectStore):
+        def put(self, source: Any) -> str:
+            digest = super().put(source)
+            self.path(digest).write_bytes(b"something else")
+            return digest
+
+    assert checks.object_put(ObjectStore(tmp_path)).status is Status.OK
+    assert checks.object_put(Forgetful(tmp_path)).status is Status.FAILED
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_dicom_process_that_stands_still_or_has_died_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where one is asked for; a server without that door needs none."""
+    writer = worker_file(tmp_path, "dimse")
+    assert checks.dimse(tmp_path, 11112).status is Status.OK
+    monkeypatch.setattr(checks, "STALE_S", -1.0)
+    assert checks.dimse(tmp_path, 11112).reason == "dimse stands still"
+    os.close(writer._descriptor)
+    assert checks.dimse(tmp_path, 11112).reason == "no dimse"
+    assert checks.dimse(tmp_path, 0).status is Status.OK
+
+
 def test_who_asks_at_once_is_answered_by_one_question() -> None:
     asked = []
 
@@ -449,3 +531,56 @@ def test_the_doctor_speaks_json(api: Api, quiet: None, capsys: pytest.CaptureFix
     assert {"check", "ok", "told"} == set(told[0])
     names = {one["check"] for one in told}
     assert names >= {"database", "schema", "objects", "audit-inbox", "deliveries-due", "worker"}
+
+
+def test_the_doctor_wants_what_a_server_can_do_without(
+    api: Api, quiet: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server with a low disk goes on; whoever asks the doctor is told, of the data's disk and of the objects'."""
+    monkeypatch.setattr(checks, "LOW_BYTES", shutil.disk_usage(api.services.settings.data).total * 2)
+    lines = doctor_lines(api.services)
+    for name in ("disk", "objects"):
+        assert not lines[name].ok
+        assert "the disk has only" in lines[name].told
+
+
+def test_the_doctor_holds_the_clocks_together(api: Api, quiet: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DESIGN §4: wall times lie within two seconds of the clock, the database's included."""
+    monkeypatch.setattr(doctor, "utc_now", lambda: utc_now() - timedelta(hours=1))
+    line = doctor_lines(api.services)["clock"]
+    assert not line.ok
+    expected = "the newest entry is" if api.services.database.is_sqlite else "the database's clock differs by +3"
+    assert expected in line.told
+
+
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+def test_the_doctor_looks_into_the_spool(api: Api, quiet: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that lost what the log has of it, one that others can read, a folder in which no record can be made."""
+    services = api.services
+    folder = services.settings.data / "audit-spool"
+    api.hospital_a.get("Patient")
+    assert services.ledger.catch_up(60)
+    api.hospital_a.get("Patient")
+    (name,) = audit_spool.sizes(folder)
+    file = folder / name
+    assert doctor_lines(services)["spool"].told == "1 files"
+    file.chmod(0o640)
+    assert doctor_lines(services)["spool"].told == "1 files are readable by others"
+    file.chmod(0o600)
+    with monkeypatch.context() as patch:
+        patch.setattr(audit_spool, "sizes", lambda _: {name: 1})
+        assert doctor_lines(services)["spool"].told == "1 files are shorter than what the log has of them"
+
+    def full(_: Path) -> None:
+        raise OSError(errno.ENOSPC, "x")
+
+    monkeypatch.setattr(audit_spool, "check_writable", full)
+    line = doctor_lines(services)["spool"]
+    assert (line.ok, "no space left" in line.told) == (False, True)
+
+
+def test_a_deployment_without_a_client_serves_nobody(tmp_path: Path) -> None:
+    settings = Settings.load({"data": tmp_path / "new"}, environ={})
+    deployment.upgrade(settings)
+    line = next(line for line in doctor.examine(settings) if line.name == "clients")
+    assert (line.ok, line.told) == (False, "no client is registered: ./vigie client add")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -82,6 +83,7 @@ def test_a_file_takes_its_space_at_the_start(tmp_path: Path) -> None:
     (path,) = (tmp_path / "figures").glob("*.figures")
     assert path.stat().st_size == figures.FILE_BYTES
     assert path.stat().st_mode & 0o077 == 0
+    assert (tmp_path / "figures").stat().st_mode & 0o077 == 0
     blocks = path.stat().st_blocks
     for number in range(500):
         own.count("vigie_x_total", (str(number),))
@@ -96,6 +98,42 @@ def test_the_number_of_series_is_bounded() -> None:
     told = [logs.Request(utc_now(), "GET", f"fhir/{number}", 200, 1.0, "x") for number in range(figures.MAX_SERIES * 2)]
     own.requests(told)
     assert len(own.counts) == figures.MAX_SERIES
+    own.count("vigie_x_total", ("one more",))
+    assert len(own.counts) == figures.MAX_SERIES
+    own.count("vigie_http_requests_total", ("fhir/0", "2xx"))
+    assert own.counts["vigie_http_requests_total", ("fhir/0", "2xx")] == 2, "what is known is counted on"
+
+
+def test_figures_that_are_too_many_leave_those_of_before(tmp_path: Path) -> None:
+    """The file has its space: what does not fit into it is not told, and takes nobody else's."""
+    own = Figures("web")
+    writer = figures._Writer(tmp_path / "figures", own)
+    own.count("vigie_x_total", ("a",), 3)
+    writer.write()
+    own.counts["vigie_x_total", ("a" * figures.FILE_BYTES,)] = 1
+    writer.write()
+    (path,) = (tmp_path / "figures").glob("*.figures")
+    assert path.stat().st_size == figures.FILE_BYTES
+    assert total(tmp_path) == 3
+
+
+def test_figures_that_are_half_written_are_not_believed(tmp_path: Path) -> None:
+    """They are written over the same bytes: a reader may come in the middle of it, or a process die there."""
+    own = Figures("web")
+    writer = figures._Writer(tmp_path / "figures", own)
+    writer.write()
+    assert len(figures.read(tmp_path)) == 1
+    os.pwrite(writer._descriptor, b"{", 40)
+    assert figures.read(tmp_path) == []
+
+
+def test_a_gauge_that_cannot_be_asked_hides_no_other(tmp_path: Path) -> None:
+    """The figures are wanted most when something is broken."""
+    own = Figures("web")
+    own.sample("vigie_broken", lambda: {(): 1 / 0})
+    own.sample("vigie_away", lambda: {(): float(len(list((tmp_path / "away").iterdir())))})
+    own.sample("vigie_well", lambda: {(): 7.0})
+    assert own.snapshot()["gauges"] == [["vigie_well", [], 7.0]]
 
 
 EXHAUSTED = """
@@ -218,6 +256,10 @@ def test_a_route_is_named_by_facade_and_kind() -> None:
         ("127.0.0.1", {"X-Forwarded-For": "127.0.0.1, 192.0.2.1"}, 1, False),
         ("127.0.0.1", {"X-Forwarded-For": "192.0.2.1, 10.1.0.9"}, 1, True),
         ("127.0.0.1", {}, 1, True),
+        ("127.0.0.1", {"X-Forwarded-For": "10.1.0.9"}, 2, False),
+        ("127.0.0.1", {"Via": "1.1 proxy"}, 0, False),
+        ("127.0.0.1", {"X-Real-IP": "127.0.0.1"}, 0, False),
+        ("127.0.0.1", {"Via": "1.1 proxy"}, 1, False),
     ],
 )
 def test_only_this_machine_and_the_named_networks_are_answered(
@@ -228,6 +270,18 @@ def test_only_this_machine_and_the_named_networks_are_answered(
 
     environ = {"REMOTE_ADDR": address} | {f"HTTP_{k.upper().replace('-', '_')}": v for k, v in headers.items()}
     assert metrics.may_ask(environ, proxies, (ipaddress.ip_network("10.1.0.0/16"),)) is allowed
+
+
+def test_the_page_is_there_while_the_database_is_away(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And says so: the other figures are wanted most then."""
+    def away(*_: Any) -> Any:
+        raise OSError("KANARIENVOGEL")
+
+    monkeypatch.setattr(type(api.services), "queues", away)
+    text = page(api)
+    assert "vigie_queues_readable 0.0" in text
+    assert "vigie_disk_free_bytes" in text
+    assert "vigie_queue_length" not in text
 
 
 def test_to_others_the_page_does_not_exist(api: Api) -> None:

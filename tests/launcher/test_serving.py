@@ -248,6 +248,40 @@ def test_looser_modes_are_found_repaired_and_told(tmp_path: Path) -> None:
         assert permissions.loose(settings) == []
 
 
+def test_what_lies_outside_the_data_folder_is_looked_at_and_what_a_link_leads_to_is_not(tmp_path: Path) -> None:
+    """The database and the objects may have folders of their own; a link's target is somebody else's."""
+    for name in ("base", "pictures", "data"):
+        (tmp_path / name).mkdir(mode=0o700)
+    settings = Settings.load(
+        {"data": tmp_path / "data", "objects": str(tmp_path / "pictures"),
+         "database": f"sqlite:///{tmp_path}/base/vigie.db"}, environ={},
+    )
+    strange = tmp_path / "strange"
+    strange.touch()
+    for path in (tmp_path / "base" / "vigie.db", tmp_path / "base" / "vigie.db-wal", tmp_path / "base" / "other"):
+        path.touch()
+        path.chmod(0o644)
+    strange.chmod(0o644)
+    (tmp_path / "pictures").chmod(0o755)
+    (settings.data / "link").symlink_to(strange)
+    assert [path.name for path in permissions.repair(settings)] == ["pictures", "vigie.db", "vigie.db-wal"]
+    assert permissions.loose(settings) == []
+    assert stat.S_IMODE(strange.stat().st_mode) == stat.S_IMODE((tmp_path / "base" / "other").stat().st_mode) == 0o644
+
+
+def test_a_private_file_is_private_under_any_umask(tmp_path: Path) -> None:
+    """Neither it nor its folder is ever readable by others, not even while it is written."""
+    before = os.umask(0)
+    try:
+        private.write_json(tmp_path / "keys" / "one.json", {"secret": 1})
+        private.write_json(tmp_path / "keys" / "one.json", {"secret": 2})
+    finally:
+        os.umask(before)
+    assert json.loads((tmp_path / "keys" / "one.json").read_text()) == {"secret": 2}
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")}
+    assert modes == {"keys": 0o700, "one.json": 0o600}
+
+
 def test_modes_that_cannot_be_changed_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another account's folder: one line, and no start."""
     settings = Settings.load({"data": tmp_path / "data"}, environ={})
