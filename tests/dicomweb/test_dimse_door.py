@@ -272,8 +272,11 @@ def test_the_sequence_of_reads_does_not_matter(door: Door) -> None:
             raw.sendall(bytes([byte]))
         assert answer(raw)[:1] == b"\2"
     with door.connect() as raw:
+        door.service.trail.clear()
         raw.sendall(request(version=2))
         assert answer(raw) == bytes([3, 0, 0, 0, 0, 4, 0, 1, 2, 2])
+    told = {(one.outcome, one.reason) for one in door.service.trail.disclosed}
+    assert ("4", "protocol version") in told
 
 
 # — who —
