@@ -24,9 +24,11 @@ from sqlalchemy.engine import URL
 from sqlalchemy.pool import QueuePool
 
 from resources.outcomes import Unavailable
+from store.engine import wakes
 from store.engine.faults import DRIVER_ERRORS, is_locked
 from store.engine.gate import PATIENCE_S, WriteGate
 from store.engine.schema import metadata
+from store.engine.wakes import Wakes
 
 POLL_INTERVAL_S = 0.01
 POOL_SIZE = 16
@@ -88,8 +90,11 @@ class Database:
         """A write transaction: commits on leaving, rolls back on an exception."""
         state = self._state
         if state.gate is None:
-            with state.writer.connect() as connection, connection.begin():
-                yield connection
+            with state.writer.connect() as connection:
+                wakes.begin(connection)
+                with connection.begin():
+                    yield connection
+                state.wakes.tell(wakes.announced(connection))
             return
         with state.gate.passage(), state.transaction("BEGIN IMMEDIATE") as connection:
             yield connection
@@ -112,6 +117,11 @@ class Database:
         It may return True without a change, and a change made before the call may count: look, then wait.
         """
         return self._state.wait_for_change(timeout_s)
+
+    def wait_for(self, name: str, timeout_s: float) -> bool:
+        """As `wait_for_change`, for what a committed transaction announced by `name` (`store.engine.wakes`)."""
+        state = self._state
+        return state.wait_for_change(timeout_s) if state.gate is not None else state.wakes.wait(name, timeout_s)
 
     def create_all(self) -> None:
         """Make the tables of every package that was imported. Production uses the migrations."""
@@ -182,6 +192,7 @@ class _ProcessState:
             self.writer = self.engine.execution_options(isolation_level="READ COMMITTED")
             self.reader = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             self.glancer = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        self.wakes = Wakes(self._connect_apart)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -200,6 +211,14 @@ class _ProcessState:
         connection = self.glancer.connect()
         self._open.add(connection)
         return connection
+
+    def _connect_apart(self) -> Any:
+        """PostgreSQL: psycopg's connection in autocommit, outside the pool."""
+        raw = self.engine.raw_connection()
+        driver = cast(Any, raw.driver_connection)
+        raw.detach()
+        driver.autocommit = True
+        return driver
 
     def wait_for_change(self, timeout_s: float) -> bool:
         watcher = self.watcher()
@@ -222,6 +241,7 @@ class _ProcessState:
         return watcher
 
     def close(self) -> None:
+        self.wakes.close()
         for watcher in self._watcher_list:
             watcher.close()
         for connection in list(self._open):
