@@ -435,3 +435,21 @@ def test_a_large_entry_of_a_batch_is_refused_by_itself(api: Api) -> None:
     conditional["request"]["ifNoneExist"] = "code=nothing"
     entries = api.hospital_a.post("", _bundle("batch", [conditional])).get_json()["entry"]
     assert entries[0]["response"]["outcome"]["issue"][0]["code"] == "too-costly"
+
+
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+def test_a_large_entry_of_a_batch_waits_for_no_writer(api: Api) -> None:
+    """Counted before its transaction, as the resource of a request of its own is."""
+    large = {"resourceType": "Basic", "code": {"coding": [{"code": f"c{n}"} for n in range(10_001)]}}
+    answer = while_the_gate_is_held(api, lambda: api.hospital_a.post("", _bundle("batch", [_entry(large)])))
+    assert answer.get_json()["entry"][0]["response"]["status"][:3] == "422"
+
+
+@pytest.mark.parametrize("path", ["Basic", "Basic/$validate"])
+def test_a_resource_is_counted_before_it_is_looked_at(api: Api, path: str) -> None:
+    """Each of its values could be wrong, and be told: what is too much is not validated."""
+    amount = budgets.RESOURCE_ELEMENTS.value + 1
+    wrong = [{"nonsense": 1} for _ in range(amount // 2)]
+    answer = api.hospital_a.post(path, _basic(extension=wrong))
+    assert answer.status_code == 422
+    assert _issues(answer.get_json()) == [("too-costly", budgets.RESOURCE_ELEMENTS.text)]
