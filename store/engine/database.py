@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 from weakref import WeakSet
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
@@ -235,8 +235,8 @@ class _ProcessState:
     def watcher(self) -> _Watcher:
         watcher: _Watcher | None = getattr(self._watchers, "watcher", None)
         if watcher is None:
-            kind = _DataVersionWatcher if self.gate is not None else _SnapshotWatcher
-            watcher = self._watchers.watcher = kind(self.engine)
+            counter: _Commits = _DataVersion(self.engine) if self.gate is not None else _Snapshot(self.engine)
+            watcher = self._watchers.watcher = _Watcher(counter)
             self._watcher_list.append(watcher)
         return watcher
 
@@ -323,61 +323,66 @@ def _has_ended(driver: Any) -> bool:
         return True
 
 
-class _Watcher:
-    """Notices commits of others, by a number that changes with them. One per thread."""
+class _Commits(Protocol):
+    """A number that changes with every commit of others."""
 
-    _seen: int
+    def now(self) -> int: ...
+
+    def close(self) -> None: ...
+
+
+class _Watcher:
+    """Notices commits of others. One per thread."""
+
+    def __init__(self, commits: _Commits) -> None:
+        self._commits = commits
+        self._seen = commits.now()
 
     def wait(self, timeout_s: float) -> bool:
         deadline = time.monotonic() + timeout_s
         while True:
-            version = self._version()
-            if version != self._seen:
-                self._seen = version
+            current = self._commits.now()
+            if current != self._seen:
+                self._seen = current
                 return True
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 return False
             time.sleep(min(POLL_INTERVAL_S, left_s))
 
-    def _version(self) -> int:
-        raise NotImplementedError
-
     def close(self) -> None:
-        raise NotImplementedError
+        self._commits.close()
 
 
-class _DataVersionWatcher(_Watcher):
+class _DataVersion:
     """PRAGMA data_version changes when another connection commits."""
 
     def __init__(self, engine: Engine) -> None:
         self._raw = engine.raw_connection()
         self._cursor = self._raw.cursor()
-        self._seen = self._version()
 
     def close(self) -> None:
         self._cursor.close()
         self._raw.close()
 
-    def _version(self) -> int:
+    def now(self) -> int:
         self._cursor.execute("PRAGMA data_version")
         return int(self._cursor.fetchone()[0])  # type: ignore[index]
 
 
-class _SnapshotWatcher(_Watcher):
+class _Snapshot:
     """The newest completed transaction, polled: NOTIFY takes a lock that makes all commits of the cluster wait."""
 
     def __init__(self, engine: Engine) -> None:
         self._raw = engine.raw_connection()
         self._driver = cast(Any, self._raw.driver_connection)
         self._driver.autocommit = True
-        self._seen = self._version()
 
     def close(self) -> None:
         self._raw.invalidate()
         self._raw.close()
 
-    def _version(self) -> int:
+    def now(self) -> int:
         return int(self._driver.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())::text").fetchone()[0])
 
 
