@@ -12,15 +12,16 @@ lead, a thread of the committer does, and a group's futures are settled by one c
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from queue import SimpleQueue
 from typing import Generic, TypeVar
 
 import structlog
 
 from resources.outcomes import Unavailable
+from store.engine import process
 
 log = structlog.get_logger("vigie.audit")
 Row = TypeVar("Row")
@@ -42,7 +43,7 @@ class GroupCommitter(Generic[Row]):
     def submit(self, rows: Sequence[Row], timeout_s: float) -> None:
         """Raise Unavailable where the rows cannot be shown to be durable within `timeout_s`."""
         line = self._line
-        if line.pid != os.getpid():  # a fork: those who wait in the parent are not ours
+        if line.pid != process.pid():  # a fork: those who wait in the parent are not ours
             line = self._fresh()
         ticket = _Ticket(rows)
         leads = line.join(ticket)
@@ -56,12 +57,25 @@ class GroupCommitter(Generic[Row]):
     def submit_soon(self, rows: Sequence[Row]) -> asyncio.Future[None]:
         """As `submit`, for the running event loop: done once the rows are durable, or fails with Unavailable."""
         line = self._line
-        if line.pid != os.getpid():
+        if line.pid != process.pid():
             line = self._fresh()
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if line.join(_Ticket(rows, future)):
-            self._have_led(line)
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        if not line.futures:
+            loop.call_soon(self._begin, line)
+        line.rows += rows
+        line.futures.append(future)
         return future
+
+    def _begin(self, line: _Line[Row]) -> None:
+        """All that the event loop had to do at once is done: one commit for all of it.
+
+        To begin with the first would have the thread contend with the loop for the interpreter, for one.
+        """
+        ticket = _Ticket(line.rows, line.futures)
+        line.rows, line.futures = [], []
+        if line.join(ticket):
+            self._have_led(line)
 
     @property
     def waiting(self) -> int:
@@ -70,7 +84,7 @@ class GroupCommitter(Generic[Row]):
 
     def _fresh(self) -> _Line[Row]:
         with self._starting:
-            if self._line.pid != os.getpid():
+            if self._line.pid != process.pid():
                 self._line = _Line()
             return self._line
 
@@ -79,11 +93,11 @@ class GroupCommitter(Generic[Row]):
         if line.thread is None:
             line.thread = threading.Thread(target=self._lead_for_loops, args=(line,), name="audit", daemon=True)
             line.thread.start()
-        line.turn.release()
+        line.turn.put(None)
 
     def _lead_for_loops(self, line: _Line[Row]) -> None:
         while True:
-            line.turn.acquire()
+            line.turn.get()
             self._lead(line, None)
 
     def _lead(self, line: _Line[Row], mine: _Ticket[Row] | None) -> None:
@@ -104,11 +118,11 @@ class GroupCommitter(Generic[Row]):
             if not taken:
                 taken.extend(line.take(self._limit))
         finally:
-            futures = []
+            futures: list[asyncio.Future[None]] = []
             for ticket in taken:
                 ticket.error = error
-                if ticket.future is not None:
-                    futures.append(ticket.future)
+                if ticket.futures:
+                    futures += ticket.futures
                 elif ticket is not mine:
                     ticket.done.release()
             if line.hand_on():
@@ -131,12 +145,12 @@ def _settle(futures: Sequence[asyncio.Future[None]], error: Exception | None) ->
 
 
 class _Ticket(Generic[Row]):
-    __slots__ = ("done", "error", "future", "leads", "rows")
+    __slots__ = ("done", "error", "futures", "leads", "rows")
 
-    def __init__(self, rows: Sequence[Row], future: asyncio.Future[None] | None = None) -> None:
+    def __init__(self, rows: Sequence[Row], futures: Sequence[asyncio.Future[None]] = ()) -> None:
         self.rows = rows
-        self.future = future
-        """Of an event loop that waits; else a thread does."""
+        self.futures = futures
+        """Of an event loop, for which they wait; none: a thread does."""
         self.error: Exception | None = None
         self.leads = False
         # A bare lock, released once: by the leader, or to make this one the leader. A third of the price of an Event.
@@ -148,13 +162,16 @@ class _Line(Generic[Row]):
     """Those who wait, and whether one of them leads."""
 
     def __init__(self) -> None:
-        self.pid = os.getpid()
+        self.pid = process.pid()
         self.queue: list[_Ticket[Row]] = []
+        self.rows: list[Row] = []
+        self.futures: list[asyncio.Future[None]] = []
+        """Of an event loop, in the turn that it is in: they join at its end, as one."""
         self._mutex = threading.Lock()
         self._led = False
         self.thread: threading.Thread | None = None
-        """Leads for event loops, when `turn` is released."""
-        self.turn = threading.Semaphore(0)
+        """Leads for event loops, at each entry of `turn`."""
+        self.turn: SimpleQueue[None] = SimpleQueue()
 
     def join(self, ticket: _Ticket[Row]) -> bool:
         """Stand in line; True if there is no leader: then this one leads."""
@@ -192,7 +209,7 @@ class _Line(Generic[Row]):
             if not self.queue:
                 self._led = False
                 return False
-            if self.queue[0].future is not None:
+            if self.queue[0].futures:
                 return True
             self.queue[0].leads = True
             self.queue[0].done.release()

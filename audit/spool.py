@@ -23,6 +23,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from store.engine import process
+
 _FRAME = struct.Struct(">II")
 _HEAD = struct.Struct(">QB")
 FILE_BYTES = 4 * 1024 * 1024
@@ -64,19 +66,19 @@ class SpoolWriter:
 
     def close(self) -> None:
         """Finish the file: from now on the sequencer may remove it."""
-        if self._descriptor >= 0 and self._pid == os.getpid():
+        if self._descriptor >= 0 and self._pid == process.pid():
             os.close(self._descriptor)
         self._descriptor, self._pid = -1, -1
 
     def _file(self, size: int) -> int:
         """The descriptor of a file that has room for `size` bytes (or is new)."""
-        if self._pid == os.getpid() and self._descriptor >= 0:
+        if self._pid == process.pid() and self._descriptor >= 0:
             if self._offset + size <= FILE_BYTES:
                 return self._descriptor
             self.close()
         with self._opening:
             self._descriptor = _new_file(self._folder)
-            self._pid, self._offset = os.getpid(), 0
+            self._pid, self._offset = process.pid(), 0
         return self._descriptor
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from resources.outcomes import TooManyRequests
+from resources.values import light
 
 ADMITTED = "vigie.admitted"
 """Key of the WSGI environment: the `Admitted` of a request that has passed."""
@@ -26,6 +27,7 @@ BURST_S = 2.0
 MAX_BUCKETS = 10_000
 
 
+@light
 @dataclass(frozen=True, slots=True)
 class Holder:
     """Whose token a request bears."""

@@ -39,8 +39,6 @@ LEEWAY_S = 30
 """How far the clock of a client may be off."""
 MAX_ASSERTION = 8192
 MAX_JTI = 255
-MAX_DEPTH = 6
-"""A coding in an array of an extension is the fifth level."""
 
 UNVERIFIED = "The client is not registered or the assertion does not verify with one of its registered keys"
 
@@ -70,8 +68,6 @@ class Assertion:
     client_id: str
     jti: str
     expires_s: float
-    extensions: Any
-    """The claim as it came; None: there is none."""
 
 
 def read(text: str, *, audiences: frozenset[str], now_s: float, leeway_s: float = LEEWAY_S) -> Assertion:
@@ -92,7 +88,7 @@ def read(text: str, *, audiences: frozenset[str], now_s: float, leeway_s: float 
     jku = header.get("jku")
     if "jku" in header and not isinstance(jku, str):
         raise BadAssertion("jku must be text")
-    return Assertion(algorithm, kid, jku, client_id, jti, expires_s, claims.get("extensions"))
+    return Assertion(algorithm, kid, jku, client_id, jti, expires_s)
 
 
 def claimed_client(text: str) -> str:
@@ -152,7 +148,6 @@ class PrivateKeyJwt(JWTBearerClientAssertion):  # type: ignore[misc]
             return client
 
         client: Client | None = super().__call__(active, request)
-        request.extensions = assertion.extensions  # its signature is verified now
         return client
 
     def resolve_client_public_key(self, client: Client) -> RegisteredKeys:
@@ -190,7 +185,7 @@ class PrivateKeyJwt(JWTBearerClientAssertion):  # type: ignore[misc]
 def _object(segment: str, what: str) -> Json:
     try:
         raw = urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
-        return jsontext.parse(raw, max_bytes=MAX_ASSERTION, max_depth=MAX_DEPTH)
+        return jsontext.parse(raw, max_bytes=MAX_ASSERTION, max_depth=4)
     except (FhirError, binascii.Error, ValueError):
         raise BadAssertion(f"The {what} of the assertion is no JSON object") from None
 

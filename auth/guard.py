@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Protocol
@@ -22,6 +21,7 @@ from auth.clients import Clock
 from auth.refusals import Refusals
 from auth.tokens import Token, Tokens
 from resources.outcomes import TooManyRequests, Unauthenticated
+from resources.values import light
 from store.access import Access, Caller, Interaction, Outcome, Recording, outcome_of_status
 from store.engine.ids import random_digits
 
@@ -35,6 +35,8 @@ RECORDING = "vigie.recording"
 """Key of the WSGI environment where the application has put the `Recording` of the request."""
 CLIENT_ID = "vigie.client_id"
 """Key of the WSGI environment where the guard puts the client of a token that gives access."""
+TOKEN = "vigie.token"  # noqa: S105 - a key
+"""Key of the WSGI environment: the `Token` of the Authorization header, where a front has looked for it already."""
 RAW_LENGTH = 8000
 """Characters of a request line that the audit record keeps."""
 
@@ -53,6 +55,7 @@ class NotAuthorized(Unauthenticated):
         """Nobody, with the address and the id of the request."""
 
 
+@light
 @dataclass(frozen=True, slots=True)
 class Peer:
     """Where a request comes from and what it is called."""
@@ -89,8 +92,11 @@ class Guard:
         match = _BEARER.fullmatch(header)
         if match is None:
             raise self._refusal(request, peer, "Only the Bearer scheme is understood", "no bearer token")
-        token = self._tokens.find(match[1])
-        if token is None or not token.live(self._clock().timestamp()):
+        now_s = self._clock().timestamp()
+        token: Token | None = request.environ.get(TOKEN)
+        if token is None or not token.is_fresh(now_s):
+            token = self._tokens.find(match[1])
+        if token is None or not token.live(now_s):
             reason = "unknown token" if token is None else token.fault or "expired token"
             raise self._refusal(request, peer, INVALID_TOKEN, reason, token)
         request.environ[CLIENT_ID] = token.record.client_id
@@ -117,18 +123,16 @@ class Guard:
 
     def remembered(self, environ: dict[str, Any]) -> Holder | None:
         """Whose token a request bears, if it gives access and that is known without a look at the database."""
-        return self._held(environ, self._tokens.remembered)
+        now_s = self._clock().timestamp()
+        match = _BEARER.fullmatch(environ.get("HTTP_AUTHORIZATION", ""))
+        return None if match is None else _held(environ, self._tokens.remembered(match[1], now_s), now_s)
 
     def holder(self, environ: dict[str, Any]) -> Holder | None:
         """Whose token a request bears, if it gives access. It is not the permission: `__call__` gives that."""
-        return self._held(environ, self._tokens.find)
-
-    def _held(self, environ: dict[str, Any], find: Callable[[str], Token | None]) -> Holder | None:
         match = _BEARER.fullmatch(environ.get("HTTP_AUTHORIZATION", ""))
-        token = None if match is None else find(match[1])
-        if token is None or token.client is None or not token.live(self._clock().timestamp()):
+        if match is None:
             return None
-        return Holder(token.record.client_id, token.client.record.organization)
+        return _held(environ, self._tokens.find(match[1]), self._clock().timestamp())
 
     def peer(self, request: Request) -> Peer:
         """Address and request id. A proxy is believed only as far as the setting counts them."""
@@ -183,6 +187,14 @@ class Guard:
         return NotAuthorized(diagnostics, challenge=challenge, caller=nobody)
 
 
+def _held(environ: dict[str, Any], token: Token | None, now_s: float) -> Holder | None:
+    """Who holds the token, if it gives access; `environ` keeps it for the guard."""
+    if token is None or token.client is None or not token.live(now_s):
+        return None
+    environ[TOKEN] = token
+    return Holder(token.record.client_id, token.client.record.organization)
+
+
 def raw_request(environ: dict[str, Any]) -> str:
     """Method, URL and query as they were sent: still percent-encoded, so that no character of theirs is special."""
     query = environ.get("QUERY_STRING", "").encode("latin-1", "replace").decode("ascii", "replace")
@@ -213,7 +225,7 @@ def _caller(token: Token, peer: Peer, recording: Recording | None = None) -> Cal
         token_ref=record.token_ref,
         address=peer.address,
         request_id=peer.request_id,
-        purpose=record.purpose or purposes.of_role(client.record.role),
+        purpose=purposes.of_role(client.record.role),
         recording=recording,
     )
     if recording is not None:

@@ -45,6 +45,10 @@ class Token:
         """Whether it gives access at that time (s since 1970)."""
         return self.fault is None and now_s < self.record.expires
 
+    def is_fresh(self, now_s: float) -> bool:
+        """Whether the database need not be asked again yet. A time before that in which it said so is no time."""
+        return 0 <= now_s - self.seen_s < REMEMBERED_FOR_S
+
     def check_client(self, client: Client) -> bool:
         return self.record.client_id == client.client_id
 
@@ -60,7 +64,7 @@ class Tokens:
         self._clock = clock
         self._remembered: dict[bytes, Token] = {}
 
-    def new(self, client: Client, scope: str, purpose: str, token: str) -> TokenRecord:
+    def new(self, client: Client, scope: str, token: str) -> TokenRecord:
         """The record of a fresh token, to be inserted."""
         issued = int(self._clock().timestamp())
         return TokenRecord(
@@ -68,7 +72,6 @@ class Tokens:
             token_ref=secrets.token_hex(16),
             client_id=client.client_id,
             scope=scope,
-            purpose=purpose,
             issued=issued,
             expires=issued + self.lifetime_s,
             revoked=None,
@@ -82,16 +85,14 @@ class Tokens:
         digest = digest_of(token)
         now_s = self._clock().timestamp()
         found = self._remembered.get(digest)
-        if found is not None and 0 <= now_s - found.seen_s < REMEMBERED_FOR_S:
+        if found is not None and found.is_fresh(now_s):
             return found
         return self._look_up(digest, now_s)
 
-    def remembered(self, token: str) -> Token | None:
+    def remembered(self, token: str, now_s: float) -> Token | None:
         """As `find`, without a look at the database; None too where it would take one."""
         found = self._remembered.get(digest_of(token))
-        if found is not None and 0 <= self._clock().timestamp() - found.seen_s < REMEMBERED_FOR_S:
-            return found
-        return None
+        return found if found is not None and found.is_fresh(now_s) else None
 
     def forget(self, digest: bytes) -> None:
         """Ask the database about this token next time."""

@@ -25,6 +25,8 @@ class Interaction(StrEnum):
     The values are stored in audit records: none is ever renamed.
     """
 
+    __hash__ = str.__hash__  # Enum's own is a Python function, and each request looks into several tables
+
     READ = "read"
     VREAD = "vread"
     CREATE = "create"

@@ -19,11 +19,13 @@ from resources.budgets import Budget
 from resources.interactions import Interaction as Interaction  # named with Access wherever either is used
 from resources.json import Json
 from resources.search import Query
+from resources.values import light
 
 EVERYONE = "*"
 """The audience member that stands for every authenticated organisation (directory resources)."""
 
 
+@light
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Who asks. Made by `auth.guard` (a token), `dicomweb.dimse` (an AE title) or `Caller.system`, never a payload."""
@@ -131,6 +133,7 @@ def outcome_of_status(status: int) -> Outcome:
     return Outcome.MINOR if status < 500 else Outcome.MAJOR
 
 
+@light
 @dataclass(frozen=True, slots=True)
 class Access:
     """One thing that was done or refused: what becomes one AuditEvent (a query: one per patient found)."""
@@ -156,6 +159,7 @@ class Access:
     """What went along with it: ``Type/id/_history/n`` of each."""
 
 
+@light
 @dataclass(frozen=True, slots=True)
 class Visibility:
     """What a caller may see of one type: compiled into SQL on every path."""
@@ -186,6 +190,7 @@ class Draft:
     before: Version | None
 
 
+@light
 @dataclass(frozen=True, slots=True)
 class Version:
     """One stored version of a resource. `content` is the JSON text as it is served, with id and meta stamped in."""
@@ -267,8 +272,6 @@ class Loop:
     name: str
     step: Callable[[], bool]
     interval_s: float
-    wake: str = ""
-    """What a transaction announces that gives this loop work: it is called again soon after the commit."""
 
 
 class Resources(Protocol):
@@ -377,8 +380,8 @@ class Work(Protocol):
         ...
 
     @property
-    def unsettled(self) -> tuple[int, tuple[int, ...]]:
-        """Transactions that have not ended, this one included: those with this number and later, and these earlier."""
+    def oldest_unsettled_tx(self) -> int:
+        """The lowest number of a transaction that had not ended when this one looked; its own where it is alone."""
         ...
 
     @property

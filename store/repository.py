@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Protocol
 
 from sqlalchemy import Select, bindparam, select
@@ -300,7 +301,7 @@ class Repository:
             ).first()
             return self.version(tuple(rows)) if rows else None
         row = statement.prepared(visible.organizations).first(
-            self.uow.connection, _organizations(visible.organizations) | key
+            self.uow.connection, {**key, **_organizations(visible.organizations)}
         )
         return self.version(row) if row else None
 
@@ -418,6 +419,7 @@ class _Statement:
         return found
 
 
+@lru_cache(maxsize=4096)
 def _organizations(organizations: frozenset[str] | None) -> dict[str, int | str]:
     return {f"organization_{number}": name for number, name in enumerate(sorted(organizations or ()))}
 

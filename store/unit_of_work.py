@@ -75,11 +75,6 @@ class UnitOfWork:
         self.attempted: Access | None = None
         """What was last tried: recorded as failed where no intent was given."""
         self.accesses: list[Access] = []
-        self.buffer = IndexBuffer()
-        self.changes: deque[Change] = deque()
-        self.fresh_audiences: set[int] = set()
-        self.integrity = Integrity(connection, caller, lenient=store.lenient)
-        self._changed = 0
         self._snapshot: Snapshot | None = None
         self.tx: int | None = None
         """The number of this transaction in the order of all; None in a read."""
@@ -89,8 +84,31 @@ class UnitOfWork:
             self.now = of_microseconds(at_us)
         else:
             self.now = store.now()
+        self._changed = 0
         self.resources = Repository(self, caller)
         """What the caller does: permitted, recorded."""
+
+    # What only writes need is made by the first of them.
+
+    @cached_property
+    def buffer(self) -> IndexBuffer:
+        """Index rows that are still to be written."""
+        return IndexBuffer()
+
+    @cached_property
+    def changes(self) -> deque[Change]:
+        """What the observers have not been told yet."""
+        return deque()
+
+    @cached_property
+    def fresh_audiences(self) -> set[int]:
+        """Numbers of audiences that are new in this transaction."""
+        return set()
+
+    @cached_property
+    def integrity(self) -> Integrity:
+        """The references that this unit of work made and broke."""
+        return Integrity(self.connection, self.caller, lenient=self.store.lenient)
 
     @cached_property
     def system(self) -> Repository:
@@ -147,12 +165,11 @@ class UnitOfWork:
         return self._snapshot
 
     @property
-    def unsettled(self) -> tuple[int, tuple[int, ...]]:
-        """Transactions that have not ended, this one included: those with this number and later, and these earlier."""
-        if self.tx is not None and self.store.database.is_sqlite:
-            return self.tx, ()
-        snapshot = snapshots.current(self.connection, self.store.epoch(self.connection))
-        return snapshot.xmax, snapshot.in_progress
+    def oldest_unsettled_tx(self) -> int:
+        """The lowest number of a transaction that had not ended when this one looked; its own where it is alone."""
+        snapshot = self.snapshot
+        own = snapshot.xmax if self.tx is None else self.tx
+        return min((own, *snapshot.in_progress))
 
     def flush(self) -> None:
         """Write buffered index rows, so that a search sees this transaction's own versions."""

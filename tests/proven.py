@@ -65,5 +65,6 @@ class Proof:
 def is_whole(config: pytest.Config) -> bool:
     """Whether this is a run of the whole suite, in the process that hears every report."""
     asked = [(ROOT / path).resolve() for path in config.args]
-    chosen = config.option.keyword or config.option.markexpr or config.option.collectonly or config.option.lf
+    narrowed = ("keyword", "markexpr", "collectonly", "lf")
+    chosen = any(getattr(config.option, name, None) for name in narrowed)
     return not chosen and not hasattr(config, "workerinput") and asked in ([ROOT], [ROOT / "tests"])

@@ -16,7 +16,6 @@ from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, RSAKey
 
-from auth import purposes
 from fhir_server.server.faults import CannotRun
 from fhir_server.server.settings import Settings
 
@@ -28,24 +27,21 @@ class TokenRefused(CannotRun):
     """Why there is no token."""
 
 
-def token(settings: Settings, client_id: str, scope: str = "", key_file: Path | None = None, purpose: str = "") -> str:
+def token(settings: Settings, client_id: str, scope: str = "", key_file: Path | None = None) -> str:
     """An access token for `client_id` from the running server, or TokenRefused."""
     description = _description(settings, client_id, key_file)
     return fetch_token(
-        f"{settings.bases[0]}/oauth/token", client_id, description["private_key"],
-        scope or description.get("scope", ""), purpose,
-    )  # fmt: skip
+        f"{settings.bases[0]}/oauth/token", client_id, description["private_key"], scope or description.get("scope", "")
+    )
 
 
-def fetch_token(
-    token_url: str, client_id: str, private_key: dict[str, Any], scope: str, purpose: str = ""
-) -> str:
+def fetch_token(token_url: str, client_id: str, private_key: dict[str, Any], scope: str) -> str:
     """Ask the token endpoint by a fresh assertion."""
     form = {
         "grant_type": "client_credentials",
         "scope": scope,
         "client_assertion_type": ASSERTION_TYPE,
-        "client_assertion": assertion(token_url, client_id, private_key, purpose),
+        "client_assertion": assertion(token_url, client_id, private_key),
     }
     try:
         answer = httpx2.post(token_url, data=form, timeout=15, trust_env=False)
@@ -60,12 +56,12 @@ def fetch_token(
     return str(body["access_token"])
 
 
-def assertion(token_url: str, client_id: str, private_key: dict[str, Any], purpose: str = "") -> str:
-    """A client assertion, signed and good for one use; `purpose`: asked for as IHE IUA has it, empty: none is."""
+def assertion(token_url: str, client_id: str, private_key: dict[str, Any]) -> str:
+    """A client assertion, signed and good for one use."""
     algorithm = private_key.get("alg") or ("RS384" if private_key.get("kty") == "RSA" else "ES384")
     key = RSAKey.import_key(private_key) if private_key.get("kty") == "RSA" else ECKey.import_key(private_key)
     now = int(time.time())
-    claims: dict[str, Any] = {
+    claims = {
         "iss": client_id,
         "sub": client_id,
         "aud": token_url,
@@ -73,8 +69,6 @@ def assertion(token_url: str, client_id: str, private_key: dict[str, Any], purpo
         "exp": now + _ASSERTION_LIFETIME_S,
         "jti": secrets.token_urlsafe(24),
     }
-    if purpose:
-        claims["extensions"] = {"ihe_iua": {"purpose_of_use": [{"system": purposes.SYSTEM, "code": purpose}]}}
     header = {"alg": algorithm, "kid": private_key["kid"], "typ": "JWT"}
     return jwt.encode(header, claims, key, algorithms=[algorithm])
 

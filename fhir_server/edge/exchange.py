@@ -12,6 +12,7 @@ from fhir_server.edge.routes import Route
 from resources import jsontext
 from resources.json import Json
 from resources.search import Query
+from resources.values import light
 from store.access import Caller, Version
 
 
@@ -23,6 +24,7 @@ class Parse(Protocol):
     ) -> Query: ...
 
 
+@light
 @dataclass(frozen=True, slots=True)
 class Asked:
     """A request at the FHIR edge."""
@@ -51,6 +53,7 @@ class Asked:
     """Whether the client sent a Prefer header with `return`."""
 
 
+@light
 @dataclass(frozen=True, slots=True)
 class Answer:
     """An answer of the FHIR edge."""

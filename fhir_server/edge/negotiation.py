@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 
 from resources import media_types
 from resources.media_types import MediaType, accepted
@@ -38,11 +39,16 @@ def accepted_format(accept: str | None, format_parameter: str | None) -> str:
         if _is_json(media_types.parse(wanted)):
             return FHIR_JSON
         raise NotAcceptable("_format: this server answers in application/fhir+json")
-    if not accept or not accept.strip():
-        return FHIR_JSON
-    if any(_is_json(wanted) or (wanted.type in _WILD and _version_fits(wanted)) for wanted in accepted(accept)):
+    if not accept or _takes_json(accept):
         return FHIR_JSON
     raise NotAcceptable("Accept: this server answers in application/fhir+json (fhirVersion 4.0)")
+
+
+@lru_cache(maxsize=256)
+def _takes_json(accept: str) -> bool:
+    if not accept.strip():
+        return True
+    return any(_is_json(wanted) or (wanted.type in _WILD and _version_fits(wanted)) for wanted in accepted(accept))
 
 
 def accepts(accept: str | None, media_type: str) -> bool:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from resources import interactions, registry
 from resources.interactions import Form, Interaction, Level, Row
 from resources.outcomes import BadRequest, NotAllowed, NotFound
+from resources.values import light
 
 _ID = re.compile(r"^[A-Za-z0-9\-.]{1,64}$")
 _VERSION = re.compile(r"^[0-9]{1,18}$")
@@ -22,6 +23,7 @@ _OPERATION = "$[name]"
 _VREAD = "_history/[vid]"
 
 
+@light
 @dataclass(frozen=True, slots=True)
 class Route:
     """What a request is. `form` is how it was asked for: an update without id, say, is a conditional one."""

@@ -13,7 +13,6 @@ from fhir_server.edge import errors, wire
 from fhir_server.edge.rest import Edge
 from fhir_server.server import health, metrics, start_page
 from fhir_server.server.cors import Cors
-from fhir_server.server.encoding import Encoding
 from fhir_server.server.recorder import Recorder
 from fhir_server.server.services import Services
 from fhir_server.server.settings import Settings
@@ -57,7 +56,9 @@ def create_app(services: Services | None = None) -> Flask:
     app.register_blueprint(services.imaging.blueprint(services.authority.guard))
     errors.register(app)
     app.extensions["vigie"] = services
-    recorded = Recorder(app.wsgi_app, services.store, services.authority)
-    shared = Cors(recorded, services.authority.clients, app.url_map)
-    app.wsgi_app = Threshold(Encoding(shared), services.settings.bases)  # type: ignore[method-assign]
+    app.wsgi_app = Threshold(  # type: ignore[method-assign]
+        app.wsgi_app, services.settings.bases,
+        recorder=Recorder(services.store, services.authority),
+        cors=Cors(services.authority.clients, app.url_map),
+    )  # fmt: skip
     return app

@@ -28,7 +28,6 @@ from resources.outcomes import FhirError
 from store.engine.faults import DRIVER_ERRORS
 
 Environ = dict[str, Any]
-StartResponse = Callable[..., Any]
 Headers = list[tuple[str, str]]
 
 MAX_AGE_S = 600
@@ -55,35 +54,17 @@ class Registry(Protocol):
 
 
 class Cors:
-    """WSGI middleware around all facades, inside the threshold."""
+    """What the threshold asks about other origins."""
 
-    def __init__(self, application: Any, clients: Registry, routes: Map) -> None:
+    def __init__(self, clients: Registry, routes: Map) -> None:
         """`routes`: the URL map of what is not FHIR; the routes of FHIR are asked of the edge."""
-        self._application = application
         self._clients = clients
         self._routes = routes.bind("localhost")
 
-    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        path = environ["PATH_INFO"]
-        if not is_covered(path):
-            result: Iterable[bytes] = self._application(environ, start_response)
-            return result
-        if (
-            environ["REQUEST_METHOD"] == "OPTIONS"
-            and "HTTP_ORIGIN" in environ
-            and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ
-        ):
-            return self._preflight(environ, start_response)
-
-        def start(status: str, headers: Headers, *rest: Any) -> Any:
-            self.complete(environ, headers)
-            return start_response(status, headers, *rest)
-
-        answered: Iterable[bytes] = self._application(environ, start)
-        return answered
-
     def complete(self, environ: Environ, headers: Headers) -> None:
         """Add what an actual answer says to browsers."""
+        if not is_covered(environ["PATH_INFO"]):
+            return
         if any(name.lower() == "access-control-allow-origin" for name, _ in headers):
             return  # a public document: it is the same for every origin
         _share(environ, headers, lambda origin: self._admits(origin, environ.get(CLIENT_ID)))
@@ -97,13 +78,20 @@ class Cors:
                 found[method] = taken
         return found
 
-    def _preflight(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    def preflight(self, environ: Environ) -> tuple[str, Headers, Iterable[bytes]] | None:
+        """The answer to a preflight; None where the request is none (Fetch, CORS-preflight request)."""
+        if "HTTP_ORIGIN" not in environ or "HTTP_ACCESS_CONTROL_REQUEST_METHOD" not in environ:
+            return None
+        if environ["REQUEST_METHOD"] != "OPTIONS" or not is_covered(environ["PATH_INFO"]):
+            return None
         origin, path = environ["HTTP_ORIGIN"], environ["PATH_INFO"]
         headers: Headers = [("Vary", "Origin")]
         try:
             admitted = origin in self._clients.origins()
         except DRIVER_ERRORS as error:
-            return errors.wsgi_answer(error, environ, start_response)
+            told: list[Any] = []
+            body = errors.wsgi_answer(error, environ, lambda *given: told.extend(given))
+            return told[0], told[1], body
         if admitted or path in PUBLIC:
             takes = self.takes(path)
             asked = takes.get(environ["HTTP_ACCESS_CONTROL_REQUEST_METHOD"])
@@ -114,8 +102,7 @@ class Cors:
                     ("Access-Control-Allow-Headers", ", ".join(sorted(asked))),
                     ("Access-Control-Max-Age", str(MAX_AGE_S)),
                 )
-        start_response("204 No Content", headers)
-        return []
+        return "204 No Content", headers, []
 
     def _admits(self, origin: str, client_id: str | None) -> bool:
         try:
@@ -137,23 +124,22 @@ class Cors:
 
 
 class Refusals:
-    """WSGI middleware around the answers that the front gives itself, in the event loop, where nothing may be asked of
-    the database. They hold nothing of anybody's, so it is enough that the origin was a client's when it was last
-    looked up."""
+    """The same for answers that the front gives itself, in the event loop, where nothing may be asked of the database.
 
-    def __init__(self, application: Any, remembered: Callable[[], frozenset[str]]) -> None:
+    They hold nothing of anybody's, so it is enough that the origin was a client's when it was last looked up.
+    """
+
+    def __init__(self, remembered: Callable[[], frozenset[str]]) -> None:
         """`remembered`: web origins of active clients, as last known."""
-        self._application = application
         self._remembered = remembered
 
-    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        def start(status: str, headers: Headers, *rest: Any) -> Any:
-            if is_covered(environ["PATH_INFO"]):
-                _share(environ, headers, lambda origin: origin in self._remembered())
-            return start_response(status, headers, *rest)
+    def preflight(self, environ: Environ) -> None:
+        """None of these is answered."""
 
-        answered: Iterable[bytes] = self._application(environ, start)
-        return answered
+    def complete(self, environ: Environ, headers: Headers) -> None:
+        """Add what an actual answer says to browsers."""
+        if is_covered(environ["PATH_INFO"]):
+            _share(environ, headers, lambda origin: origin in self._remembered())
 
 
 def _share(environ: Environ, headers: Headers, admits: Callable[[str], bool]) -> None:

@@ -1,9 +1,8 @@
 """The recorder: every request has exactly one record of its access, whatever served it and however it ended.
 
-It stands between the threshold and the facades. On the way in it gives the request a `Recording`; guard, store and
-facades say there what they know, and mark it once they have recorded it themselves. On the way out, before the first
-byte of the answer leaves, it settles what nobody recorded, with the outcome that the final status gives. Where that
-cannot be written the answer is 503 and gives nothing.
+On the way in a request gets a `Recording`; guard, store and facades say there what they know, and mark it once they
+have recorded it themselves. On the way out, before the first byte of the answer leaves, what nobody recorded is
+settled, with the outcome that the final status gives. Where that cannot be written the answer is 503 and gives nothing.
 
 What a stranger is refused (no such page, a method that is not known) is recorded as well, and only counted in a flood.
 `PUBLIC` is not an access to anybody's data and leaves no record.
@@ -11,16 +10,13 @@ What a stranger is refused (no such page, a method that is not known) is recorde
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Protocol
 
 from auth import metadata
 from auth.admission import HOLDER, Holder
 from auth.guard import RECORDING, raw_request
-from fhir_server.edge import errors
 from resources import interactions
-from resources.outcomes import Unavailable
 from store.access import Access, Caller, Interaction, Recording, outcome_of_status
 from store.unit_of_work import Store, outcome_of, reason_of
 
@@ -46,34 +42,21 @@ class Strangers(Protocol):
 
 
 class Recorder:
-    """WSGI middleware inside the threshold, around all facades."""
+    """What the threshold asks before a facade carries a request out, and before its answer leaves."""
 
-    def __init__(self, application: Any, store: Store, strangers: Strangers) -> None:
-        self._application = application
+    def __init__(self, store: Store, strangers: Strangers) -> None:
         self._store = store
         self._strangers = strangers
 
-    def __call__(self, environ: Environ, start_response: Callable[..., object]) -> Iterable[bytes]:
+    def opened(self, environ: Environ) -> Recording:
+        """The `Recording` of a request that comes in; it is in `environ` from now on."""
         recording = environ[RECORDING] = Recording(raw_request(environ))
         recording.deferred = environ.get(DEFERRED)
-        started: list[Any] = []
-
-        def hold(*told: Any) -> Callable[[bytes], object]:
-            started[:] = told
-            return _no_write
-
-        result: Iterable[bytes] = self._application(environ, hold)
-        try:
-            self.settle(recording, environ, int(started[0][:3]))
-        except Unavailable as error:
-            getattr(result, "close", lambda: None)()
-            return errors.wsgi_answer(error, environ, start_response)
-        start_response(*started)
-        return result
+        return recording
 
     def settle(self, recording: Recording, environ: Environ, status: int) -> None:
         """Record the request if nobody has. Raises Unavailable."""
-        if not (recording.is_recorded or is_public(environ)):
+        if not recording.is_recorded and not is_public(environ):
             if recording.caller is None:
                 recording.caller = self._strangers.stranger(environ)
                 if status >= 400:
@@ -109,6 +92,3 @@ def _refusal(recording: Recording, status: int) -> Access:
     access = recording.accesses[0] if recording.accesses else Access(Interaction.OPERATION, query=recording.request)
     return replace(access, outcome=outcome_of_status(status), reason=recording.reason or str(status))
 
-
-def _no_write(data: bytes) -> None:
-    raise RuntimeError("The facades give their answers as iterables (PEP 3333's write() is not for them)")

@@ -1,9 +1,13 @@
 """The threshold: what every request passes on its way in, and every answer on its way out, whatever serves it.
 
+One middleware for all of it, since each layer of its own costs a read more than what it does there.
+
 *The public base.* Links, `fullUrl` and BulkDataURI are built from the base that the client used, if it is one of ours;
 an unknown Host (a proxy's inner name, or an attack) counts as the canonical base, so no link ever leads to a stranger.
 *Caches* keep nothing, unless the facade says otherwise.
 *The request id* is the client's, or minted; it is in the answer, in the log line and in the audit record.
+*The record* of the access is durable before the first byte leaves (`recorder`).
+*Other origins* read what `cors` lets them, *content codings* are applied last (`encoding`).
 *In flight* is a request from the guard until its answer is complete (`auth.admission`).
 *The log line* names the kind of request, never the path: a path or a query may name a patient.
 """
@@ -13,16 +17,20 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from auth.admission import ADMITTED, Admitted
 from auth.guard import REQUEST_ID
+from fhir_server.edge import errors
 from fhir_server.edge.wire import ROUTE_KIND
-from fhir_server.server import logs
+from fhir_server.server import encoding, logs
+from fhir_server.server.recorder import Recorder
+from resources.outcomes import Unavailable
 from store.engine.ids import random_digits
 
 Environ = dict[str, Any]
+Headers = list[tuple[str, str]]
 
 FACADES = frozenset({"fhir", "dicom-web", "oauth", ".well-known", "livez", "readyz", "metrics"})
 _ALONE = frozenset({"livez", "readyz", "metrics"})
@@ -32,11 +40,24 @@ _CACHE_CONTROL = ("Cache-Control", "no-store")
 _GUARDS = (("X-Content-Type-Options", "nosniff"), ("Referrer-Policy", "no-referrer"))
 
 
-class Threshold:
-    """WSGI middleware, the outermost part of the application."""
+class Sharing(Protocol):
+    """What other origins may read. Implemented by `cors`."""
 
-    def __init__(self, application: Any, bases: Sequence[str]) -> None:
+    def preflight(self, environ: Environ, /) -> tuple[str, Headers, Iterable[bytes]] | None: ...
+
+    def complete(self, environ: Environ, headers: Headers, /) -> None: ...
+
+
+class Threshold:
+    """WSGI middleware, the outermost part of the application, around all facades."""
+
+    def __init__(
+        self, application: Any, bases: Sequence[str], *, recorder: Recorder | None = None, cors: Sharing | None = None
+    ) -> None:
+        """`recorder`: None where others see to the record."""
         self._application = application
+        self._recorder = recorder
+        self._cors = cors
         parts = [urlsplit(base) for base in bases]
         self._by_host = {part.netloc: part.scheme for part in reversed(parts)}
         self._exact = {(part.scheme, part.netloc) for part in parts}
@@ -44,36 +65,57 @@ class Threshold:
 
     def __call__(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
         began = time.perf_counter()
-        self._set_base(environ)
-        given = environ.get("HTTP_X_REQUEST_ID", "")
+        if (environ.get("wsgi.url_scheme"), environ.get("HTTP_HOST")) not in self._exact:
+            self._set_base(environ)
+        given = environ.get("HTTP_X_REQUEST_ID")
         request_id = given if given and _REQUEST_ID.fullmatch(given) else random_digits()
         environ[REQUEST_ID] = request_id
-
-        def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Callable[[bytes], object]:
-            headers += (("X-Request-Id", request_id), *_GUARDS)
-            if _CACHE_CONTROL not in headers and not any(name.lower() == "cache-control" for name, _ in headers):
-                headers.append(_CACHE_CONTROL)
-            logs.request(
-                environ["REQUEST_METHOD"], route_of(environ["PATH_INFO"], environ.get(ROUTE_KIND)), int(status[:3]),
-                (time.perf_counter() - began) * 1000, request_id,
-            )  # fmt: skip
-            told: Callable[[bytes], object] = start_response(status, headers, *rest)
-            return told
-
         try:
-            result: Iterable[bytes] = self._application(environ, start)
+            status, headers, result = self._answer(environ)
         except BaseException:
             _release(environ)
             raise
+        method = environ["REQUEST_METHOD"]
+        headers += (("X-Request-Id", request_id), *_GUARDS)
+        if _CACHE_CONTROL not in headers and not any(name.lower() == "cache-control" for name, _ in headers):
+            headers.append(_CACHE_CONTROL)
+        logs.request(
+            method, route_of(environ["PATH_INFO"], environ.get(ROUTE_KIND)), int(status[:3]),
+            (time.perf_counter() - began) * 1000, request_id,
+        )  # fmt: skip
+        start_response(status, headers)
         if type(result) is list:
             _release(environ)
             return result
         return _Complete(result, environ) if ADMITTED in environ else result
 
+    def _answer(self, environ: Environ) -> tuple[str, Headers, Iterable[bytes]]:
+        """Ask the application. PEP 3333 lets it start its answer late; none of ours does."""
+        cors, recorder = self._cors, self._recorder
+        if cors is not None and (preflight := cors.preflight(environ)) is not None:
+            return preflight
+        recording = None if recorder is None else recorder.opened(environ)
+        told: list[Any] = []
+
+        def hold(*given: Any) -> Callable[[bytes], object]:
+            told[:] = given
+            return _no_write
+
+        result: Iterable[bytes] = self._application(environ, hold)
+        if recorder is not None and recording is not None:
+            try:
+                recorder.settle(recording, environ, int(told[0][:3]))
+            except Unavailable as error:
+                getattr(result, "close", lambda: None)()
+                result = errors.wsgi_answer(error, environ, hold)
+        status, headers = told[0], told[1]
+        if cors is not None:
+            cors.complete(environ, headers)
+        return status, headers, encoding.encoded(environ, status, headers, result)
+
     def _set_base(self, environ: Environ) -> None:
+        """Another Host than ours."""
         scheme, host = environ.get("wsgi.url_scheme", "http"), environ.get("HTTP_HOST", "")
-        if (scheme, host) in self._exact:
-            return
         if host in self._by_host:  # TLS ends in front of us: the scheme inside is not the client's
             scheme = self._by_host[host]
         else:
@@ -109,3 +151,7 @@ def route_of(path: str, kind: str | None) -> str:
     if facade not in FACADES:
         return "none"
     return facade if facade in _ALONE else f"{facade}/{kind or 'none'}"
+
+
+def _no_write(data: bytes) -> object:
+    raise RuntimeError("The facades give their answers as iterables (PEP 3333's write() is not for them)")

@@ -31,8 +31,8 @@ def main() -> None:
         port=settings.port,
         interface=Interfaces.RSGI,
         workers=settings.workers,
-        loop=Loops.asyncio,
-        runtime_mode=RuntimeModes.st,
+        loop=Loops.uvloop,
+        runtime_mode=RuntimeModes.mt,
         http=HTTPModes.http1,  # nothing needs HTTP/2 in clear
         http1_settings=HTTP1Settings(header_read_timeout=HEADER_READ_TIMEOUT_MS, max_buffer_size=BUFFER_BYTES),
         backpressure=MAX_CONNECTIONS,

@@ -6,7 +6,8 @@ up. Driver errors arrive unwrapped: `store.faults` knows both forms.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Connection, Dialect, Executable, FromClause, Join, true
@@ -32,6 +33,7 @@ class Prepared:
         self._statement = statement
         self._by_dialect = by_dialect
         self._compiled: dict[str, tuple[str, tuple[str, ...], Mapping[str, Any]]] = {}
+        self._bound: dict[str, tuple[str, Callable[[Mapping[str, Any]], Sequence[Any]]]] = {}
 
     def all(self, connection: Connection, parameters: Mapping[str, Any]) -> list[Row]:
         """Run it; all rows."""
@@ -65,10 +67,26 @@ class Prepared:
         return self._compile(dialect)[0]
 
     def _execute(self, connection: Connection, parameters: Mapping[str, Any]) -> Any:
-        sql, names, fixed = self._for(connection)
-        values = [parameters[name] if name in parameters else fixed[name] for name in names]
+        dialect = connection.dialect.name
+        sql, values = self._bound.get(dialect) or self._bind(dialect)
         driver: Any = connection.connection.driver_connection
-        return driver.execute(sql, values)
+        return driver.execute(sql, values(parameters))
+
+    def _bind(self, dialect: str) -> tuple[str, Callable[[Mapping[str, Any]], Sequence[Any]]]:
+        """The text, and what puts named parameters into its order: those of the statement where none is given."""
+        sql, names, fixed = self._compiled.get(dialect) or self._compile(dialect)
+        quick = itemgetter(*names) if len(names) > 1 else None  # of one name it gives no tuple
+
+        def values(given: Mapping[str, Any]) -> Sequence[Any]:
+            try:
+                if quick is not None:
+                    return quick(given)  # type: ignore[no-any-return]
+            except KeyError:
+                pass
+            return [given[name] if name in given else fixed[name] for name in names]
+
+        self._bound[dialect] = sql, values
+        return sql, values
 
     def _for(self, connection: Connection) -> tuple[str, tuple[str, ...], Mapping[str, Any]]:
         dialect = connection.dialect.name

@@ -20,8 +20,8 @@ from dicomweb.phantom import Phantom, series
 from dicomweb.service import Imaging
 from dicomweb.workers import Workers
 from fhir_server.edge import errors
-from fhir_server.server.encoding import Encoding
 from fhir_server.server.recorder import Recorder
+from fhir_server.server.threshold import Threshold
 from resources.json import Json
 from store.access import Access, Caller
 from store.objects import ObjectStore
@@ -99,11 +99,12 @@ class Strangers:
 
 
 def app_of(imaging: Imaging, store: Store, guarding: Callable[[Request], Caller] = guard) -> Flask:
-    """The images' routes inside the recorder, as the server has them."""
+    """The images' routes inside the threshold, as the server has them."""
     app = Flask("images")
     app.register_blueprint(imaging.blueprint(guarding))
     errors.register(app)
-    app.wsgi_app = Encoding(Recorder(app.wsgi_app, store, Strangers(store)))  # type: ignore[method-assign]
+    recorder = Recorder(store, Strangers(store))
+    app.wsgi_app = Threshold(app.wsgi_app, ["http://localhost"], recorder=recorder)  # type: ignore[method-assign]
     return app
 
 

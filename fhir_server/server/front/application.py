@@ -103,7 +103,7 @@ class Front:
         self._refused = refused
         self._stop = stop
         self._core = application
-        self._told = Threshold(Refusals(_tell, origins), bases)
+        self._told = Threshold(_tell, bases, cors=Refusals(origins))
         self._basic = basic_environ(port, host, NotReceived(BadRequest("A request of this method has no body here")))
         self._port = port
         self._spool = spool

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections import deque
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, Protocol
 
 from fhir_server.server.front.answers import Reply, carry_out
@@ -26,6 +26,7 @@ BOUND_OF_ONE_S = 0.25
 PAUSE_S = 1.0
 _WEIGHT = 1 / 16
 DURABLE_WITHIN_S = 10.0
+_TICK_S = 0.25
 AT_ONCE = 256
 """Reads that may wait for their records at once; further ones go to threads, where organisations take turns."""
 
@@ -51,6 +52,9 @@ class Inline:
         self._paused_until = 0.0
         self._mean_s = 0.0
         self._waiting = 0
+        self._due: deque[tuple[float, asyncio.Future[None]]] = deque()
+        """Until when each may wait, in order. A timer for each would cost a read more than its log line."""
+        self._ticks = False
 
     def takes(self, environ: Environ) -> bool:
         """Whether this request is one, and may be carried out here now."""
@@ -73,13 +77,23 @@ class Inline:
         if deferred:
             self._waiting += 1
             durable = self._trail.settle_soon(deferred)
-            patience = asyncio.get_running_loop().call_later(DURABLE_WITHIN_S, partial(_give_up, durable))
+            self._due.append((began + DURABLE_WITHIN_S, durable))
+            if not self._ticks:
+                self._tick()
             try:
                 await durable
             finally:
                 self._waiting -= 1
-                patience.cancel()
         return reply
+
+    def _tick(self) -> None:
+        """Tell whoever has waited too long, and come again while anybody waits."""
+        now = time.monotonic()
+        while self._due and (self._due[0][1].done() or self._due[0][0] <= now):
+            _give_up(self._due.popleft()[1])
+        self._ticks = bool(self._due)
+        if self._ticks:
+            asyncio.get_running_loop().call_later(_TICK_S, self._tick)
 
     def _took(self, seconds: float) -> None:
         self._mean_s += (seconds - self._mean_s) * _WEIGHT
