@@ -39,6 +39,8 @@ LEEWAY_S = 30
 """How far the clock of a client may be off."""
 MAX_ASSERTION = 8192
 MAX_JTI = 255
+MAX_DEPTH = 6
+"""A coding in an array of an extension is the fifth level."""
 
 UNVERIFIED = "The client is not registered or the assertion does not verify with one of its registered keys"
 
@@ -68,6 +70,8 @@ class Assertion:
     client_id: str
     jti: str
     expires_s: float
+    extensions: Any
+    """The claim as it came; None: there is none."""
 
 
 def read(text: str, *, audiences: frozenset[str], now_s: float, leeway_s: float = LEEWAY_S) -> Assertion:
@@ -88,7 +92,7 @@ def read(text: str, *, audiences: frozenset[str], now_s: float, leeway_s: float 
     jku = header.get("jku")
     if "jku" in header and not isinstance(jku, str):
         raise BadAssertion("jku must be text")
-    return Assertion(algorithm, kid, jku, client_id, jti, expires_s)
+    return Assertion(algorithm, kid, jku, client_id, jti, expires_s, claims.get("extensions"))
 
 
 def claimed_client(text: str) -> str:
@@ -148,6 +152,7 @@ class PrivateKeyJwt(JWTBearerClientAssertion):  # type: ignore[misc]
             return client
 
         client: Client | None = super().__call__(active, request)
+        request.extensions = assertion.extensions  # its signature is verified now
         return client
 
     def resolve_client_public_key(self, client: Client) -> RegisteredKeys:
@@ -185,7 +190,7 @@ class PrivateKeyJwt(JWTBearerClientAssertion):  # type: ignore[misc]
 def _object(segment: str, what: str) -> Json:
     try:
         raw = urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
-        return jsontext.parse(raw, max_bytes=MAX_ASSERTION, max_depth=4)
+        return jsontext.parse(raw, max_bytes=MAX_ASSERTION, max_depth=MAX_DEPTH)
     except (FhirError, binascii.Error, ValueError):
         raise BadAssertion(f"The {what} of the assertion is no JSON object") from None
 

@@ -92,9 +92,10 @@ class Client:
         return self.record.origins
 
     def caller(
-        self, *, scope: str, token_ref: str | None = None, address: str = "", request_id: str = ""
+        self, *, scope: str, purpose: str | None = None, token_ref: str | None = None, address: str = "",
+        request_id: str = "",
     ) -> Caller:
-        """The Caller that this client is, with these granted scopes."""
+        """The Caller that this client is, with these granted scopes; `purpose`: None is that of its role."""
         return Caller(
             client_id=self.record.client_id,
             organization=self.record.organization,
@@ -104,7 +105,7 @@ class Client:
             token_ref=token_ref,
             address=address,
             request_id=request_id,
-            purpose=purposes.of_role(self.record.role),
+            purpose=purpose or purposes.of_role(self.record.role),
         )
 
 

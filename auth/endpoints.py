@@ -13,7 +13,13 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from authlib.oauth2.rfc6749 import InvalidClientError, InvalidRequestError, InvalidScopeError, OAuth2Error
+from authlib.oauth2.rfc6749 import (
+    InvalidClientError,
+    InvalidGrantError,
+    InvalidRequestError,
+    InvalidScopeError,
+    OAuth2Error,
+)
 from flask import Blueprint, Response, request
 
 from auth import metadata
@@ -30,7 +36,8 @@ from store.engine.faults import DRIVER_ERRORS, is_away
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _NO_STORE = (("Cache-Control", "no-store"), ("Pragma", "no-cache"))
-_REFUSED_FOR_SECURITY = (InvalidClientError, InvalidScopeError)
+_BEYOND_RIGHTS = (InvalidScopeError, InvalidGrantError)
+_REFUSED_FOR_SECURITY = (InvalidClientError, *_BEYOND_RIGHTS)
 
 Answer = Callable[[Server, FormRequest], Reply]
 
@@ -195,7 +202,7 @@ def _reason(error: OAuth2Error) -> str:
     """Why, for the audit record: an issue code, then our own words."""
     text = getattr(error, "reason", None) or error.description or error.error
     code = "login" if isinstance(error, InvalidClientError) else "invalid"
-    return f"{'forbidden' if isinstance(error, InvalidScopeError) else code}: {text}"
+    return f"{'forbidden' if isinstance(error, _BEYOND_RIGHTS) else code}: {text}"
 
 
 def _mark() -> None:

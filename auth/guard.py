@@ -225,7 +225,7 @@ def _caller(token: Token, peer: Peer, recording: Recording | None = None) -> Cal
         token_ref=record.token_ref,
         address=peer.address,
         request_id=peer.request_id,
-        purpose=purposes.of_role(client.record.role),
+        purpose=record.purpose or purposes.of_role(client.record.role),
         recording=recording,
     )
     if recording is not None:

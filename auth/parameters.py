@@ -4,6 +4,8 @@ Another parameter is ignored, as RFC 6749 §3.2 demands, and never put on record
 section), declared or not (`forms`). The key set and the metadata take none: their RFCs know no query, and a client that
 adds one (to pass a cache, say) gets the same document.
 
+What an assertion says beside its registered claims is declared as well: `EXTENSIONS`.
+
 RFC 6749 §3.2, §4.4.2; RFC 7521 §4.2; RFC 7009 §2.1; RFC 7662 §2.1; RFC 8414 §3; RFC 7517
 """
 
@@ -11,9 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from marshmallow import EXCLUDE, Schema, fields
+from marshmallow import EXCLUDE, Schema, fields, validate
 
-from auth import metadata
+from auth import metadata, purposes
 
 
 class Published(Schema):
@@ -58,6 +60,39 @@ DECLARED: Mapping[str, Schema] = {
     metadata.METADATA: Published(),
 }
 """Path → its parameters. A test walks them."""
+
+
+class Purpose(Schema):
+    """A purpose of use as a coding. Which codes there are depends on the client: `purposes.allowed`."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+    system = fields.String(required=True, validate=validate.Equal(purposes.SYSTEM))
+    code = fields.String(required=True)
+
+
+class IheIua(Schema):
+    """The extension of IHE IUA. A token has one purpose, as its audit records have."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+    purpose_of_use = fields.List(
+        fields.Nested(Purpose), validate=validate.Length(equal=1), metadata={"clause": "IHE ITI-71 §3.71.4.2.2.1.1"}
+    )
+
+
+class Extensions(Schema):
+    """The claim `extensions` of an assertion; those of others are ignored."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+    ihe_iua = fields.Nested(IheIua, metadata={"clause": "IHE ITI-71 §3.71.4.2.2.1.1"})
+
+
+EXTENSIONS = Extensions()
 
 
 def on_record(path: str) -> tuple[str, ...]:

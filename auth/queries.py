@@ -1,7 +1,7 @@
 """The statements of the authorization server: clients, issued tokens, used assertions.
 
-An assertion's (iss, jti) is a row of the shared
-database, so that it is used once whatever process sees it. Nothing here decides; the callers do.
+An assertion's (iss, jti) is a row of the shared database, so that it is used once whatever process sees it. Nothing
+here decides; the callers do.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from resources.json import Json
 
 @dataclass(frozen=True, slots=True)
 class ClientRecord:
-    """One row of oauth_client."""
+    """One row of oauth_client, a field for each column."""
 
     client_id: str
     name: str
@@ -40,16 +40,18 @@ class ClientRecord:
 
 @dataclass(frozen=True, slots=True)
 class TokenRecord:
-    """One row of oauth_token, with the client that it was issued to (None: there is no such client any more)."""
+    """One row of oauth_token, a field for each column."""
 
     digest: bytes
     token_ref: str
     client_id: str
     scope: str
+    purpose: str | None
     issued: int
     expires: int
     revoked: int | None
     client: ClientRecord | None
+    """Whom it was issued to; None: there is no such client any more."""
 
 
 def digest_of(secret: str) -> bytes:
@@ -59,21 +61,9 @@ def digest_of(secret: str) -> bytes:
 
 def insert_client(connection: Connection, client: ClientRecord) -> None:
     """Register a client."""
-    connection.execute(
-        oauth_client.insert().values(
-            client_id=client.client_id,
-            name=client.name,
-            organization=client.organization,
-            scope=client.scope,
-            role=client.role,
-            practitioner=client.practitioner,
-            jwks=json.dumps(client.jwks, separators=(",", ":"), sort_keys=True),
-            jwks_uri=client.jwks_uri,
-            active=client.active,
-            created=client.created,
-            origins=" ".join(client.origins),
-        )
-    )
+    values = {column.name: getattr(client, column.name) for column in oauth_client.c}
+    jwks = json.dumps(client.jwks, separators=(",", ":"), sort_keys=True)
+    connection.execute(oauth_client.insert().values(**values | {"jwks": jwks, "origins": " ".join(client.origins)}))
 
 
 def find_client(connection: Connection, client_id: str) -> ClientRecord | None:
@@ -126,17 +116,8 @@ def revoke_tokens_of(connection: Connection, client_id: str, at_s: int) -> int:
 
 def insert_token(connection: Connection, token: TokenRecord) -> None:
     """Keep an issued token."""
-    connection.execute(
-        oauth_token.insert().values(
-            digest=token.digest,
-            token_ref=token.token_ref,
-            client_id=token.client_id,
-            scope=token.scope,
-            issued=token.issued,
-            expires=token.expires,
-            revoked=token.revoked,
-        )
-    )
+    values = {column.name: getattr(token, column.name) for column in oauth_token.c}
+    connection.execute(oauth_token.insert().values(**values))
 
 
 def find_token(connection: Connection, digest: bytes) -> TokenRecord | None:
@@ -144,16 +125,7 @@ def find_token(connection: Connection, digest: bytes) -> TokenRecord | None:
     row = connection.execute(select(oauth_token).where(oauth_token.c.digest == digest)).one_or_none()
     if row is None:
         return None
-    return TokenRecord(
-        digest=row.digest,
-        token_ref=row.token_ref,
-        client_id=row.client_id,
-        scope=row.scope,
-        issued=row.issued,
-        expires=row.expires,
-        revoked=row.revoked,
-        client=find_client(connection, row.client_id),
-    )
+    return TokenRecord(**row._mapping, client=find_client(connection, row.client_id))
 
 
 def revoke_token(connection: Connection, digest: bytes, at_s: int) -> None:
@@ -193,19 +165,5 @@ def purge(connection: Connection, before_s: int, limit: int) -> int:
 
 
 def _client(row: Row[Any]) -> ClientRecord:
-    return ClientRecord(
-        client_id=row.client_id,
-        name=row.name,
-        organization=row.organization,
-        scope=row.scope,
-        role=row.role,
-        practitioner=row.practitioner,
-        jwks=json.loads(row.jwks),
-        jwks_uri=row.jwks_uri,
-        active=bool(row.active),
-        created=row.created,
-        origins=tuple(row.origins.split()),
-        disabled_at=row.disabled_at,
-        disabled_by=row.disabled_by,
-        last_token=row.last_token,
-    )
+    given = {**row._mapping, "jwks": json.loads(row.jwks), "active": bool(row.active)}
+    return ClientRecord(**given | {"origins": tuple(row.origins.split())})

@@ -14,14 +14,21 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from authlib.integrations.flask_oauth2 import AuthorizationServer
-from authlib.oauth2.rfc6749 import InvalidRequestError, InvalidScopeError, OAuth2Error, OAuth2Request
+from authlib.oauth2.rfc6749 import (
+    InvalidGrantError,
+    InvalidRequestError,
+    InvalidScopeError,
+    OAuth2Error,
+    OAuth2Request,
+)
 from authlib.oauth2.rfc6749.grants import ClientCredentialsGrant
 from authlib.oauth2.rfc6749.requests import BasicOAuth2Payload
 from authlib.oauth2.rfc7009 import RevocationEndpoint
 from authlib.oauth2.rfc7662 import IntrospectionEndpoint
+from marshmallow import ValidationError
 from werkzeug.datastructures import Headers
 
-from auth import purposes, queries
+from auth import parameters, purposes, queries
 from auth.assertions import NotAuthenticated, PrivateKeyJwt
 from auth.clients import AUTH_METHOD, GRANT_TYPE, Client, Clients, Clock
 from auth.guard import Peer
@@ -55,6 +62,9 @@ class FormRequest(OAuth2Request):  # type: ignore[misc]
         self.uri = uri
         self.headers = headers
         self.payload = BasicOAuth2Payload(dict(form))
+        self.extensions: Any = None
+        """The claim of the assertion that the client authenticated with."""
+        self.purpose: str | None = None
         self.client: Client | None = None
         self.auth_method: str | None = None
         self.user = None
@@ -89,6 +99,7 @@ class SystemGrant(ClientCredentialsGrant):  # type: ignore[misc]
     TOKEN_ENDPOINT_AUTH_METHODS = [AUTH_METHOD]
 
     def create_token_response(self) -> tuple[int, Json, list[tuple[str, str]]]:
+        self.request.purpose = _purpose(self.request)
         # As Authlib's, without its log line, which holds the token.
         token: Json = self.generate_token(scope=self.request.payload.scope, include_refresh_token=False)
         self.save_token(token)
@@ -154,7 +165,10 @@ class Introspection(IntrospectionEndpoint):  # type: ignore[misc]
             "iss": self.server.issuer,
             "organization": client.organization,
             "role": client.role,
-        }
+            "extensions": {"ihe_iua": {"purpose_of_use": [
+                {"system": purposes.SYSTEM, "code": record.purpose or purposes.of_role(client.role)}
+            ]}},
+        }  # fmt: skip
         if client.practitioner:
             body["fhirUser"] = client.practitioner
         return body
@@ -223,9 +237,11 @@ class Server(AuthorizationServer):  # type: ignore[misc]
         client = request.client
         if client is None:
             raise NotAuthenticated("The client did not authenticate")
-        record = self.tokens.new(client, token["scope"], token["access_token"])
+        purpose = request.purpose or purposes.of_role(client.role)
+        record = self.tokens.new(client, token["scope"], purpose, token["access_token"])
         caller = client.caller(
             scope=record.scope,
+            purpose=record.purpose,
             token_ref=record.token_ref,
             address=request.peer.address,
             request_id=request.peer.request_id,
@@ -265,6 +281,7 @@ class Server(AuthorizationServer):  # type: ignore[misc]
             raise InvalidToken(reason)
         request.caller = token.client.caller(
             scope=token.record.scope,
+            purpose=token.record.purpose,
             token_ref=token.record.token_ref,
             address=request.peer.address,
             request_id=request.peer.request_id,
@@ -309,6 +326,25 @@ class InvalidToken(NotAuthenticated):
 
     def __init__(self, reason: str) -> None:
         super().__init__("The access token is unknown, expired or revoked", reason)
+
+
+def _purpose(request: FormRequest) -> str | None:
+    """The purpose of use that the client asks for (IHE ITI-71, extension `ihe_iua`); None: it asks for none.
+
+    Raises InvalidRequestError for what is no such claim, InvalidGrantError for a purpose that its role has not.
+    """
+    try:
+        given: Json = parameters.EXTENSIONS.load({} if request.extensions is None else request.extensions)
+    except ValidationError:
+        form = f"one coding of {purposes.SYSTEM}, in an array"
+        raise InvalidRequestError(f"extensions.ihe_iua.purpose_of_use of the assertion must be {form}") from None
+    asked = given.get("ihe_iua", {}).get("purpose_of_use")
+    if asked is None:
+        return None
+    code: str = asked[0]["code"]
+    if request.client is None or code not in purposes.allowed(request.client.role):
+        raise InvalidGrantError("The role of this client does not have this purpose of use")
+    return code
 
 
 def _require_token(request: FormRequest) -> None:

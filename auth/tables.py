@@ -35,6 +35,7 @@ oauth_token = Table(
     Column("token_ref", Text, nullable=False, unique=True, comment="random name of the token, for the audit record"),
     Column("client_id", Text, nullable=False),
     Column("scope", Text, nullable=False, comment="as granted"),
+    Column("purpose", Text, comment="purpose of use (v3-ActReason); null: issued before it was kept"),
     Column("issued", BigInteger, nullable=False, comment="s since 1970-01-01T00:00Z"),
     Column("expires", BigInteger, nullable=False, comment="s since 1970-01-01T00:00Z, exclusive"),
     Column("revoked", BigInteger, comment="s since 1970-01-01T00:00Z"),

@@ -64,7 +64,7 @@ class Tokens:
         self._clock = clock
         self._remembered: dict[bytes, Token] = {}
 
-    def new(self, client: Client, scope: str, token: str) -> TokenRecord:
+    def new(self, client: Client, scope: str, purpose: str, token: str) -> TokenRecord:
         """The record of a fresh token, to be inserted."""
         issued = int(self._clock().timestamp())
         return TokenRecord(
@@ -72,6 +72,7 @@ class Tokens:
             token_ref=secrets.token_hex(16),
             client_id=client.client_id,
             scope=scope,
+            purpose=purpose,
             issued=issued,
             expires=issued + self.lifetime_s,
             revoked=None,

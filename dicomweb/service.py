@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection
 
-from dicomweb import ae, views, writes
+from dicomweb import ae, writes
 from dicomweb.batches import Batch, Origin
 from dicomweb.dimse.limits import Limits
 from dicomweb.dimse.scp import Scp
@@ -18,6 +18,7 @@ from dicomweb.dimse.services import Desk
 from dicomweb.disclosure import Disclosure
 from dicomweb.ingest import Ingest
 from dicomweb.publishing import Publisher
+from dicomweb.views import routes
 from dicomweb.wado import Retrieval
 from dicomweb.workers import Workers
 from resources.outcomes import BadRequest
@@ -80,7 +81,7 @@ class Imaging:
 
     def blueprint(self, guard: Callable[[Request], Caller]) -> Blueprint:
         """DICOMweb at /dicom-web."""
-        return views.blueprint(
+        return routes.blueprint(
             guard, self.ingest, self._disclosure, self._retrieval, public_bases=self._public_bases,
             max_request_bytes=self.max_request_bytes, spool=self._spool,
         )

@@ -272,6 +272,8 @@ class Loop:
     name: str
     step: Callable[[], bool]
     interval_s: float
+    wake: str = ""
+    """What a transaction announces that gives this loop work: it is called again soon after the commit."""
 
 
 class Resources(Protocol):
@@ -380,8 +382,8 @@ class Work(Protocol):
         ...
 
     @property
-    def oldest_unsettled_tx(self) -> int:
-        """The lowest number of a transaction that had not ended when this one looked; its own where it is alone."""
+    def unsettled(self) -> tuple[int, tuple[int, ...]]:
+        """Transactions that have not ended, this one included: those with this number and later, and these earlier."""
         ...
 
     @property

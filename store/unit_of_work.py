@@ -165,11 +165,12 @@ class UnitOfWork:
         return self._snapshot
 
     @property
-    def oldest_unsettled_tx(self) -> int:
-        """The lowest number of a transaction that had not ended when this one looked; its own where it is alone."""
-        snapshot = self.snapshot
-        own = snapshot.xmax if self.tx is None else self.tx
-        return min((own, *snapshot.in_progress))
+    def unsettled(self) -> tuple[int, tuple[int, ...]]:
+        """Transactions that have not ended, this one included: those with this number and later, and these earlier."""
+        if self.tx is not None and self.store.database.is_sqlite:
+            return self.tx, ()
+        snapshot = snapshots.current(self.connection, self.store.epoch(self.connection))
+        return snapshot.xmax, snapshot.in_progress
 
     def flush(self) -> None:
         """Write buffered index rows, so that a search sees this transaction's own versions."""

@@ -93,9 +93,7 @@ class Watch:
             max_count=accepted.max_count,
             heartbeat_s=accepted.heartbeat_s,
             end=accepted.end,
-            # Whatever had not ended when the subscription was made is told: on PostgreSQL a transaction that began
-            # earlier may commit later. Telling one change too many is harmless, one too few is not.
-            since_tx=uow.oldest_unsettled_tx,
+            since=uow.unsettled,
             now=uow.now,
         )
         self._heard.pop(uow, None)

@@ -8,11 +8,17 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, text, update
+from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
 
 from resources.times import microseconds
+from store.engine import wakes
+from store.engine.queue import Floor, Queue
 from store.engine.statements import Prepared
 from subscriptions.tables import attempt_table, change_table, event_table, state_table
+
+CHANGES = "subscription-changes"
+DUE = "subscriptions-due"
+"""What wakes the sequencer and the dispatcher."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,7 @@ class State:
     end_at: int | None
     status: str
     since_tx: int
+    since_open: str
     events: int
     delivered: int
     batch_last: int | None
@@ -55,6 +62,11 @@ class State:
     retry_at: int | None
     heartbeat_at: int | None
     lease_token: str | None
+
+    def hears(self, tx_id: int) -> bool:
+        """Whether what this transaction did counts: it had not ended when the subscription was made. Telling one
+        change too many is harmless, one too few is not."""
+        return tx_id >= self.since_tx or str(tx_id) in self.since_open.split()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +108,7 @@ def append_change(
         {"tx_id": tx_id, "resource_type": resource_type, "resource_id": resource_id, "version": version,
          "version_pk": version_pk, "before_pk": before_pk, "occurred_at": microseconds(at)},
     )  # fmt: skip
+    wakes.announce(connection, CHANGES)
 
 
 def oldest_change(connection: Connection) -> int | None:
@@ -103,25 +116,22 @@ def oldest_change(connection: Connection) -> int | None:
     return connection.execute(select(change_table.c.occurred_at).order_by(change_table.c.id).limit(1)).scalar()
 
 
-def has_changes(connection: Connection, *, more_than: int = 0) -> bool:
+_QUEUE = Queue(change_table)
+
+
+def pending_changes(connection: Connection, floor: Floor, *, limit: int) -> list[ChangeRow]:
+    """The oldest changes that this connection sees."""
+    return [ChangeRow(*row) for row in _QUEUE.rows(connection, floor, limit)]
+
+
+def has_more_changes(connection: Connection, floor: Floor, *, than: int) -> bool:
     """Whether more than so many changes wait."""
-    return connection.execute(select(change_table.c.id).limit(1).offset(more_than)).first() is not None
+    return _QUEUE.has_more(connection, floor, than)
 
 
-def pending_changes(connection: Connection, *, below_tx: int, limit: int) -> list[ChangeRow]:
-    """The oldest changes of transactions below `below_tx`, in the order (tx_id, id)."""
-    statement = (
-        select(change_table)
-        .where(change_table.c.tx_id < below_tx)
-        .order_by(change_table.c.tx_id, change_table.c.id)
-        .limit(limit)
-    )
-    return [ChangeRow(*row) for row in connection.execute(statement)]
-
-
-def remove_changes(connection: Connection, ids: Sequence[int]) -> None:
-    """Changes that are sequenced."""
-    connection.execute(delete(change_table).where(change_table.c.id.in_(ids)))
+def remove_changes(connection: Connection, floor: Floor, changes: Sequence[ChangeRow]) -> bool:
+    """Take these changes out of the outbox; False where another took any of them."""
+    return _QUEUE.remove(connection, floor, [change.id for change in changes])
 
 
 # Subscriptions.
@@ -142,14 +152,17 @@ def accept(
     max_count: int,
     heartbeat_s: int | None,
     end: datetime | None,
-    since_tx: int,
+    since: tuple[int, Sequence[int]],
     now: datetime,
 ) -> None:
     """A client asked for (or asked anew for) a subscription: the handshake is due, numbers go on where they were.
 
     What was not delivered while it was in error is due again; what happened while it was off is not counted.
+    `since`: the transactions whose changes count, `Work.unsettled`.
     """
+    wakes.announce(connection, DUE)
     earlier = connection.execute(_one(subscription_id)).first()
+    began = {"since_tx": since[0], "since_open": " ".join(map(str, since[1]))}
     values: dict[str, Any] = {
         "version_pk": version_pk, "organization": organization, "client_id": client_id, "topic": topic,
         "filters": json.dumps(list(filters)), "content": content, "origin": origin, "timeout_s": timeout_s,
@@ -158,11 +171,11 @@ def accept(
         "heartbeat_at": None, "due_at": microseconds(now), "lease_until": None, "lease_token": None,
     }  # fmt: skip
     if earlier is None:
-        fresh = {"subscription_id": subscription_id, "since_tx": since_tx, "events": 0, "delivered": 0}
+        fresh = {"subscription_id": subscription_id, **began, "events": 0, "delivered": 0}
         connection.execute(insert(state_table).values(**values, **fresh))
         return
     if earlier.status == "off":
-        values |= {"since_tx": since_tx, "delivered": earlier.events}
+        values |= {**began, "delivered": earlier.events}
     connection.execute(update(state_table).where(state_table.c.subscription_id == subscription_id).values(**values))
 
 
@@ -241,6 +254,7 @@ def append_events(connection: Connection, subscription: State, changes: Sequence
          "occurred_at": change.occurred_at}
         for number, change in enumerate(changes, subscription.events + 1)
     ]  # fmt: skip
+    wakes.announce(connection, DUE)
     connection.execute(insert(event_table), rows)
     events = subscription.events + len(rows)
     connection.execute(
@@ -273,13 +287,6 @@ def due_at(subscription: State, now: int) -> int | None:
     if subscription.events > subscription.delivered:
         times.append(subscription.retry_at or now)
     return min(times, default=None)
-
-
-def try_lead(connection: Connection, key: int) -> bool:
-    """Become the one leader of `key` until the transaction ends. SQLite: whoever writes is alone."""
-    if connection.dialect.name == "sqlite":
-        return True
-    return bool(connection.execute(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": key}).scalar())
 
 
 def _one(subscription_id: str) -> Any:

@@ -37,7 +37,7 @@ from subscriptions.versions import Versions
 
 SEQUENCER_INTERVAL_S = 0.1
 DISPATCHER_INTERVAL_S = 0.1
-"""At most this long after a retry or heartbeat is due; new events wake the loops by `database.wait_for_change`."""
+"""At most this long after a retry or heartbeat is due; what is new wakes the loops."""
 MAINTENANCE_INTERVAL_S = 10.0
 
 
@@ -97,8 +97,8 @@ class Subscriptions:
     def loops(self) -> tuple[Loop, ...]:
         """What the background worker runs."""
         return (
-            Loop("subscription-sequencer", self.sequencer.step, SEQUENCER_INTERVAL_S),
-            Loop("subscription-dispatcher", self.dispatcher.step, DISPATCHER_INTERVAL_S),
+            Loop("subscription-sequencer", self.sequencer.step, SEQUENCER_INTERVAL_S, wake=outbox.CHANGES),
+            Loop("subscription-dispatcher", self.dispatcher.step, DISPATCHER_INTERVAL_S, wake=outbox.DUE),
             Loop("subscription-maintenance", self.maintain, MAINTENANCE_INTERVAL_S),
         )
 

@@ -26,15 +26,14 @@ RETENTION = timedelta(days=30)
 change_table = Table(
     "subscription_change",
     metadata,
-    Column("id", Key, primary_key=True),
-    Column("tx_id", BigInteger, nullable=False, comment="orders changes, with id"),
+    Column("id", Key, primary_key=True, comment="orders changes: store.engine.queue"),
+    Column("tx_id", BigInteger, nullable=False, comment="transaction that made it"),
     Column("resource_type", Text, nullable=False),
     Column("resource_id", BinaryText, nullable=False),
     Column("version", Integer, nullable=False),
     Column("version_pk", BigInteger, nullable=False, comment="resource_version.pk after the change"),
     Column("before_pk", BigInteger, comment="resource_version.pk before it; null: created"),
     Column("occurred_at", BigInteger, nullable=False, comment="µs since 1970"),
-    Index("ix_subscription_change_order", "tx_id", "id"),
 )
 
 state_table = Table(
@@ -53,7 +52,8 @@ state_table = Table(
     Column("heartbeat_s", Integer, comment="seconds; null: none asked"),
     Column("end_at", BigInteger, comment="µs since 1970"),
     Column("status", Text, nullable=False, comment="requested, active, error, off"),
-    Column("since_tx", BigInteger, nullable=False, comment="changes of this tx_id and later count"),
+    Column("since_tx", BigInteger, nullable=False, comment="changes of this tx_id and later count, and…"),
+    Column("since_open", Text, nullable=False, server_default="", comment="…of these, by spaces: then under way"),
     Column("events", BigInteger, nullable=False, comment="number of the newest event"),
     Column("delivered", BigInteger, nullable=False, comment="number of the newest settled event"),
     Column("batch_last", BigInteger, comment="last number of the notification being tried; fixed over retries"),

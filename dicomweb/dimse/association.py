@@ -251,6 +251,7 @@ class _Messages(DIMSEServiceProvider):  # type: ignore[misc]
         self._limits = limits
         self._spool = spool
         self._began = 0.0
+        self._context_id = 0
         self._command_bytes = self._dataset_bytes = 0
         self._is_instance = False
 
@@ -275,6 +276,7 @@ class _Messages(DIMSEServiceProvider):  # type: ignore[misc]
         if self.message is None:
             self.message = DIMSEMessage()
             self._began = time.monotonic()
+            self._context_id = context_id
             self._command_bytes = self._dataset_bytes = 0
             self._is_instance = False
         self._count(context_id, data)
@@ -287,14 +289,15 @@ class _Messages(DIMSEServiceProvider):  # type: ignore[misc]
             self._complete()
 
     def _count(self, context_id: int, data: bytes) -> None:
-        limits, message = self._limits, self.message
-        if data[0] & _COMMAND:
+        limits = self._limits
+        is_commanded = self.message.context_id is not None
+        if context_id != self._context_id or is_commanded == bool(data[0] & _COMMAND):
+            raise _Refused("fragment out of order")  # PS3.8 Annex E: of one context, the command set first
+        if not is_commanded:
             self._command_bytes += len(data)
-            if self._command_bytes > limits.command_bytes or message.context_id is not None:
+            if self._command_bytes > limits.command_bytes:
                 raise _Refused("command set")
             return
-        if message.context_id != context_id:
-            raise _Refused("fragment out of order")
         self._dataset_bytes += len(data)
         if self._dataset_bytes > (limits.dataset_bytes if self._is_instance else limits.identifier_bytes):
             raise _Refused("data set too long")

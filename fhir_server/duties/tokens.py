@@ -16,6 +16,7 @@ from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, RSAKey
 
+from auth import purposes
 from fhir_server.server.faults import CannotRun
 from fhir_server.server.settings import Settings
 
@@ -27,21 +28,24 @@ class TokenRefused(CannotRun):
     """Why there is no token."""
 
 
-def token(settings: Settings, client_id: str, scope: str = "", key_file: Path | None = None) -> str:
+def token(settings: Settings, client_id: str, scope: str = "", key_file: Path | None = None, purpose: str = "") -> str:
     """An access token for `client_id` from the running server, or TokenRefused."""
     description = _description(settings, client_id, key_file)
     return fetch_token(
-        f"{settings.bases[0]}/oauth/token", client_id, description["private_key"], scope or description.get("scope", "")
-    )
+        f"{settings.bases[0]}/oauth/token", client_id, description["private_key"],
+        scope or description.get("scope", ""), purpose,
+    )  # fmt: skip
 
 
-def fetch_token(token_url: str, client_id: str, private_key: dict[str, Any], scope: str) -> str:
+def fetch_token(
+    token_url: str, client_id: str, private_key: dict[str, Any], scope: str, purpose: str = ""
+) -> str:
     """Ask the token endpoint by a fresh assertion."""
     form = {
         "grant_type": "client_credentials",
         "scope": scope,
         "client_assertion_type": ASSERTION_TYPE,
-        "client_assertion": assertion(token_url, client_id, private_key),
+        "client_assertion": assertion(token_url, client_id, private_key, purpose),
     }
     try:
         answer = httpx2.post(token_url, data=form, timeout=15, trust_env=False)
@@ -56,12 +60,12 @@ def fetch_token(token_url: str, client_id: str, private_key: dict[str, Any], sco
     return str(body["access_token"])
 
 
-def assertion(token_url: str, client_id: str, private_key: dict[str, Any]) -> str:
-    """A client assertion, signed and good for one use."""
+def assertion(token_url: str, client_id: str, private_key: dict[str, Any], purpose: str = "") -> str:
+    """A client assertion, signed and good for one use; `purpose`: asked for as IHE IUA has it, empty: none is."""
     algorithm = private_key.get("alg") or ("RS384" if private_key.get("kty") == "RSA" else "ES384")
     key = RSAKey.import_key(private_key) if private_key.get("kty") == "RSA" else ECKey.import_key(private_key)
     now = int(time.time())
-    claims = {
+    claims: dict[str, Any] = {
         "iss": client_id,
         "sub": client_id,
         "aud": token_url,
@@ -69,6 +73,8 @@ def assertion(token_url: str, client_id: str, private_key: dict[str, Any]) -> st
         "exp": now + _ASSERTION_LIFETIME_S,
         "jti": secrets.token_urlsafe(24),
     }
+    if purpose:
+        claims["extensions"] = {"ihe_iua": {"purpose_of_use": [{"system": purposes.SYSTEM, "code": purpose}]}}
     header = {"alg": algorithm, "kid": private_key["kid"], "typ": "JWT"}
     return jwt.encode(header, claims, key, algorithms=[algorithm])
 

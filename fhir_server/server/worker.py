@@ -46,7 +46,9 @@ def _turn(services: Services, loop: Loop, stopping: threading.Event, counted: Lo
             counted.succeeded()
             if more:
                 continue
-            if loop.interval_s > 1:
+            if loop.wake:
+                services.database.wait_for(loop.wake, loop.interval_s)
+            elif loop.interval_s > 1:
                 stopping.wait(loop.interval_s)
             else:
                 services.database.wait_for_change(loop.interval_s)  # fails too while the database is away

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 from weakref import WeakSet
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
@@ -23,10 +23,11 @@ from sqlalchemy.engine import URL
 from sqlalchemy.pool import QueuePool
 
 from resources.outcomes import Unavailable
-from store.engine import process
+from store.engine import process, wakes
 from store.engine.faults import DRIVER_ERRORS, is_locked
 from store.engine.gate import PATIENCE_S, WriteGate
 from store.engine.schema import metadata
+from store.engine.wakes import Wakes
 
 POLL_INTERVAL_S = 0.01
 POOL_SIZE = 16
@@ -88,8 +89,11 @@ class Database:
         """A write transaction: commits on leaving, rolls back on an exception."""
         state = self._state
         if state.gate is None:
-            with state.writer.connect() as connection, connection.begin():
-                yield connection
+            with state.writer.connect() as connection:
+                wakes.begin(connection)
+                with connection.begin():
+                    yield connection
+                state.wakes.tell(wakes.announced(connection))
             return
         with state.gate.passage(), state.transaction("BEGIN IMMEDIATE") as connection:
             yield connection
@@ -112,6 +116,11 @@ class Database:
         It may return True without a change, and a change made before the call may count: look, then wait.
         """
         return self._state.wait_for_change(timeout_s)
+
+    def wait_for(self, name: str, timeout_s: float) -> bool:
+        """As `wait_for_change`, for what a committed transaction announced by `name` (`store.engine.wakes`)."""
+        state = self._state
+        return state.wait_for_change(timeout_s) if state.gate is not None else state.wakes.wait(name, timeout_s)
 
     def create_all(self) -> None:
         """Make the tables of every package that was imported. Production uses the migrations."""
@@ -182,6 +191,7 @@ class _ProcessState:
             self.writer = self.engine.execution_options(isolation_level="READ COMMITTED")
             self.reader = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             self.glancer = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        self.wakes = Wakes(self._connect_apart)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -201,6 +211,14 @@ class _ProcessState:
         self._open.add(connection)
         return connection
 
+    def _connect_apart(self) -> Any:
+        """PostgreSQL: psycopg's connection in autocommit, outside the pool."""
+        raw = self.engine.raw_connection()
+        driver = cast(Any, raw.driver_connection)
+        raw.detach()
+        driver.autocommit = True
+        return driver
+
     def wait_for_change(self, timeout_s: float) -> bool:
         watcher = self.watcher()
         try:
@@ -216,12 +234,13 @@ class _ProcessState:
     def watcher(self) -> _Watcher:
         watcher: _Watcher | None = getattr(self._watchers, "watcher", None)
         if watcher is None:
-            kind = _DataVersionWatcher if self.gate is not None else _SnapshotWatcher
-            watcher = self._watchers.watcher = kind(self.engine)
+            counter: _Commits = _DataVersion(self.engine) if self.gate is not None else _Snapshot(self.engine)
+            watcher = self._watchers.watcher = _Watcher(counter)
             self._watcher_list.append(watcher)
         return watcher
 
     def close(self) -> None:
+        self.wakes.close()
         for watcher in self._watcher_list:
             watcher.close()
         for connection in list(self._open):
@@ -303,61 +322,66 @@ def _has_ended(driver: Any) -> bool:
         return True
 
 
-class _Watcher:
-    """Notices commits of others, by a number that changes with them. One per thread."""
+class _Commits(Protocol):
+    """A number that changes with every commit of others."""
 
-    _seen: int
+    def now(self) -> int: ...
+
+    def close(self) -> None: ...
+
+
+class _Watcher:
+    """Notices commits of others. One per thread."""
+
+    def __init__(self, commits: _Commits) -> None:
+        self._commits = commits
+        self._seen = commits.now()
 
     def wait(self, timeout_s: float) -> bool:
         deadline = time.monotonic() + timeout_s
         while True:
-            version = self._version()
-            if version != self._seen:
-                self._seen = version
+            current = self._commits.now()
+            if current != self._seen:
+                self._seen = current
                 return True
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 return False
             time.sleep(min(POLL_INTERVAL_S, left_s))
 
-    def _version(self) -> int:
-        raise NotImplementedError
-
     def close(self) -> None:
-        raise NotImplementedError
+        self._commits.close()
 
 
-class _DataVersionWatcher(_Watcher):
+class _DataVersion:
     """PRAGMA data_version changes when another connection commits."""
 
     def __init__(self, engine: Engine) -> None:
         self._raw = engine.raw_connection()
         self._cursor = self._raw.cursor()
-        self._seen = self._version()
 
     def close(self) -> None:
         self._cursor.close()
         self._raw.close()
 
-    def _version(self) -> int:
+    def now(self) -> int:
         self._cursor.execute("PRAGMA data_version")
         return int(self._cursor.fetchone()[0])  # type: ignore[index]
 
 
-class _SnapshotWatcher(_Watcher):
+class _Snapshot:
     """The newest completed transaction, polled: NOTIFY takes a lock that makes all commits of the cluster wait."""
 
     def __init__(self, engine: Engine) -> None:
         self._raw = engine.raw_connection()
         self._driver = cast(Any, self._raw.driver_connection)
         self._driver.autocommit = True
-        self._seen = self._version()
 
     def close(self) -> None:
         self._raw.invalidate()
         self._raw.close()
 
-    def _version(self) -> int:
+    def now(self) -> int:
         return int(self._driver.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())::text").fetchone()[0])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from audit.patterns import PATTERNS, PROFILES, Pattern
@@ -33,8 +34,13 @@ def test_what_is_recorded_is_the_table_of_patterns() -> None:
 
 
 def test_the_purposes_are_those_of_the_roles() -> None:
+    lines = [line.split("|") for line in PAGE.splitlines() if line.strip().startswith("|") and line.count("|") == 4]
     for role, code in purposes.OF_ROLE.items():
-        assert any(f"`{role}`" in line and code in line for line in PAGE.splitlines()), (role, code)
+        (cells,) = [cells for cells in lines if f"`{role}`" in cells[1]]
+        assert code in cells[2], role
+        assert set(re.findall("[A-Z]{3,}", cells[3])) == purposes.FURTHER[role], role
+    (cells,) = [cells for cells in lines if "every other" in cells[1]]
+    assert {purposes.TREATMENT, *re.findall("[A-Z]{3,}", cells[3])} == purposes.allowed("")
     for code in (purposes.TREATMENT, Caller.system("platform").purpose, PATTERNS[Interaction.ADMIN].purpose):
         assert code in PAGE
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from auth import admission as admission_module
 from auth.admission import Admission, AdmissionLimits, Holder
 from resources.outcomes import TooManyRequests
 
@@ -75,3 +76,17 @@ def test_what_is_refused_is_not_counted() -> None:
     admitted.release()
     clock.now_s += 1
     admitting.admit(A1)
+
+
+def test_accounts_of_those_who_ask_no_more_are_forgotten_and_none_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is bounded by who is here, not by who ever was; and nobody is let in twice for others' sake."""
+    monkeypatch.setattr(admission_module, "MAX_BUCKETS", 4)
+    admitting, _ = admission(client_in_flight=1)
+    held = admitting.admit(A1)
+    for number in range(50):
+        admitting.admit(Holder(f"c{number}", f"o{number}")).release()
+    assert len(admitting._accounts) <= 4
+    with pytest.raises(TooManyRequests):
+        admitting.admit(A1)
+    held.release()
+    admitting.admit(A1).release()

@@ -169,12 +169,12 @@ def test_a_token_that_is_being_issued_does_not_outlive_what_ends_it(
     """Between authentication and issue the client was disabled, or given fewer scopes: no token of before is issued."""
     made = Tokens.new
 
-    def meanwhile(self: Tokens, client: Client, scope: str, token: str) -> TokenRecord:
+    def meanwhile(self: Tokens, client: Client, scope: str, purpose: str, token: str) -> TokenRecord:
         if act == "disable":
             authority.clients.disable(client.client_id)
         else:
             authority.clients.set_scope(client.client_id, "system/Observation.r")
-        return made(self, client, scope, token)
+        return made(self, client, scope, purpose, token)
 
     monkeypatch.setattr(Tokens, "new", meanwhile)
     assert ehr.ask(http).status_code == 401

@@ -12,19 +12,21 @@ from typing import Any
 
 import pytest
 from authlib.oauth2 import rfc8414
+from flask import request
 from flask.testing import FlaskClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from auth import parameters
+from auth import parameters, purposes
+from auth.keys import new_key
 from auth.service import Authority
 from resources.outcomes import Unavailable
 from store.access import Interaction, Outcome
 from store.engine.database import Database
 from tests.auth.conftest import application
 from tests.auth.engines import ON_ONE_ENGINE
-from tests.auth.signing import ABSENT, ASSERTION_TYPE, ORIGIN, OTHER_ORIGIN, Machine
+from tests.auth.signing import ABSENT, ASSERTION_TYPE, ORIGIN, OTHER_ORIGIN, Machine, import_private
 from tests.auth.test_assertion import refused
 from tests.support import PLATFORM, Clock, MemoryTrail
 
@@ -345,8 +347,80 @@ def test_introspection_tells_what_a_token_is(
         "iss": ORIGIN,
         "organization": "hospital-a",
         "role": "radiologist",
+        "extensions": {"ihe_iua": {"purpose_of_use": [{"system": purposes.SYSTEM, "code": "TREAT"}]}},
         "fhirUser": "Practitioner/p1",
     }
+
+
+# — purpose of use —
+
+
+def purpose_of_use(*codes: str, **changed: str) -> dict[str, Any]:
+    return {"ihe_iua": {"purpose_of_use": [{"system": purposes.SYSTEM, "code": code, **changed} for code in codes]}}
+
+
+@pytest.mark.parametrize("role", ["ehr", *purposes.OF_ROLE])
+def test_a_client_has_the_purposes_of_its_role_and_no_other(
+    http: FlaskClient, register: Callable[..., Machine], authority: Authority, trail: MemoryTrail, role: str
+) -> None:
+    """IHE IUA ITI-71 (`purpose_of_use`), RFC 6749 §5.2: granted, kept, told, recorded; or invalid_grant."""
+    machine = register(role=role)
+    codes = {*purposes.OF_ROLE.values(), *(code for more in purposes.FURTHER.values() for code in more), "TREAT",
+             "ETREAT", "BTG", "HPAYMT", "", "treat"}  # fmt: skip
+    for code in codes:
+        assertion = machine.assertion(extensions=purpose_of_use(code))
+        answer = machine.ask(http, assertion=assertion)
+        if code not in purposes.allowed(role):
+            assert (answer.status_code, answer.get_json()["error"]) == (400, "invalid_grant"), code
+            refused = trail.disclosed[-1]
+            assert (refused.outcome, refused.reason[:10]) == (Outcome.SERIOUS, "forbidden:")
+            continue
+        assert answer.status_code == 200, code
+        assert trail.callers[-1].purpose == code, "the record of the token itself"
+        token = answer.get_json()["access_token"]
+        told = http.post("/oauth/introspect", data={"token": token}, headers=bearer(token)).get_json()
+        assert told["extensions"] == purpose_of_use(code)
+        with http.application.test_request_context(headers=bearer(token)):
+            assert authority.guard(request).purpose == code
+    assert codes > purposes.allowed(role), "each of these is tried"
+
+
+@pytest.mark.parametrize(
+    "extensions",
+    [
+        "TREAT", 1, [], {"ihe_iua": "TREAT"}, {"ihe_iua": {"purpose_of_use": "TREAT"}},
+        {"ihe_iua": {"purpose_of_use": ["TREAT"]}}, {"ihe_iua": {"purpose_of_use": [{"code": "TREAT"}]}},
+        {"ihe_iua": {"purpose_of_use": [{"system": purposes.SYSTEM}]}}, {"ihe_iua": {"purpose_of_use": None}},
+        {"ihe_iua": {"purpose_of_use": [{"system": purposes.SYSTEM, "code": 1}]}},
+        purpose_of_use(), purpose_of_use("TREAT", "ETREAT"), purpose_of_use("TREAT", system="urn:x"),
+    ],
+)  # fmt: skip
+def test_what_is_no_purpose_of_use_is_refused(http: FlaskClient, ehr: Machine, extensions: Any) -> None:
+    """RFC 6749 §5.2 invalid_request: a client that asks for a purpose never goes on under another."""
+    answer = ehr.ask(http, assertion=ehr.assertion(extensions=extensions))
+    assert (answer.status_code, answer.get_json()["error"]) == (400, "invalid_request")
+
+
+@pytest.mark.parametrize(
+    "extensions", [ABSENT, None, {}, {"ihe_iua": {}}, {"ihe_iua": {"subject_name": "x"}}, {"hl7-b2b": {"version": "1"}}]
+)
+def test_without_a_purpose_it_is_that_of_the_role(
+    http: FlaskClient, ehr: Machine, trail: MemoryTrail, extensions: Any
+) -> None:
+    """Extensions that are not understood are ignored, as RFC 7519 §4 has it for claims."""
+    answer = ehr.ask(http, assertion=ehr.assertion(extensions=extensions))
+    assert answer.status_code == 200
+    assert trail.callers[-1].purpose == "TREAT"
+
+
+def test_a_purpose_is_the_signers_alone(http: FlaskClient, ehr: Machine) -> None:
+    """No parameter of the form says it, and no assertion of another key."""
+    other = new_key()[0]
+    forged = ehr.assertion(extensions=purpose_of_use("ETREAT"), key=import_private({**other, "kid": ehr.key["kid"]}))
+    assert ehr.ask(http, assertion=forged).status_code == 401
+    token = ehr.ask(http, purpose_of_use="ETREAT").get_json()["access_token"]
+    told = http.post("/oauth/introspect", data={"token": token}, headers=bearer(token)).get_json()
+    assert told["extensions"] == purpose_of_use("TREAT")
 
 
 def test_a_signed_assertion_may_introspect(http: FlaskClient, ehr: Machine) -> None:

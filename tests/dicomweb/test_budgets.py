@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-from dicomweb import views
 from dicomweb.phantom import Phantom, series
 from dicomweb.tables import dicom_instance
+from dicomweb.views import search
 from resources import budgets
 from resources.budgets import IMAGE_BUDGETS, Budget, Effect
 from tests.dicomweb.conftest import Service, stow, stow_body
@@ -105,7 +105,7 @@ def test_at_the_limit_it_is_answered(service: Service, budget: Budget, case: Cal
 def test_results_beyond_the_limit_are_counted(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """PS3.18 §8.3.4.4: whatever the client's own limit is."""
     stow(service.client(), FILES)
-    monkeypatch.setattr(views, "QIDO_RESULTS", dataclasses.replace(budgets.QIDO_RESULTS, value=2))
+    monkeypatch.setattr(search, "QIDO_RESULTS", dataclasses.replace(budgets.QIDO_RESULTS, value=2))
     for query in ("", "?limit=3"):
         answer = service.client().get(f"/dicom-web/instances{query}")
         assert len(answer.get_json(force=True)) == 2

@@ -516,18 +516,21 @@ LONGEST = 131072 + 12
         pdv(store(), 3),
         pdv(command(STORE, WITH_DATA_SET), 3),
         pdv(store(), 3, context=3) + pdv(b"\0" * 10, 2, context=1),
-        pdv(echo()[:20], 1) + pdv(echo()[20:], 3, context=3),
+        pdv(store()[:20], 1, context=5) + pdv(store()[20:], 3, context=3),
+        pdv(store(), 3, context=3) + pdv(echo(), 3, context=3),
+        pdv(b"\0" * 10, 0),
     ],
     ids=["4 GiB", "a byte too long", "release of 4 GiB", "release response", "abort", "request in an association",
          "accept in an association", "command set", "unknown command", "unknown context", "data set first", "garbage",
          "service that is not offered, before its data set", "store in the context of verification",
-         "store of verification", "data set in another context", "command set in two contexts"],
+         "store of verification", "data set in another context", "command set in two contexts",
+         "two command sets", "data set first, and more of it"],
 )
 def test_what_is_beyond_the_limits_is_aborted_at_once(service: Service, pdus: bytes) -> None:
     """PS3.8 §9.2.3 (AA-8), §9.3.1 (PDU length), §9.3.5.1 (a fragment's context), §D.1; PS3.7 §6.3: A-ABORT without
     waiting for what was claimed, and nobody else is disturbed."""
     with opened(service, PATIENT) as door:
-        with associated(door, Verification, CTImageStorage) as raw:
+        with associated(door, Verification, CTImageStorage, "1.2.840.10008.5.1.4.1.1.4") as raw:
             raw.sendall(pdus)
             assert answer(raw)[:1] == ABORT
             until(lambda: door.scp.places.taken == 0, "its place is free")

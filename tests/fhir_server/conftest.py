@@ -110,13 +110,13 @@ class Api:
         assert private is not None
         return self._with_token(made.client_id, private)
 
-    def _with_token(self, client_id: str, private: Json) -> Client:
+    def _with_token(self, client_id: str, private: Json, purpose: str = "") -> Client:
         token_url = f"{self.services.settings.bases[0]}/oauth/token"
         flask = self.app.test_client()
         form = {
             "grant_type": "client_credentials",
             "client_assertion_type": ASSERTION_TYPE,
-            "client_assertion": assertion(token_url, client_id, private),
+            "client_assertion": assertion(token_url, client_id, private, purpose),
         }
         answer = flask.post("/oauth/token", data=form)
         assert answer.status_code == 200, answer.get_data(as_text=True)

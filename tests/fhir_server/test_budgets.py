@@ -74,7 +74,9 @@ def while_the_gate_is_held(api: Api, request: Request) -> TestResponse:
     with api.services.store.database.write():
         asking.start()
         asking.join(10)
-        assert not asking.is_alive(), "the refusal waits for a write transaction"
+        waits = asking.is_alive()
+    asking.join(60)
+    assert not waits, "the refusal waits for a write transaction"
     return answers[0]
 
 
@@ -107,6 +109,12 @@ def _number(text: str) -> Callable[[Api, int], Request]:
 
 def _parameters(api: Api, amount: int) -> Request:
     return lambda: api.hospital_a.get("Patient?" + "&".join(["_elements=id"] * amount))
+
+
+def _parameters_of_a_read(api: Api, amount: int) -> Request:
+    """Of what is no search: the wire alone counts them."""
+    made = api.hospital_a.create(patient())
+    return lambda: api.hospital_a.get(f"Patient/{made['id']}?" + "&".join(["_elements=id"] * amount))
 
 
 def _entry(resource: Json) -> Json:
@@ -288,7 +296,7 @@ CASES: dict[str, list[Case]] = {
     "JSON_DEPTH": [Case(_depth)],
     "NUMBER_DIGITS": [Case(_number("1.{zeros}"))],
     "NUMBER_EXPONENT": [Case(_number("1E{amount}")), Case(_number("1E-{amount}"))],
-    "PARAMETERS": [Case(_parameters)],
+    "PARAMETERS": [Case(_parameters), Case(_parameters_of_a_read)],
     "BUNDLE_ENTRIES": [Case(_entries("batch")), Case(_entries("transaction"))],
     "BUNDLE_ELEMENTS": [Case(_bundle_elements("batch")), Case(_bundle_elements("transaction"))],
     "RESOURCE_ELEMENTS": [Case(_elements)],
@@ -427,3 +435,21 @@ def test_a_large_entry_of_a_batch_is_refused_by_itself(api: Api) -> None:
     conditional["request"]["ifNoneExist"] = "code=nothing"
     entries = api.hospital_a.post("", _bundle("batch", [conditional])).get_json()["entry"]
     assert entries[0]["response"]["outcome"]["issue"][0]["code"] == "too-costly"
+
+
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+def test_a_large_entry_of_a_batch_waits_for_no_writer(api: Api) -> None:
+    """Counted before its transaction, as the resource of a request of its own is."""
+    large = {"resourceType": "Basic", "code": {"coding": [{"code": f"c{n}"} for n in range(10_001)]}}
+    answer = while_the_gate_is_held(api, lambda: api.hospital_a.post("", _bundle("batch", [_entry(large)])))
+    assert answer.get_json()["entry"][0]["response"]["status"][:3] == "422"
+
+
+@pytest.mark.parametrize("path", ["Basic", "Basic/$validate"])
+def test_a_resource_is_counted_before_it_is_looked_at(api: Api, path: str) -> None:
+    """Each of its values could be wrong, and be told: what is too much is not validated."""
+    amount = budgets.RESOURCE_ELEMENTS.value + 1
+    wrong = [{"nonsense": 1} for _ in range(amount // 2)]
+    answer = api.hospital_a.post(path, _basic(extension=wrong))
+    assert answer.status_code == 422
+    assert _issues(answer.get_json()) == [("too-costly", budgets.RESOURCE_ELEMENTS.text)]

@@ -7,6 +7,7 @@ is met exactly: at the limit it is answered, one more is not, and nothing is lef
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -20,7 +21,7 @@ from granian._granian import RSGIProtocolClosed
 
 from auth.admission import Admission, AdmissionLimits, Holder
 from fhir_server.edge import errors
-from fhir_server.server.front import application, inline, protocol, pulse
+from fhir_server.server.front import answers, application, inline, protocol, pulse
 from fhir_server.server.front.application import BodySizes, Front, FrontLimits
 from fhir_server.server.front.bodies import Bodies, BodyLimits, Disconnected
 from fhir_server.server.front.inline import Inline
@@ -559,6 +560,22 @@ def test_a_stranger_s_body_is_never_read(tmp_path: Path) -> None:
             assert (status, "connection" in headers) == (401, False)
 
     run(test())
+
+
+def test_a_reader_who_is_fast_gives_the_thread_back_after_his_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else one download would have a thread for as long as it takes."""
+    monkeypatch.setattr(answers, "_TURN_BYTES", 1000)
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    pump = answers._Pump(answers.Reply(200, [], b"x" * 400, iter([b"y" * 400] * 5)), writer)
+    turns = []
+    while not (is_over := pump.turn()):
+        turns.append(pump.written)
+        assert not pump.is_full
+        os.read(reader, 65536)
+    os.close(reader)
+    os.close(writer)
+    assert (is_over, turns, pump.written) == (True, [1200, 2400], 2400)
 
 
 # — in the event loop —

@@ -331,6 +331,7 @@ def test_an_operation_is_one_access_whatever_it_reads(api: Api) -> None:
     ("role", "purpose"),
     [
         ("hospital_a", "TREAT"),
+        ("hospital_a", "ETREAT"),
         ("viewer", "TREAT"),
         ("auditor", "HCOMPL"),
         ("planner", "HOPERAT"),
@@ -338,8 +339,12 @@ def test_an_operation_is_one_access_whatever_it_reads(api: Api) -> None:
     ],
 )
 def test_the_purpose_of_use_comes_with_the_token(api: Api, role: str, purpose: str) -> None:
-    """R4 AuditEvent.purposeOfEvent: an auditor's own reads are no treatment."""
+    """R4 AuditEvent.purposeOfEvent: an auditor's own reads are no treatment; IHE IUA: a client may say why it asks."""
     client: Client = getattr(api, role)
+    if purpose == "ETREAT":
+        made, private = api.services.authority.clients.add("Garde", "hopital-a", "system/*.rs", "hospital")
+        assert private is not None
+        client = api._with_token(made.client_id, private, purpose)
     asked = client.get("AuditEvent" if role == "auditor" else "Organization", X_Request_Id=f"why-{role}")
     assert asked.status_code in (200, 403)
     found = [

@@ -5,6 +5,7 @@ FHIR R4 §3.1.1 http://hl7.org/fhir/R4/search.html
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resources import registry
+from resources import budgets, registry
 from resources.criteria import (
     Chain,
     Composite,
@@ -161,6 +162,26 @@ def test_more_than_ten_includes_are_refused() -> None:
              and "Patient" in p.targets][:11]  # fmt: skip
     assert len(names) == 11
     assert refused("Patient", *names).issues[0].code == "too-costly"
+
+
+@pytest.mark.parametrize(
+    ("budget", "sent"),
+    [
+        (budgets.PARAMETERS, lambda amount: [("_elements", "id")] * amount),
+        (budgets.SORT_KEYS, lambda amount: [("_sort", ",".join(["name"] * amount))]),
+        (budgets.SORT_KEYS, lambda amount: [("_sort", "name")] * amount),
+    ],
+    ids=["parameters", "keys of one _sort", "keys of several _sort"],
+)
+def test_a_search_has_its_limits_wherever_it_comes_from(
+    budget: budgets.Budget, sent: Callable[[int], list[tuple[str, str]]]
+) -> None:
+    """A condition, or the criteria of a Subscription, did not come as a query of its own: it is counted here."""
+    assert parse("Patient", sent(budget.value)).type == "Patient"
+    with pytest.raises(BadRequest) as refused:
+        parse("Patient", sent(budget.value + 1))
+    assert (refused.value.issues[0].code, refused.value.diagnostics) == ("too-costly", budget.text)
+
 
 
 def test_controls_that_alter_no_result_are_tolerated() -> None:
