@@ -4,6 +4,9 @@ For each change that is visible: which topics fire, which subscriptions of the o
 which of their filters it passes, whether the subscriber may see the version **today**; each that remains gets the
 subscription's next number. The change rows leave the outbox in the same transaction, so a crash repeats nothing and
 loses nothing. `store.engine.queue` says why that order is enough, and why no transaction elsewhere matters.
+
+A change that cannot be judged is logged and passed over; a subscription that cannot be judged goes into error, where
+its owner sees it. Neither stops the others.
 """
 
 from __future__ import annotations
@@ -12,11 +15,13 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 from functools import lru_cache
 
+import structlog
 from sqlalchemy import Connection
 
 from resources.outcomes import InvalidContent
 from resources.times import microseconds
 from store.access import EVERYONE, Caller, Version, Work
+from store.engine.faults import DRIVER_ERRORS
 from store.engine.queue import Floor, lead
 from store.unit_of_work import Store
 from store.versions.audiences import audience_of
@@ -26,6 +31,8 @@ from subscriptions.outbox import ChangeRow, State
 from subscriptions.statuses import server_for, write_status
 from subscriptions.topics import Topic
 from subscriptions.versions import Versions
+
+log = structlog.get_logger("vigie.subscriptions")
 
 BATCH = 100
 """Changes looked at in one transaction: on SQLite other writers wait meanwhile."""
@@ -118,11 +125,15 @@ class Sequencer:
                 continue
             before = None if change.before_pk is None else versions.get(change.before_pk)
             earlier = None if before is None or before.deleted else before.json()
-            fired = [
-                topic
-                for topic in topics.of_type(change.resource_type)
-                if topic.url in heard and topic.fires(earlier, after.json())
-            ]
+            try:
+                fired = [
+                    topic
+                    for topic in topics.of_type(change.resource_type)
+                    if topic.url in heard and topic.fires(earlier, after.json())
+                ]
+            except Exception:  # nothing is asked of the database here: it is this change
+                log.exception("a change cannot be judged")
+                continue
             if fired:
                 yield change, after, fired
 
@@ -148,7 +159,14 @@ class Sequencer:
             # Accepted by an earlier release, not understood by this one: say so to its owner, and let the others go on.
             self._broken[subscription.subscription_id] = (subscription.organization, error.diagnostics)
             return False
-        return self._versions.passes(version, filters) and self._versions.visible(connection, caller, version)
+        try:
+            return self._versions.passes(version, filters) and self._versions.visible(connection, caller, version)
+        except DRIVER_ERRORS:
+            raise  # of the database, not of this subscription
+        except Exception:
+            log.exception("a subscription cannot be judged", subscription=subscription.subscription_id)
+            self._broken[subscription.subscription_id] = (subscription.organization, "An event could not be judged")
+            return False
 
     def _read_filter(self, text: str, topic: str) -> Filter:
         if not topics.is_published(topic):

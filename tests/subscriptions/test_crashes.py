@@ -15,16 +15,19 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Connection
+from sqlalchemy.exc import OperationalError
 
 from fhir_server.server import checks
 from resources.times import microseconds
-from store.access import Access, Caller, Waiting
+from store.access import Access, Caller, Version, Waiting
 from store.engine.database import Database
 from store.engine.queue import Floor
 from store.unit_of_work import Store, UnitOfWork
 from subscriptions import outbox, sequencer
 from subscriptions.channels.port import Answer
 from subscriptions.service import Subscriptions
+from subscriptions.topics import Topic
+from subscriptions.versions import Versions
 from tests.subscriptions.ward import RADIOLOGIST, Ward, report, subscription
 from tests.support import BASE_URL, PLATFORM
 
@@ -285,3 +288,50 @@ def test_a_quiet_server_without_subscribers_has_no_old_changes(ward: Ward) -> No
     ward.sequence()
     with ward.store.database.read() as connection:
         assert ward.subscriptions.queues(connection)["subscription-changes"] == Waiting(0, None)
+
+
+def test_what_cannot_be_judged_stops_nobody_else(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One bad change or subscription once held back every notification behind it; its owner is told, others go on."""
+    bad, good = ward.subscribe(filters=["DiagnosticReport?status=final"]), ward.subscribe()
+    passes, fires = Versions.passes, Topic.fires
+
+    def cannot_pass(self: Versions, version: Version, filters: Any) -> bool:
+        if filters:
+            raise KeyError("nobody foresaw this")
+        return passes(self, version, filters)
+
+    monkeypatch.setattr(Versions, "passes", cannot_pass)
+    ward.sign()
+    ward.turn()
+    assert ward.read(f"Subscription/{bad}")["status"] == "error"
+    assert ward.read(f"Subscription/{good}")["status"] == "active"
+
+    def cannot_fire(self: Topic, before: Any, after: Any) -> bool:
+        if after.get("conclusion") == "poison":
+            raise KeyError("nobody foresaw this")
+        return fires(self, before, after)
+
+    monkeypatch.setattr(Topic, "fires", cannot_fire)
+    ward.sign(conclusion="poison")
+    ward.sign()
+    ward.turn()
+    with ward.store.database.read() as connection:
+        assert len(outbox.events_between(connection, good, 1, 100, limit=100)) == 2
+        assert ward.subscriptions.queues(connection)["subscription-changes"].count == 0
+
+
+def test_a_database_that_fails_is_no_fault_of_a_change(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then nothing is passed over: the transaction is rolled back, and the changes wait."""
+    identifier = ward.subscribe()
+
+    def away(*_: object) -> bool:
+        raise OperationalError("SELECT", {}, Exception("the connection is lost"))
+
+    ward.sign()
+    with monkeypatch.context() as patched:
+        patched.setattr(Versions, "visible", away)
+        with pytest.raises(OperationalError):
+            ward.subscriptions.sequencer.step()
+    ward.turn()
+    assert ward.read(f"Subscription/{identifier}")["status"] == "active"
+    assert ward.hospital.accepted_numbers == [1]
