@@ -5,8 +5,8 @@ which of their filters it passes, whether the subscriber may see the version **t
 subscription's next number. The change rows leave the outbox in the same transaction, so a crash repeats nothing and
 loses nothing. `store.engine.queue` says why that order is enough, and why no transaction elsewhere matters.
 
-A change that cannot be judged is told, counted and passed over; a subscription that cannot be judged goes into error, where
-its owner sees it. Neither stops the others.
+A change that cannot be judged is told, counted and passed over; a subscription that cannot be judged goes into error,
+where its owner sees it. Neither stops the others.
 """
 
 from __future__ import annotations

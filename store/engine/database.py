@@ -253,7 +253,9 @@ class _ProcessState:
     def watcher(self) -> _Watcher:
         watcher: _Watcher | None = getattr(self._watchers, "watcher", None)
         if watcher is None:
-            counter: _Commits = _DataVersion(self.engine) if self.gate is not None else _Snapshot(self.engine, self.silence)
+            counter: _Commits = (
+                _DataVersion(self.engine) if self.gate is not None else _Snapshot(self.engine, self.silence)
+            )
             watcher = self._watchers.watcher = _Watcher(counter)
             self._watcher_list.append(watcher)
         return watcher

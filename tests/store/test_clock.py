@@ -122,7 +122,7 @@ def test_processes_share_what_they_believe(machine: Machine, tmp_path: Path) -> 
 
 
 def test_time_may_step_back_and_order_does_not(store: Store, clock: Clock) -> None:
-    """resource.html#Meta: lastUpdated is when it changed. What a wrong clock wrote stays, and draws nothing after it."""
+    """resource.html#Meta: lastUpdated is when it changed. What a wrong clock wrote stays, and draws nothing on."""
     with store.work(A) as uow:
         uow.resources.update("Patient", "x", patient("a"))
     clock.advance(hours=24)
