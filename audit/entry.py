@@ -1,29 +1,38 @@
-"""An access as it is written down when it happens: caller and access as they are, and when.
+"""An access as it is written down when it happens, and the record that the log keeps of it.
 
-The AuditEvent is built from it by the sequencer. Its text is three times as long and takes longer to make, and whoever
-asks waits until his record is durable. Credentials are left out here already: an entry lies on a disk.
+The entry is written while somebody waits: caller and access as they are, one for all patients. Credentials are left
+out here already: an entry lies on a disk. The sequencer splits it into what a record of form 2 consists of
+(`audit.form2`): head, particulars, patients; the AuditEvents are made when somebody reads them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
-from audit import events
+from audit import form2
 from audit.patterns import PATTERNS, Shape
-from resources.times import microseconds, of_microseconds
-from store.access import Access, Caller, Interaction, Outcome
+from resources.json import Json
+from resources.times import microseconds
+from store.access import Access, Caller, Outcome
 
 _CALLER = frozenset(field.name for field in fields(Caller)) - {"scopes", "recording"}
-_ACCESS = frozenset(field.name for field in fields(Access)) - {"patients"}
+_HEAD = frozenset({"interaction", "type", "id", "version", "owner", "outcome", "derived"})
+_PARTICULARS = ("query", "detail", "context", "reason")
+_OUTCOMES = frozenset(Outcome)
+_TEXT = {str}
+_TEXTS = {str, bool}
+_SUCCESS = Outcome.SUCCESS.value
+_LAST_AT = 253_402_300_800_000_000
+"""µs of the year 10000: no instant of FHIR lies behind it."""
 
 
-def entries(caller: Caller, access: Access, at: datetime) -> Iterator[str]:
-    """One for each patient concerned, else one: of each becomes one AuditEvent."""
+def written(caller: Caller, access: Access, at: datetime) -> str:
+    """The entry of one access."""
     who = {
         "client_id": caller.client_id,
         "organization": caller.organization,
@@ -50,28 +59,69 @@ def entries(caller: Caller, access: Access, at: datetime) -> Iterator[str]:
         what["context"] = access.context
     if access.query:
         of_token = PATTERNS[access.interaction].shape is Shape.TOKEN
-        what["query"] = events.without_credentials(access.query, form_of_token=of_token)
-    at_us = microseconds(at)
-    for patient in access.patients or (None,):
-        content = {"at": at_us, "caller": who, "access": what}
-        if patient is not None:
-            content["patient"] = patient
-        yield orjson.dumps(content).decode()
+        what["query"] = form2.without_credentials(access.query, form_of_token=of_token)
+    content = {"at": microseconds(at), "caller": who, "access": what}
+    if access.patients:
+        content["patients"] = access.patients
+    return orjson.dumps(content).decode()
 
 
-def parse(entry: str) -> tuple[Caller, Access, datetime]:
-    """What `entries` wrote. Raises ValueError, KeyError, TypeError where it is no entry."""
-    content = orjson.loads(entry)
-    caller = Caller(**_known(content["caller"], _CALLER))
-    what = _known(content["access"], _ACCESS)
-    what["interaction"] = Interaction(what["interaction"])
-    what["outcome"] = Outcome(what.get("outcome", Outcome.SUCCESS))
-    what["detail"] = tuple((name, value) for name, value in what.get("detail", ()))
-    what["context"] = tuple(what.get("context", ()))
-    patient = content.get("patient")
-    return caller, Access(**what, patients=() if patient is None else (patient,)), of_microseconds(content["at"])
+class Record(NamedTuple):
+    """What the log keeps of an access: head and particulars without what is empty, and ``Patient/id`` of each part."""
+
+    head: Json
+    particulars: Json
+    patients: tuple[str, ...]
 
 
-def _known(given: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:
-    """An entry may be older or newer than this server: what it does not know is left out."""
-    return {name: value for name, value in given.items() if name in names}
+def split(entry: str) -> Record:
+    """The record of an entry. One that cannot be read is kept as it stands: neither is the log stopped nor it lost."""
+    try:
+        return _record(orjson.loads(entry))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return Record({}, {"unread": entry}, ())
+
+
+def _record(content: Json) -> Record:
+    """Raises ValueError, KeyError, TypeError, AttributeError for what no event can be made of.
+
+    An entry may be older or newer than this server: what it does not know is left out.
+    """
+    given, what = content["caller"], content["access"]
+    caller = {name: value for name, value in given.items() if value and name in _CALLER}
+    access = {name: value for name, value in what.items() if value is not None and value is not False and name in _HEAD}
+    if access.get("outcome") == _SUCCESS:
+        del access["outcome"]
+    particulars = {name: what[name] for name in _PARTICULARS if what.get(name)}
+    # Until form 2 an entry was of one patient.
+    patients = tuple(content.get("patients", ())) or ((content["patient"],) if "patient" in content else ())
+    _check(content["at"], caller, access, particulars, patients)
+    head = {"at": content["at"], "caller": caller, "access": access}
+    return Record(head, particulars, tuple(dict.fromkeys(patients)))
+
+
+def _check(
+    at: object, caller: Mapping[str, Any], access: Mapping[str, Any], particulars: Mapping[str, Any],
+    patients: tuple[Any, ...],
+) -> None:
+    """Raise ValueError where a value is not of its kind: a projection must never fail when it is read."""
+    good = (
+        type(at) is int
+        and 0 <= at < _LAST_AT
+        and access["interaction"] in PATTERNS
+        and access.get("outcome", _SUCCESS) in _OUTCOMES
+        and type(access.get("version", 0)) is int
+        and {*map(type, caller.values())} <= _TEXTS
+        and {type(access.get("type", "")), type(access.get("id", "")), type(access.get("owner", ""))} == _TEXT
+    )
+    if good and patients:
+        good = all(patients) and {*map(type, patients)} == _TEXT
+    if good and particulars:
+        pairs, context = particulars.get("detail", ()), particulars.get("context", ())
+        good = (
+            {type(particulars.get("query", "")), type(particulars.get("reason", ""))} == _TEXT
+            and all(type(one) is str and one for one in context)
+            and all(len(pair) == 2 and type(pair[0]) is str and type(pair[1]) is str for pair in pairs)
+        )
+    if not good:
+        raise ValueError("no entry of an access")

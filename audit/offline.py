@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 """Verify an exported audit log away from the server.
 
-    python offline.py EXPORT.ndjson.gz [--key KEY] [--checkpoints FILE]
+    python offline.py EXPORT.ndjson.gz [--key KEY] [--checkpoints FILE] [--no-events]
 
-Needs this file, Python and `cryptography`; nothing of Vigie. It recomputes every leaf and the tree from the events
+Needs this file, Python and `cryptography`; nothing of Vigie. It recomputes every leaf and the tree from the records
 themselves, checks every checkpoint, and names the first altered, missing or misplaced record. `--key` is the verifier
 key (text or file) that you received by another way than the export; `--checkpoints` is a file of checkpoints kept
-elsewhere. The hashing repeats `audit.merkle` and `audit.checkpoint` on purpose: who verifies need not trust the server.
+elsewhere. Where `form2.py` and `patterns.py` of the project's folder `audit` lie beside it, it also makes the
+AuditEvents of each record again and compares them with those of the export; `--no-events` leaves that out. The hashing
+repeats `audit.merkle`, `audit.form2` and `audit.checkpoint` on purpose: who verifies need not trust the server.
 
 RFC 6962 §2.1, https://c2sp.org/tlog-checkpoint, https://c2sp.org/signed-note; the format: docs/audit.md
 """
@@ -23,13 +25,16 @@ from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-FORMAT = "vigie-audit-export/1"
+FORMAT = "vigie-audit-export/2"
+FORMATS = (FORMAT, "vigie-audit-export/1")
+"""In the first one a record is `event`, an AuditEvent as form 1 has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +134,13 @@ class Judge:
             if size and size[0].isascii() and size[0].isdigit():
                 self._elsewhere.setdefault(int(size[0]), set()).add(note)
 
-    def record(self, seq: int, event_id: str, leaf: bytes, salt: bytes, event: bytes | None) -> None:
-        """The next record. `event` is the AuditEvent as stored, None where there is none."""
+    def record(
+        self, seq: int, event_id: str, leaf: bytes, made: bytes | None, *, is_gone: bool = False, own: str | None = None
+    ) -> None:
+        """The next record. `made`: its leaf hash by what stands in it; None where it cannot be read, or is gone.
+
+        `own`: the id that the content itself names, if it names one.
+        """
         expected = self._size + 1
         if seq != expected:
             if seq < expected:
@@ -139,10 +149,15 @@ class Judge:
             many = f"records {expected} to {seq - 1} are" if seq - 1 > expected else f"record {expected} is"
             self._found(expected, "missing", f"{many} not in the log")
             self._whole = False
-        if event is None:
-            self._found(seq, "missing", f"AuditEvent/{event_id} is in the log and not in the store")
-        elif sha256(b"\x00" + hmac.digest(salt, seq.to_bytes(8, "big") + event, "sha256")).digest() != leaf:
-            self._found(seq, *_why(event_id, event))
+        if is_gone:
+            self._found(seq, "missing", f"AuditEvent/{event_id} is in the log and its content is gone")
+        elif made is None:
+            self._found(seq, "altered", "the record cannot be read")
+        elif made != leaf:
+            if own is not None and own != event_id:
+                self._found(seq, "misplaced", f"AuditEvent/{own} stands in the place of AuditEvent/{event_id}")
+            else:
+                self._found(seq, "altered", f"AuditEvent/{event_id} is not what was logged at this position")
         self.report.records += 1
         self._append(seq, leaf)
         self._check_elsewhere()
@@ -234,34 +249,108 @@ class Judge:
         self.report.findings.append(Finding(position, kind, text))
 
 
-def _why(event_id: str, event: bytes) -> tuple[str, str]:
+def leaf_of(
+    form: int, seq: int, event_id: str, salt: bytes, recorded: int, logged: int, head: str, particulars: str, parts: str
+) -> bytes | None:
+    """The leaf hash of a record by what stands in it; None where it cannot be read."""
     try:
-        own = json.loads(event)["id"]
+        if form == 1:
+            return sha256(b"\x00" + hmac.digest(salt, seq.to_bytes(8, "big") + head.encode(), "sha256")).digest()
+        if form != 2:
+            return None
+        stamp = f"{seq}\n2\n{event_id}\n{recorded}\n{logged}\n{head}".encode()
+        of_head = hmac.digest(salt[:16], stamp, "sha256")
+        of_particulars = hmac.digest(salt[16:], particulars.encode(), "sha256") if particulars else bytes(32)
+        level = []
+        for patient, owner, key in json.loads(parts) if parts else ():
+            text = f"{owner}\n{patient}".encode()
+            level.append(hmac.digest(bytes.fromhex(key), text, "sha256") if patient else bytes.fromhex(key))
+    except (ValueError, TypeError, OverflowError):
+        return None
+    level = [sha256(b"\x00" + one).digest() for one in sorted(level)]
+    while len(level) > 1:
+        pairs = [sha256(b"\x01" + level[i] + level[i + 1]).digest() for i in range(0, len(level) - 1, 2)]
+        level = [*pairs, level[-1]] if len(level) & 1 else pairs
+    return sha256(b"\x00" + of_head + of_particulars + (level[0] if level else bytes(32))).digest()
+
+
+def named_in(form: int, head: str) -> str | None:
+    """The id that a record of form 1 says of itself."""
+    if form != 1:
+        return None
+    try:
+        own = json.loads(head)["id"]
     except (ValueError, KeyError, TypeError):
-        return "altered", "the event cannot be read"
-    if own != event_id:
-        return "misplaced", f"AuditEvent/{own} stands in the place of AuditEvent/{event_id}"
-    return "altered", f"AuditEvent/{event_id} is not what was logged at this position"
+        return None
+    return own if isinstance(own, str) else None
 
 
-def verify_export(path: Path, key_text: str | None = None, elsewhere: Iterable[str] = ()) -> Report:
-    """Verify an export file. Without `key_text` the export's own key is used, and the report says so."""
+class Projection:
+    """Makes the AuditEvents of records again, where the project's own files for that are at hand."""
+
+    def __init__(self) -> None:
+        self._sites: dict[str, Any] = {}
+        here = Path(__file__).resolve().parent
+        self._form2: Any = None
+        if (here / "form2.py").is_file() and here.name == "audit":
+            sys.path.append(str(here.parent))
+            try:
+                self._form2 = import_module("audit.form2")
+            finally:
+                sys.path.remove(str(here.parent))
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it can."""
+        return self._form2 is not None
+
+    def site(self, digest: str, content: str) -> bool:
+        """Learn what the server said of itself; False where that is not what its name says."""
+        self._sites[digest] = json.loads(content)
+        return sha256(content.encode()).hexdigest()[:32] == digest
+
+    def fits(self, line: dict[str, Any]) -> bool:
+        """Whether the AuditEvents that an export shows of a record are the record's."""
+        head, particulars = json.loads(line["head"]), json.loads(line["particulars"] or "{}")
+        listed = json.loads(line["parts"]) if line["parts"] else [[None, "", ""]]
+        made = []
+        for patient, _, salt in listed:
+            if line["parts"] and not patient:
+                continue  # erased
+            id = self._form2.event_id(line["id"], bytes.fromhex(salt or "") if patient else None, patient or "")
+            site = self._sites[head["site"]]
+            made.append(self._form2.event(id, head, particulars, patient, site, line["recorded"], line["logged"]))
+        return bool(made == line["events"])
+
+
+def verify_export(
+    path: Path, key_text: str | None = None, elsewhere: Iterable[str] = (), *, events: bool = True
+) -> Report:
+    """Verify an export file. Without `key_text` the export's own key is used, and the report says so.
+
+    `events`: compare the AuditEvents too.
+    """
     lines = _lines(path)
     head = next(lines, {})
-    if head.get("format") != FORMAT:
+    if head.get("format") not in FORMATS:
         return Report("", findings=[Finding(0, "format", "not an export of an audit log")])
     judge = Judge(Key(key_text or str(head.get("key"))), elsewhere)
     if key_text is None:
         judge.report.notes.append("the key is the export's own: this shows that the export is whole, not who signed it")
+    projection = Projection() if events else None
+    if projection is not None and not projection.is_there:
+        judge.report.notes.append("the records were verified; their AuditEvents were not made again (see --help)")
+        projection = None
     ended = False
     for line in lines:
         try:
-            if "event" in line:
-                event = line["event"]
-                judge.record(line["seq"], line["id"], bytes.fromhex(line["leaf"]), bytes.fromhex(line["salt"]),
-                             None if event is None else event.encode())
+            if "leaf" in line:
+                _judge_record(judge, line, projection)
             elif "checkpoint" in line:
                 judge.checkpoint(line["size"], line["checkpoint"])
+            elif "site" in line:
+                if projection is not None and not projection.site(line["site"], line["content"]):
+                    judge.outside(judge.report.records + 1, "altered", "what the server said of itself is not as named")
             elif "end" in line:
                 ended = True
             else:
@@ -272,6 +361,23 @@ def verify_export(path: Path, key_text: str | None = None, elsewhere: Iterable[s
     if not ended:
         judge.outside(judge.report.records + 1, "truncated", "the export breaks off")
     return judge.finish()
+
+
+def _judge_record(judge: Judge, line: dict[str, Any], projection: Projection | None) -> None:
+    """A record as the export has it; in the first format it is an AuditEvent."""
+    if "event" in line:
+        line = {"form": 1, "recorded": 0, "logged": 0, "head": line["event"], "particulars": "", "parts": "", **line}
+    seq, event_id, form, content = line["seq"], line["id"], line["form"], line["head"]
+    leaf, salt = bytes.fromhex(line["leaf"]), bytes.fromhex(line["salt"])
+    made = None
+    if content is not None:
+        made = leaf_of(
+            form, seq, event_id, salt, line["recorded"], line["logged"], content, line["particulars"], line["parts"]
+        )
+    own = named_in(form, content) if content is not None and made != leaf else None
+    judge.record(seq, event_id, leaf, made, is_gone=content is None, own=own)
+    if projection is not None and form == 2 and made == leaf and not projection.fits(line):
+        judge.outside(seq, "altered", f"the AuditEvents shown of record {event_id} are not those of the record")
 
 
 def split_notes(text: str) -> list[str]:
@@ -304,12 +410,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("export", type=Path)
     parser.add_argument("--key", help="the verifier key, or a file that holds it")
     parser.add_argument("--checkpoints", type=Path, help="a file of checkpoints kept elsewhere")
+    parser.add_argument("--no-events", action="store_true", help="do not make the AuditEvents of the records again")
     chosen = parser.parse_args(arguments)
     key = chosen.key
     if key and Path(key).is_file():
         key = Path(key).read_text(encoding="utf-8")
     notes = split_notes(chosen.checkpoints.read_text(encoding="utf-8")) if chosen.checkpoints else []
-    report = verify_export(chosen.export, key, notes)
+    report = verify_export(chosen.export, key, notes, events=not chosen.no_events)
     sys.stdout.write("\n".join(report.lines()) + "\n")
     return 0 if report.ok else 1
 

@@ -1,8 +1,8 @@
 """Every statement on the log's tables.
 
 `audit_inbox` holds what was recorded and not yet sequenced: written in the transaction of the change, or by the group
-committer. `audit_log` holds a row per record in the order of the Merkle tree, gapless from 1; the event itself is the
-AuditEvent version of that id. A record is in exactly one of the two.
+committer. `audit_log` holds a row per record in the order of the Merkle tree, gapless from 1. A record is in exactly
+one of the two. What a search asks is in `audit.reading`.
 """
 
 from __future__ import annotations
@@ -10,30 +10,41 @@ from __future__ import annotations
 from collections.abc import Container, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import orjson
 from sqlalchemy import (
     BigInteger,
     Connection,
     Text,
-    and_,
     bindparam,
     cast,
     delete,
     func,
     insert,
     literal_column,
-    or_,
     select,
+    tuple_,
     update,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 
+from audit.forms import Row
 from audit.merkle import Frontier
-from audit.tables import audit_checkpoint, audit_inbox, audit_log, audit_spool, audit_tree
+from audit.tables import (
+    audit_checkpoint,
+    audit_inbox,
+    audit_index,
+    audit_log,
+    audit_site,
+    audit_spool,
+    audit_tree,
+)
 from resources.hashing import hash64
 from resources.registry import type_id, type_name
 from store.access import COUNTED, Waiting
+from store.engine import queue
+from store.engine.queue import Floor
 from store.engine.statements import Prepared
-from store.versions.tables import MAX, resource_version, tx
+from store.versions.tables import CURRENT, audience_member, resource_version, tx
 
 AUDIT_EVENT = type_id("AuditEvent")
 
@@ -46,29 +57,6 @@ class Pending(NamedTuple):
     recorded: int
     tx_id: int
     entry: str
-
-
-class LogRow(NamedTuple):
-    """One row of audit_log: a leaf of the tree."""
-
-    seq: int
-    event_id: str
-    leaf: bytes
-    salt: bytes
-    tx_id: int
-    recorded: int
-
-
-class Stored(NamedTuple):
-    """A row of the log with the AuditEvent that is stored under its id (None: there is none, or it is hidden)."""
-
-    seq: int
-    event_id: str
-    leaf: bytes
-    salt: bytes
-    tx_id: int
-    event: str | None
-    visible: bool
 
 
 # --- the inbox
@@ -91,23 +79,12 @@ _ADD_AT_ONCE = Prepared(
         select(_given.c.event_id, _given.c.recorded, _OWN_TX, _given.c.entry),
     )
 )
-_ORDER = (audit_inbox.c.tx_id, audit_inbox.c.pk)
-_PENDING = Prepared(
-    select(audit_inbox).order_by(audit_inbox.c.pk).limit(bindparam("size")),
-    # A lower transaction id may still commit above this one: only below the oldest running one is the order final.
-    postgresql=select(audit_inbox)
-    .where(
-        audit_inbox.c.tx_id
-        < cast(cast(func.pg_snapshot_xmin(func.pg_current_snapshot()), Text), BigInteger)
-        + bindparam("epoch", type_=BigInteger)
-    )
-    .order_by(*_ORDER)
-    .limit(bindparam("size")),
-)
+_listed = func.json_each(bindparam("keys")).table_valued("value", name="listed")
 _LAST = select(func.coalesce(func.max(audit_inbox.c.pk), 0))
 _WAITING = select(func.count(), func.min(audit_inbox.c.recorded)).select_from(audit_inbox)
 
 
+_INBOX = queue.Queue(audit_inbox, "pk")
 _CONSUMED = Prepared(select(audit_spool.c.file, audit_spool.c.consumed))
 _ADVANCE = Prepared(
     update(audit_spool)
@@ -148,15 +125,14 @@ def add_at_once(connection: Connection, rows: Sequence[InboxRow], epoch: int) ->
     })  # fmt: skip
 
 
-def pending(connection: Connection, size: int, epoch: int) -> list[Pending]:
-    """The next records in order, at most `size`."""
-    return [Pending(*row) for row in _PENDING.all(connection, {"size": size, "epoch": epoch})]
+def pending(connection: Connection, floor: Floor, size: int) -> list[Pending]:
+    """The next visible records in the order in which they were written; at most `size`."""
+    return [Pending(*row) for row in _INBOX.rows(connection, floor, size)]
 
 
-def take(connection: Connection, batch: Sequence[Pending]) -> bool:
+def take(connection: Connection, floor: Floor, batch: Sequence[Pending]) -> bool:
     """Remove `batch` from the inbox; False where another sequencer was faster."""
-    keys = [row.pk for row in batch]
-    return connection.execute(delete(audit_inbox).where(audit_inbox.c.pk.in_(keys))).rowcount == len(batch)
+    return _INBOX.remove(connection, floor, [row.pk for row in batch])
 
 
 def consumed(connection: Connection) -> dict[str, int]:
@@ -202,13 +178,57 @@ def backlog(connection: Connection) -> Waiting:
 # --- the log
 
 _APPEND = Prepared(insert(audit_log).inline())
+_FIND = Prepared(insert(audit_index).inline())
 _TREE = Prepared(select(audit_tree.c.size, audit_tree.c.frontier).where(audit_tree.c.id == 1))
-_LEAD = select(func.pg_try_advisory_xact_lock(hash64("audit sequencer")))
+_MOVE = Prepared(
+    update(audit_tree)
+    .where(audit_tree.c.id == 1, audit_tree.c.size == bindparam("before"))
+    .values(size=bindparam("after"), frontier=bindparam("frontier"))
+)
+_END = Prepared(
+    select(audit_log.c.seq, audit_log.c.logged, audit_log.c.through).order_by(audit_log.c.seq.desc()).limit(1)
+)
+_LEADER = hash64("audit sequencer")
+_KNOWN = Prepared(
+    select(audit_log.c.event_id).where(audit_log.c.event_id.in_(select(_listed.c.value))),
+    postgresql=select(audit_log.c.event_id).where(
+        audit_log.c.event_id == func.any(cast(bindparam("keys"), ARRAY(Text)))
+    ),
+)
+_OWNERS_OF = (
+    select(resource_version.c.resource_id, audience_member.c.organization)
+    .join(audience_member, audience_member.c.audience_id == resource_version.c.owner_id)
+    .where(resource_version.c.type_id == type_id("Patient"), resource_version.c.valid_to == CURRENT)
+)
+_OWNERS = Prepared(
+    _OWNERS_OF.where(resource_version.c.resource_id.in_(select(_listed.c.value))),
+    postgresql=_OWNERS_OF.where(
+        resource_version.c.resource_id == func.any(cast(bindparam("keys"), ARRAY(Text)))
+    ),
+)
+_INDEXED = Prepared(
+    select(audit_index.c.seq).where(
+        audit_index.c.kind == bindparam("kind"), audit_index.c.value == bindparam("value"),
+        audit_index.c.at == bindparam("at"), audit_index.c.seq == bindparam("seq"),
+    )
+)
+_SITE = Prepared(select(audit_site.c.content).where(audit_site.c.digest == bindparam("digest")))
+
+IndexRow = tuple[int, int, int, int]
+"""kind, value, at, seq."""
+
+
+class End(NamedTuple):
+    """Of the newest record: its position, when it was logged, how many AuditEvents there are up to it."""
+
+    seq: int
+    logged: int
+    through: int
 
 
 def lead(connection: Connection) -> bool:
-    """Whether this transaction may sequence. SQLite: it is the only writer. PostgreSQL: one advisory lock."""
-    return connection.dialect.name == "sqlite" or bool(connection.execute(_LEAD).scalar_one())
+    """Whether this transaction may sequence: one at a time does."""
+    return queue.lead(connection, _LEADER)
 
 
 def tree(connection: Connection) -> Frontier:
@@ -217,19 +237,86 @@ def tree(connection: Connection) -> Frontier:
     return Frontier.decode(int(row[0]), bytes(row[1])) if row else Frontier.empty()
 
 
-def append(connection: Connection, rows: Sequence[LogRow], before: int, frontier: Frontier) -> bool:
-    """Append rows and the new frontier; False where the tree has no longer `before` leaves."""
-    values = {"size": frontier.size, "frontier": frontier.encode()}
+def end(connection: Connection) -> End:
+    """The newest record; zeros where there is none."""
+    row = _END.first(connection, {})
+    return End(int(row[0]), int(row[1]), int(row[2])) if row else End(0, 0, 0)
+
+
+def known(connection: Connection, ids: Sequence[str]) -> set[str]:
+    """Which of these records are in the log already."""
+    return {row[0] for row in _KNOWN.all(connection, {"keys": _texts(connection, ids)})} if ids else set()
+
+
+def owners(connection: Connection, patients: Sequence[str]) -> dict[str, str]:
+    """Logical id of a patient → the organisation that it belongs to, of those that there are."""
+    rows = _OWNERS.all(connection, {"keys": _texts(connection, patients)}) if patients else []
+    return {str(row[0]): str(row[1]) for row in rows}
+
+
+def _texts(connection: Connection, texts: Sequence[str]) -> Any:
+    return orjson.dumps(list(texts)).decode() if connection.dialect.name == "sqlite" else list(texts)
+
+
+def append(
+    connection: Connection, rows: Sequence[Row], found: Sequence[IndexRow], before: int, frontier: Frontier
+) -> bool:
+    """Append rows, what they are found by, and the new frontier; False where the tree has no longer `before` leaves."""
     if before == 0 and not _TREE.first(connection, {}):
-        connection.execute(insert(audit_tree).values(id=1, **values))
+        connection.execute(insert(audit_tree).values(id=1, size=frontier.size, frontier=frontier.encode()))
     else:
-        moved = connection.execute(
-            update(audit_tree).where(audit_tree.c.id == 1, audit_tree.c.size == before).values(**values)
-        )
-        if moved.rowcount != 1:
+        values = {"before": before, "after": frontier.size, "frontier": frontier.encode()}
+        if _MOVE.run(connection, values) != 1:
             return False
-    _APPEND.many(connection, [tuple(row) for row in rows])
+    if connection.dialect.name == "sqlite":
+        _APPEND.many(connection, rows)
+        _FIND.many(connection, found)
+    else:
+        _copy(connection, rows, found)
     return True
+
+
+def _copy(connection: Connection, rows: Sequence[Row], found: Sequence[IndexRow]) -> None:
+    """PostgreSQL: COPY, as text written in one go; a statement per row costs more than everything else together."""
+    driver: Any = connection.connection.driver_connection
+    with driver.cursor() as cursor:
+        with cursor.copy(_COPY_LOG) as copy:
+            copy.write("".join(map(_line, rows)))
+        with cursor.copy(_COPY_INDEX) as copy:
+            copy.write("".join([f"{kind}\t{value}\t{at}\t{seq}\n" for kind, value, at, seq in found]))
+
+
+def _line(row: Row) -> str:
+    """A row as COPY's text format has it. Our JSON holds no control characters, so only backslashes are escaped."""
+    seq, event_id, form, leaf, salt, recorded, logged, through, head, particulars, parts = row
+    event_id, head, particulars, parts = (
+        text.replace("\\", "\\\\") if "\\" in text else text for text in (event_id, head or "", particulars, parts)
+    )
+    return (
+        f"{seq}\t{event_id}\t{form}\t\\\\x{leaf.hex()}\t\\\\x{salt.hex()}\t{recorded}\t{logged}\t{through}"
+        f"\t{head}\t{particulars}\t{parts}\n"
+    )
+
+
+_COPY_LOG = f"COPY audit_log ({', '.join(Row._fields)}) FROM STDIN"
+_COPY_INDEX = "COPY audit_index (kind, value, at, seq) FROM STDIN"
+
+
+def add_site(connection: Connection, digest: str, content: str) -> None:
+    """Keep what heads of records name; what is there already stays."""
+    if _SITE.first(connection, {"digest": digest}) is None:
+        connection.execute(insert(audit_site).values(digest=digest, content=content))
+
+
+def site(connection: Connection, digest: str) -> str | None:
+    """The content that has this digest."""
+    row = _SITE.first(connection, {"digest": digest})
+    return str(row[0]) if row else None
+
+
+def sites(connection: Connection) -> list[tuple[str, str]]:
+    """(digest, content) of all."""
+    return [(row[0], row[1]) for row in connection.execute(select(audit_site).order_by(audit_site.c.digest))]
 
 
 def add_checkpoint(connection: Connection, size: int, note: str, signed: int, interval_us: int) -> None:
@@ -265,53 +352,65 @@ def leaves(connection: Connection, size: int) -> list[bytes]:
     return [bytes(row[0]) for row in rows]
 
 
-def position(connection: Connection, event_id: str) -> LogRow | None:
-    """The log row of an AuditEvent."""
+def by_id(connection: Connection, event_id: str) -> Row | None:
+    """The record with this id."""
     row = connection.execute(select(audit_log).where(audit_log.c.event_id == event_id)).first()
-    return LogRow(*row) if row else None
+    return _row(row) if row else None
 
 
-def stored(connection: Connection, audience: int, chunk: int = 2000) -> Iterator[Stored]:
-    """Every row of the log in order, with the event as it is stored today.
+def rows(connection: Connection, seqs: Sequence[int]) -> dict[int, Row]:
+    """The records at these positions."""
+    if not seqs:
+        return {}
+    found = connection.execute(select(audit_log).where(audit_log.c.seq.in_(seqs)))
+    return {row.seq: row for row in map(_row, found)}
 
-    An event that a search would no longer show (ended, deleted, another audience than `audience`) is not visible.
-    """
-    version = resource_version
-    joined = audit_log.outerjoin(
-        version,
-        and_(
-            version.c.type_id == AUDIT_EVENT,
-            version.c.resource_id == audit_log.c.event_id,
-            version.c.version == 1,
-        ),
-    )
-    visible = and_(version.c.valid_to == MAX, version.c.deleted == 0, version.c.audience_id == audience)
-    after: int | None = None
+
+def stored(connection: Connection, after: int = 0, chunk: int = 2000) -> Iterator[Row]:
+    """Every row of the log in order, from behind position `after`."""
     while True:
-        statement = (
-            select(audit_log.c.seq, audit_log.c.event_id, audit_log.c.leaf, audit_log.c.salt, audit_log.c.tx_id,
-                   version.c.content, visible)
-            .select_from(joined)
-            .order_by(audit_log.c.seq)
-            .limit(chunk)
-        )
-        if after is not None:
-            statement = statement.where(audit_log.c.seq > after)
-        rows = connection.execute(statement).all()
-        for seq, event_id, leaf, salt, tx_id, content, shown in rows:
-            yield Stored(int(seq), event_id, bytes(leaf), bytes(salt), int(tx_id), content, bool(shown))
+        rows = connection.execute(
+            select(audit_log).where(audit_log.c.seq > after).order_by(audit_log.c.seq).limit(chunk)
+        ).all()
+        for row in rows:
+            yield _row(row)
         if len(rows) < chunk:
             return
         after = int(rows[-1][0])
 
 
+def index_rows(connection: Connection, chunk: int = 10_000) -> Iterator[IndexRow]:
+    """Every row by which a record is found, in the order of the table."""
+    columns = (audit_index.c.kind, audit_index.c.value, audit_index.c.at, audit_index.c.seq)
+    last: IndexRow | None = None
+    while True:
+        statement = select(*columns).order_by(*columns).limit(chunk)
+        if last is not None:
+            statement = statement.where(tuple_(*columns) > tuple_(*last))
+        rows = connection.execute(statement).all()
+        for kind, value, at, seq in rows:
+            yield int(kind), int(value), int(at), int(seq)
+        if len(rows) < chunk:
+            return
+        last = tuple(map(int, rows[-1]))  # type: ignore[assignment]
+
+
+def is_indexed(connection: Connection, row: IndexRow) -> bool:
+    """Whether there is such a row."""
+    return _INDEXED.first(connection, dict(zip(("kind", "value", "at", "seq"), row, strict=True))) is not None
+
+
+def _row(row: Any) -> Row:
+    found = Row(*row)
+    return found._replace(leaf=bytes(found.leaf), salt=bytes(found.salt))
+
+
 def events_outside(connection: Connection, limit: int = 100) -> list[str]:
-    """AuditEvent versions that the log does not know, as references."""
+    """AuditEvents among the resources, as references: the log knows none there."""
     version = resource_version
-    logged = select(audit_log.c.seq).where(audit_log.c.event_id == version.c.resource_id).exists()
     rows = connection.execute(
         select(version.c.resource_id, version.c.version)
-        .where(version.c.type_id == AUDIT_EVENT, or_(version.c.version != 1, ~logged))
+        .where(version.c.type_id == AUDIT_EVENT)
         .order_by(version.c.pk)
         .limit(limit)
     )

@@ -1,17 +1,22 @@
-"""The sequencer: takes records out of the inbox, in the order of their transactions, into the log.
+"""The sequencer: takes records out of the inbox, in the order in which they were written, into the log.
 
-In one transaction each record gets its position, its leaf and its AuditEvent version with index rows, the frontier
-moves, and a checkpoint is signed; so a log that can be read is a log that is signed. One process sequences at a time,
-any process may. A checkpoint that does not extend the last one is never signed: the sequencer stops and says so.
+In one transaction a batch of records gets its positions and its leaves, the frontier moves, and a checkpoint is signed;
+so a log that can be read is a log that is signed. Everything that can be computed is computed before: the transaction
+is a bulk insert. One process sequences at a time, any process may. A checkpoint that does not extend the last one is
+never signed: the sequencer stops and says so.
+
+The inbox is a queue: the leader takes the rows that it sees, and deletes them in the commit that numbers them. No
+bound on transactions is asked for, so none that stands open anywhere keeps a record from the log.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-import secrets
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,38 +25,38 @@ from typing import TYPE_CHECKING
 import orjson
 import structlog
 
-from audit import entry, events, merkle, queries, spool
+from audit import entry, finding, form2, forms, merkle, queries, spool
 from audit.checkpoint import BadCheckpoint, Checkpoint, Signer
+from audit.forms import Part, Row
 from audit.offline import split_notes
-from resources.index_rows import IndexRows
-from resources.json import Json
-from resources.registry import patients_of
-from resources.times import instant_text, microseconds, of_microseconds, utc_now
+from resources.times import microseconds, utc_now
 from store.access import Loop
 from store.engine.database import Database
 from store.engine.faults import DRIVER_ERRORS, is_race
-from store.versions import queries as versions
+from store.engine.queue import Floor
 from store.versions import snapshots
-from store.versions.audiences import Audiences
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 log = structlog.get_logger("vigie.audit")
 
-BATCH = 100
-"""Records of one transaction: on SQLite every writer waits for it."""
+BATCH = {"sqlite": 1000, "postgresql": 4000}
+"""Records of one transaction. On SQLite every writer waits for it: some 20 ms."""
+CACHE_KIB = 32 * 1024
+"""SQLite: pages that the background's connection keeps. The index over patients and resources is written everywhere."""
+POLL_S = 0.1
+"""How often the background looks whether something was recorded."""
 PUBLISH_INTERVAL_S = 1.0
 TIDY_INTERVAL_S = 5.0
 CHECKPOINT_INTERVAL_S = 1.0
 """Of the checkpoints that are kept: one in between goes when the next is signed."""
 PUBLISHED_TAIL_BYTES = 65_536
 """How much of the published file is looked at on start."""
-_RESTS = ((10.0, 8.0), (60.0, 3.0), (300.0, 1.0), (float("inf"), 0.5))
-"""(age of the oldest record below which it holds, rest after a batch as a multiple of the batch's own time)."""
-_REST_MAX_S = 0.5
-_LAST_UPDATED = "0000-00-00T00:00:00.000Z"
-"""Stands in for meta.lastUpdated until the transaction has its time."""
+RESTS_BELOW_S = 1.0
+"""A log that is less far behind than this gives way to requests: it rests as long as its batch took."""
+_REST_MAX_S = 0.1
+_OWNERS_KEPT = 50_000
 
 
 class InconsistentLog(Exception):
@@ -69,10 +74,9 @@ class Sequencer:
         observer: str,
         base_url: str,
         platform: str,
-        base_urls: Sequence[str] = (),
         published: Path | None = None,
         clock: Callable[[], datetime] = utc_now,
-        batch: int = BATCH,
+        batch: int | None = None,
         checkpoint_interval_s: float = CHECKPOINT_INTERVAL_S,
         spooled: Path | None = None,
     ) -> None:
@@ -86,14 +90,17 @@ class Sequencer:
         self._platform = platform
         self._observer = observer
         self._base_url = base_url
-        self._base_urls = tuple(base_urls) or (base_url,)
         self._published = published
         self._spooled = spooled
         self._tidied_at = 0.0
         self._now = clock
-        self._batch = batch
+        self._batch = batch or BATCH[database.dialect]
         self._checkpoint_interval_us = int(checkpoint_interval_s * 1_000_000)
-        self._audiences = Audiences()
+        self._owners: dict[str, str] = {}
+        """Patient → owner, of those that were asked for last: an owner never changes."""
+        self._has_cache = False
+        self._floor = Floor()
+        self._turn, self._pid = threading.Lock(), os.getpid()
         self._epoch: int | None = None
         self._signed: Checkpoint | None = None
         self._unpublished: str | None = None
@@ -108,21 +115,30 @@ class Sequencer:
 
         A batch that is not full ends the round: records gather meanwhile, and share the next commit.
         """
+        if self._pid != os.getpid():  # a fork: whoever had the turn in the parent has it there
+            self._turn, self._pid = threading.Lock(), os.getpid()
+        if not self._turn.acquire(blocking=False):
+            return False  # another thread sequences; one does at a time, in all processes
+        try:
+            return self._step()
+        finally:
+            self._turn.release()
+
+    def _step(self) -> bool:
         self._recall_published()
         with self._database.read() as connection:
-            inbox = queries.pending(connection, self._batch, self.epoch(connection))
-            consumed = queries.consumed(connection) if self._spooled is not None else {}
-        spooled = self._from_spool(consumed, self._batch - len(inbox))
-        batch = [*inbox, *(queries.Pending(0, row.event_id, row.recorded, 0, row.entry) for row in spooled)]
-        if not batch:
-            self._tidy(consumed)
+            batch = self._next(connection)
+            if batch.records:
+                prepared = self._prepared(connection, batch)
+        if not batch.records:
+            self._drop_doubles(batch)
+            self._tidy(batch.consumed)
             self._lag_s = 0.0
             self._publish(force=True)
             return False
-        self._lag_s = self._now().timestamp() - min(row.recorded for row in batch) / 1_000_000
-        prepared = [self._prepared(row) for row in batch]
+        self._lag_s = self._now().timestamp() - min(row.recorded for row in batch.records) / 1_000_000
         try:
-            note = self._sequence(inbox, spooled, consumed, batch, prepared)
+            note = self._sequence(batch, prepared)
         except _Lost:
             return False
         except DRIVER_ERRORS as error:
@@ -131,23 +147,25 @@ class Sequencer:
             raise
         self._unpublished = note
         self._publish(force=False)
-        return len(batch) == self._batch
+        return batch.is_full
 
     def loop(self) -> Loop:
         """The background loop."""
-        return Loop("audit-sequencer", self.paced_step, 0.05)
+        return Loop("audit-sequencer", self.paced_step, POLL_S)
 
     def paced_step(self) -> bool:
         """`step` for the background: under load it rests after each batch, so that requests have the database first.
 
-        What is acknowledged is durable in the inbox already; only its place in the log waits. The rest shrinks with the
-        age of the oldest record, so the log cannot fall behind for ever.
+        What is acknowledged is durable in the inbox already; only its place in the log waits.
         """
+        if not self._has_cache and self._database.is_sqlite:
+            with self._database.read() as connection:  # the connection that this thread keeps
+                connection.exec_driver_sql(f"PRAGMA cache_size = -{CACHE_KIB}")
+            self._has_cache = True
         began = time.monotonic()
         more = self.step()
-        if more:
-            rest = next(share for age_s, share in _RESTS if self._lag_s < age_s)
-            time.sleep(min(rest * (time.monotonic() - began), _REST_MAX_S))
+        if more and self._lag_s < RESTS_BELOW_S:
+            time.sleep(min(time.monotonic() - began, _REST_MAX_S))
         return more
 
     def epoch(self, connection: Connection) -> int:
@@ -158,38 +176,92 @@ class Sequencer:
             self._epoch = snapshots.epoch(connection)
         return self._epoch
 
-    def _prepared(self, row: queries.Pending) -> _Prepared:
-        """All that can be computed before the transaction, so that nobody waits for it."""
-        event = self._event(row)
-        meta = {"versionId": "1", "lastUpdated": _LAST_UPDATED, **event.pop("meta", {})}
-        stamped: Json = {"resourceType": "AuditEvent", "id": row.event_id, "meta": meta}
-        stamped.update((key, value) for key, value in event.items() if key not in stamped)
-        head, _, tail = orjson.dumps(stamped).partition(_LAST_UPDATED.encode())
-        try:
-            rows = versions.extract("AuditEvent", stamped, self._base_urls)
-        except Exception:
-            # One event that cannot be indexed must not stop the log: it is logged, signed and read by its id.
-            log.exception("an audit event could not be indexed", audit_event=row.event_id)
-            rows = IndexRows()
-        return _Prepared(head, tail, rows, tuple(patients_of("AuditEvent", stamped)))
+    def _next(self, connection: Connection) -> _Batch:
+        """What is to be sequenced next: out of the inbox, then out of the spool; what the log has is left out."""
+        consumed = queries.consumed(connection) if self._spooled is not None else {}
+        inbox = queries.pending(connection, self._floor, self._batch)
+        spooled = self._from_spool(consumed, self._batch - len(inbox))
+        # A file of the spool that was brought back from a backup, or beside an older database, is replayed.
+        known = queries.known(connection, [row.event_id for row in spooled])
+        records = [_Waiting(row.event_id, row.recorded, row.entry) for row in inbox]
+        for row in spooled:
+            if row.event_id not in known:
+                known.add(row.event_id)
+                records.append(_Waiting(row.event_id, row.recorded, row.entry))
+        is_full = len(inbox) + len(spooled) >= self._batch
+        return _Batch(inbox, spooled, consumed, records, is_full)
 
-    def _event(self, row: queries.Pending) -> Json:
-        """The AuditEvent of a record."""
-        site = {"observer": self._observer, "base_url": self._base_url, "platform": self._platform}
-        recorded = of_microseconds(row.recorded)
+    def _prepared(self, connection: Connection, batch: _Batch) -> _Prepared:
+        """All that can be computed before the transaction, so that nobody waits for it."""
         try:
-            caller, access, at = entry.parse(row.entry)
-            (event,) = events.build(caller, access, at, recorded=recorded, new_id=lambda: row.event_id, **site)
-        except Exception:
-            # One entry that nobody can read must not stop the log, nor be lost: it is logged as it stands.
-            log.exception("an audit event could not be built", audit_event=row.event_id)
-            event = events.unread(row.entry, recorded, **site)
-        return event
+            frontier = queries.tree(connection)  # compared with the last checkpoint in the transaction that extends it
+        except ValueError as error:
+            raise InconsistentLog(f"The audit log cannot be extended: {error}") from error
+        before, end = frontier.size, queries.end(connection)
+        digest, _ = forms.site_content(self._observer, self._base_url, self._platform)
+        split = [entry.split(waiting.entry) for waiting in batch.records]
+        owners = self._owners_of(connection, split)
+        logged = max(microseconds(self._now()) // 1000 * 1000, end.logged)
+        through = end.through
+        salts = os.urandom(form2.SALT_BYTES * (2 * len(split) + sum(len(record.patients) for record in split)))
+        used = 0
+
+        def salt(size: int) -> bytes:
+            nonlocal used
+            used += size
+            return salts[used - size : used]
+
+        rows, found = [], []
+        for waiting, record in zip(batch.records, split, strict=True):
+            seq = frontier.size + 1
+            own = salt(2 * form2.SALT_BYTES)
+            parts = [
+                Part(patient, owners.get(patient, ""), salt(form2.SALT_BYTES)) for patient in record.patients
+            ]
+            through += max(1, len(parts))
+            head = orjson.dumps({"site": digest, **record.head})
+            particulars = orjson.dumps(record.particulars) if record.particulars else b""
+            leaf = form2.leaf(
+                seq, waiting.event_id, waiting.recorded, logged, own, head, particulars,
+                [part.committed for part in parts],
+            )
+            frontier.append(leaf)
+            rows.append(Row(
+                seq, waiting.event_id, forms.FORM_2, leaf, own, waiting.recorded, logged, through, head.decode(),
+                particulars.decode(), forms.parts_text(parts)))
+            found += [
+                (kind, value, waiting.recorded, seq)
+                for kind, value in finding.keys(record.head, record.particulars, parts)
+            ]
+            if "unread" in record.particulars:
+                log.error("an audit entry cannot be read: it is logged as it stands", audit_event=waiting.event_id)
+        return _Prepared(before, frontier, rows, found)
+
+    def _owners_of(self, connection: Connection, records: Sequence[entry.Record]) -> dict[str, str]:
+        """Patient → owner, of all patients of a batch: one statement for those that are not known yet."""
+        patients = {patient for record in records for patient in record.patients}
+        kept = self._owners
+        found = {patient: kept[patient] for patient in patients if patient in kept}
+        ids = {patient.removeprefix("Patient/"): patient for patient in patients - found.keys()}
+        fresh = {ids[id]: owner for id, owner in queries.owners(connection, list(ids)).items()}
+        self._owners = {**(kept if len(kept) < _OWNERS_KEPT else {}), **fresh} if fresh else kept
+        return found | fresh
 
     def _from_spool(self, consumed: Mapping[str, int], size: int) -> list[spool.SpoolRow]:
         if self._spooled is None or size <= 0:
             return []
         return spool.read(self._spooled, consumed, size)
+
+    def _drop_doubles(self, batch: _Batch) -> None:
+        """A spool that only repeats what is in the log is past."""
+        if batch.spooled:
+            with suppress(_Lost), self._database.write() as connection:
+                self._advance(connection, batch)
+
+    def _advance(self, connection: Connection, batch: _Batch) -> None:
+        for name, end in {row.file: row.end for row in batch.spooled}.items():
+            if not queries.advance(connection, name, batch.consumed.get(name, 0), end):
+                raise _Lost
 
     def _tidy(self, consumed: Mapping[str, int]) -> None:
         """Now and then, remove the files of the spool that are finished."""
@@ -202,48 +274,21 @@ class Sequencer:
             with self._database.write() as connection:
                 queries.forget(connection, known)
 
-    def _sequence(
-        self,
-        inbox: Sequence[queries.Pending],
-        spooled: Sequence[spool.SpoolRow],
-        consumed: Mapping[str, int],
-        batch: Sequence[queries.Pending],
-        prepared: Sequence[_Prepared],
-    ) -> str:
-        fresh: set[int] = set()
-        ends = {row.file: row.end for row in spooled}
+    def _sequence(self, batch: _Batch, prepared: _Prepared) -> str:
+        frontier = prepared.frontier
+        checkpoint = Checkpoint(self._signer.name, frontier.size, frontier.root())
         with self._database.write() as connection:
-            if not queries.lead(connection) or not queries.take(connection, inbox):
+            if not queries.lead(connection) or not queries.take(connection, self._floor, batch.inbox):
                 raise _Lost
-            for name, end in ends.items():
-                if not queries.advance(connection, name, consumed.get(name, 0), end):
-                    raise _Lost
-            frontier = self._frontier(connection)
-            before = frontier.size
-            now_us = microseconds(self._now()) // 1000 * 1000
-            tx, at_us = snapshots.begin_tx(connection, now_us, self.epoch(connection))
-            audience = self._audiences.register(connection, frozenset({self._platform}), fresh)
-            stamp = instant_text(of_microseconds(at_us)).encode()
-            news, log = [], []
-            for row, ready in zip(batch, prepared, strict=True):
-                content = ready.head + stamp + ready.tail
-                seq, salt = frontier.size + 1, secrets.token_bytes(32)
-                leaf = merkle.leaf_hash(merkle.commitment(seq, content, salt))
-                frontier.append(leaf)
-                log.append(queries.LogRow(seq, row.event_id, leaf, salt, row.tx_id, row.recorded))
-                news.append(versions.NewVersion(
-                    queries.AUDIT_EVENT, row.event_id, 1, False, "POST", audience, audience, ready.patients, content))
-            buffer = versions.IndexBuffer()
-            keys = versions.insert_versions(connection, news, tx, at_us)
-            for key, ready in zip(keys, prepared, strict=True):
-                buffer.add(key, ready.rows)
-            buffer.flush(connection)
-            if not queries.append(connection, log, before, frontier):
+            self._advance(connection, batch)
+            if self._frontier(connection).size != prepared.before:
                 raise _Lost
-            checkpoint = Checkpoint(self._signer.name, frontier.size, frontier.root())
+            queries.add_site(connection, *forms.site_content(self._observer, self._base_url, self._platform))
+            if not queries.append(connection, prepared.rows, prepared.found, prepared.before, frontier):
+                raise _Lost
             note = self._signer.sign(checkpoint)
-            queries.add_checkpoint(connection, frontier.size, note, at_us, self._checkpoint_interval_us)
-        self._audiences.committed(fresh)
+            queries.add_checkpoint(
+                connection, frontier.size, note, prepared.rows[-1].logged, self._checkpoint_interval_us)
         self._signed = checkpoint
         return note
 
@@ -305,13 +350,34 @@ class Sequencer:
 
 
 @dataclass(frozen=True, slots=True)
-class _Prepared:
-    """An AuditEvent but for its time: the text before and after it, index rows, patients."""
+class _Waiting:
+    """A record that waits, wherever."""
 
-    head: bytes
-    tail: bytes
-    rows: IndexRows
-    patients: tuple[str, ...]
+    event_id: str
+    recorded: int
+    entry: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """What is sequenced in one turn."""
+
+    inbox: list[queries.Pending]
+    spooled: list[spool.SpoolRow]
+    consumed: Mapping[str, int]
+    records: list[_Waiting]
+    is_full: bool
+    """There may be more."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """Rows for the log that had `before` records, and the tree with them."""
+
+    before: int
+    frontier: merkle.Frontier
+    rows: list[Row]
+    found: list[queries.IndexRow]
 
 
 class _Lost(Exception):

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING
 from audit import entry, queries, spool
 from audit.checkpoint import Signer
 from audit.committer import Drain, GroupCommitter
+from audit.reading import Reading
 from audit.sequencer import CHECKPOINT_INTERVAL_S, Sequencer
 from audit.spool import SpoolWriter
 from resources.times import microseconds, utc_now
-from store.access import COUNTED, Access, Caller, Loop, Waiting
+from store.access import COUNTED, Access, Caller, Loop, Shelf, Waiting
 from store.engine.database import Database
-from store.engine.ids import random_id
+from store.engine.ids import ordered_id
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -45,7 +46,7 @@ class Ledger:
         base_urls: Sequence[str] = (),
         published: Path | None = None,
         clock: Callable[[], datetime] = utc_now,
-        ids: Callable[[], str] = random_id,
+        ids: Callable[[], str] = ordered_id,
         timeout_s: float = DISCLOSE_TIMEOUT_S,
         spooled: Path | None = None,
         checkpoint_interval_s: float = CHECKPOINT_INTERVAL_S,
@@ -63,8 +64,12 @@ class Ledger:
             self._committer = GroupCommitter(self._append_to_spool)
         else:
             self._committer = GroupCommitter(self._commit)
+        self.shelf: Shelf | None = Reading(
+            observer=observer, platform=platform, base_urls=tuple(base_urls) or (base_url,)
+        )
+        """The log as AuditEvents."""
         self.sequencer = Sequencer(
-            database, signer, observer=observer, base_url=base_url, platform=platform, base_urls=base_urls,
+            database, signer, observer=observer, base_url=base_url, platform=platform,
             published=published, clock=clock, checkpoint_interval_s=checkpoint_interval_s, spooled=self._spooled,
         )
 
@@ -172,11 +177,7 @@ class Ledger:
 
     def _rows(self, caller: Caller, accesses: Sequence[Access], at: datetime) -> list[queries.InboxRow]:
         recorded = microseconds(self._now())
-        return [
-            queries.InboxRow(self._new_id(), recorded, written)
-            for access in accesses
-            for written in entry.entries(caller, access, at)
-        ]
+        return [queries.InboxRow(self._new_id(), recorded, entry.written(caller, access, at)) for access in accesses]
 
     def _append_to_spool(self, drain: Drain[queries.InboxRow]) -> None:
         self._writer.append(drain())

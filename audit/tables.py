@@ -1,10 +1,15 @@
-"""The tables of the log: what waits to be sequenced, the log itself, its tree, its checkpoints."""
+"""The tables of the log: what waits to be sequenced, the log itself, how it is found, its tree, its checkpoints.
+
+The log lies apart from the clinical record: an AuditEvent is no version of a resource, it is made of a row of
+`audit_log` when somebody reads it. Rows are only ever appended.
+"""
 
 from __future__ import annotations
 
 from sqlalchemy import (
     BigInteger,
     Column,
+    Index,
     LargeBinary,
     SmallInteger,
     Table,
@@ -17,10 +22,10 @@ audit_inbox = Table(
     "audit_inbox",
     metadata,
     Column("pk", Key, primary_key=True),
-    Column("event_id", BinaryText, nullable=False, comment="id of the AuditEvent"),
+    Column("event_id", BinaryText, nullable=False, comment="id of the record"),
     Column("recorded", BigInteger, nullable=False, comment="µs since 1970-01-01T00:00Z"),
     Column("tx_id", BigInteger, nullable=False, comment="transaction that it was recorded in"),
-    Column("entry", Text, nullable=False, comment="the access as JSON (audit.entry): an AuditEvent is made of it"),
+    Column("entry", Text, nullable=False, comment="the access as JSON (audit.entry): a record is made of it"),
     sqlite_autoincrement=True,
 )
 
@@ -35,11 +40,34 @@ audit_log = Table(
     "audit_log",
     metadata,
     Column("seq", Key, primary_key=True, autoincrement=False, comment="position, from 1, without gaps"),
-    Column("event_id", BinaryText, nullable=False, unique=True, comment="id of the AuditEvent"),
+    Column("event_id", BinaryText, nullable=False, unique=True, comment="id of the record; AuditEvent ids begin so"),
+    Column("form", SmallInteger, nullable=False, comment="what the texts mean (audit.forms)"),
     Column("leaf", LargeBinary, nullable=False, comment="SHA-256 leaf hash, 32 bytes"),
-    Column("salt", LargeBinary, nullable=False, comment="key of the leaf's commitment, 32 bytes"),
-    Column("tx_id", BigInteger, nullable=False, index=True, comment="transaction that it was recorded in"),
+    Column("salt", LargeBinary, nullable=False, comment="32 bytes; form 2: of the head, then of the particulars"),
     Column("recorded", BigInteger, nullable=False, comment="µs since 1970-01-01T00:00Z"),
+    Column("logged", BigInteger, nullable=False, comment="µs since 1970, never less than in the row before"),
+    Column("through", BigInteger, nullable=False, comment="AuditEvents up to this row, its own included"),
+    Column("head", Text, nullable=True, comment="form 1: the AuditEvent; null: it is gone"),
+    Column("particulars", Text, nullable=False, comment="what may concern several patients; empty: nothing"),
+    Column("parts", Text, nullable=False, comment="JSON: patient, its owner, salt of each; empty: none"),
+    Index("ix_audit_log_recorded", "recorded", "seq"),
+)
+
+audit_index = Table(
+    "audit_index",
+    metadata,
+    Column("kind", SmallInteger, primary_key=True, autoincrement=False, comment="audit.finding.Kind"),
+    Column("value", BigInteger, primary_key=True, autoincrement=False, comment="hash64 of what it is found by"),
+    Column("at", BigInteger, primary_key=True, autoincrement=False, comment="recorded"),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False, comment="audit_log"),
+    sqlite_with_rowid=False,
+)
+
+audit_site = Table(
+    "audit_site",
+    metadata,
+    Column("digest", BinaryText, primary_key=True, comment="of the content; heads of records name it"),
+    Column("content", Text, nullable=False, comment="JSON: what an AuditEvent says of the server itself"),
 )
 
 audit_tree = Table(

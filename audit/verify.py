@@ -1,7 +1,8 @@
 """Verification on the server, and the export for verification elsewhere.
 
-Recomputes every leaf from the AuditEvent versions as they are stored, the tree, and every checkpoint; and asks what
-only the database can tell: that no AuditEvent stands outside the log or is hidden, that every version has a record.
+Recomputes every leaf from the records as they are stored, the tree, and every checkpoint; and asks what only the
+database can tell: that every record is found by what it says and by nothing else, that no AuditEvent stands outside
+the log, that every version has a record.
 """
 
 from __future__ import annotations
@@ -11,25 +12,34 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from audit import merkle, queries
+from audit import finding, form2, forms, merkle, queries
 from audit.checkpoint import Verifier
-from audit.offline import FORMAT, Judge, Key, Report
+from audit.finding import Kind
+from audit.forms import Row
+from audit.offline import FORMAT, Judge, Key, Report, named_in
+from audit.patterns import PATTERNS
+from resources.json import Json
 from resources.times import instant_text, microseconds, utc_now
 from store.engine.database import Database
-from store.versions.audiences import audience_id
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 _WRITE = re.compile(r'"action":"[CUD]"')
+"""Of form 1."""
 _NAMED = re.compile(r'"what":\{"reference":"([A-Za-z]+/[^/"]+/_history/\d+)"')
 
+_WRITES = frozenset(code for code, pattern in PATTERNS.items() if pattern.action in "CUD")
+
+LOCATED = 20
+"""Wrong rows of the index that are named."""
 OVERDUE_S = 60
 """A record older than this in the inbox means that nobody sequences."""
 
@@ -53,15 +63,19 @@ def verify(
         checkpoint = next(pending, None)
         tree = queries.tree(connection)
         written: set[int] = set()
-        for row in queries.stored(connection, audience_id({platform})):
+        index = _Index()
+        through = 0
+        for row in queries.stored(connection):
             while checkpoint is not None and checkpoint[0] < row.seq:
                 judge.checkpoint(*checkpoint)
                 checkpoint = next(pending, None)
-            judge.record(row.seq, row.event_id, row.leaf, row.salt, None if row.event is None else row.event.encode())
-            if row.event is not None and _WRITE.search(row.event):
-                written.update(map(hash, _NAMED.findall(row.event)))
-            if row.event is not None and not row.visible:
-                judge.outside(row.seq, "altered", f"AuditEvent/{row.event_id} is hidden from its auditors")
+            judged(judge, row)
+            written.update(map(hash, _versions_written(row)))
+            index.expect(row)
+            count = forms.count_of(row)
+            if count is not None and row.through != through + count:
+                judge.outside(row.seq, "altered", "the number of AuditEvents up to here is another")
+            through = row.through
         while checkpoint is not None:
             judge.checkpoint(*checkpoint)
             checkpoint = next(pending, None)
@@ -69,6 +83,11 @@ def verify(
         report = judge.finish()
         if (tree.size, tree.root()) != (end - 1, report.root):
             judge.outside(end, "root", f"the kept frontier of {tree.size} is not that of the log")
+        for digest, content in queries.sites(connection):
+            if not forms.is_site(digest, content):
+                judge.outside(end, "altered", f"what the server said of itself as {digest} is not what was logged")
+        for seq, text in index.compare(connection):
+            judge.outside(seq, "altered", text)
         for reference in queries.events_outside(connection):
             judge.outside(end, "outside", f"{reference} is not in the log")
         for reference in queries.versions_unrecorded(connection, written):
@@ -77,27 +96,141 @@ def verify(
     return report
 
 
+def judged(judge: Judge, row: Row) -> None:
+    """Give the judge a row of the log."""
+    made = forms.leaf_of(row)
+    own = named_in(row.form, row.head) if row.head is not None and made != row.leaf else None
+    judge.record(row.seq, row.event_id, row.leaf, made, is_gone=row.head is None, own=own)
+
+
+def _versions_written(row: Row) -> Iterator[str]:
+    """``Type/id/_history/n`` of each version that the record of a write names."""
+    if row.head is None:
+        return
+    if row.form == forms.FORM_1:
+        if _WRITE.search(row.head):
+            yield from _NAMED.findall(row.head)
+        return
+    try:
+        head, particulars = forms.texts_of(row)
+        access = head.get("access", {})
+        if access.get("interaction") in _WRITES:
+            if access.get("version") is not None:
+                yield f"{access['type']}/{access['id']}/_history/{access['version']}"
+            yield from particulars.get("context", ())
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return  # it cannot be read: that is found by its leaf
+
+
+class _Index:
+    """Whether `audit_index` is what the records say: compared as sets, in constant memory.
+
+    Two sums over all rows, keyed at random, so that nobody can make other rows that have the same sums.
+    """
+
+    def __init__(self) -> None:
+        self._keys = secrets.randbits(61), secrets.randbits(61)
+        self._expected = [0, 0, 0]
+
+    def expect(self, row: Row) -> None:
+        """The rows by which this record is found."""
+        for kind, value in finding.keys_of(row) if row.head is not None else ():
+            self._add(self._expected, (kind, value, row.recorded, row.seq), 1)
+
+    def _add(self, sums: list[int], row: queries.IndexRow, count: int) -> None:
+        one, other = self._keys
+        sums[0] += count * hash((one, *row))
+        sums[1] += count * hash((other, *row))
+        sums[2] += count
+
+    def compare(self, connection: Connection) -> Iterator[tuple[int, str]]:
+        """(position, what is wrong) of the first rows that are too many or missing; nothing where all is well."""
+        there = [0, 0, 0]
+        for row in queries.index_rows(connection):
+            self._add(there, row, 1)
+        if there == self._expected:
+            return
+        yield from islice(self._located(connection), LOCATED)
+
+    def _located(self, connection: Connection) -> Iterator[tuple[int, str]]:
+        for row in queries.stored(connection):
+            for kind, value in sorted(finding.keys_of(row)):
+                if not queries.is_indexed(connection, (kind, value, row.recorded, row.seq)):
+                    yield row.seq, f"AuditEvent/{row.event_id} is hidden from those who search it by {Kind(kind).name}"
+        for kind, value, at, seq in queries.index_rows(connection):
+            found = queries.rows(connection, [seq]).get(seq)
+            says = found is not None and found.recorded == at and (kind, value) in finding.keys_of(found)
+            if not says:
+                yield seq, f"record {seq} is found by what it does not say (kind {kind})"
+
+
 @dataclass(frozen=True, slots=True)
 class Proof:
     """That an AuditEvent is in the log that `checkpoint` signs: RFC 6962 §2.1.1, `path` from the leaf up."""
 
     seq: int
     leaf: bytes
-    salt: bytes
+    opening: Json
+    """What the leaf is made of, as far as it concerns this event: see `opened`."""
     path: tuple[bytes, ...]
     checkpoint: str
 
 
 def proof(database: Database, event_id: str) -> Proof | None:
-    """The inclusion proof of an AuditEvent against the newest checkpoint; None while it is not in the log."""
+    """The inclusion proof of an AuditEvent against the newest checkpoint; None while it is not in the log.
+
+    It discloses its own part alone: of other patients of the record, and of the particulars, only hashes.
+    """
     with database.read() as connection:
-        row = queries.position(connection, event_id)
+        row = queries.by_id(connection, event_id.partition(".")[0])
         kept = queries.checkpoints(connection)
-        if row is None or not kept:
+        if row is None or row.head is None or not kept:
+            return None
+        event = next((one for one in forms.events_of(row) if one.id == event_id), None)
+        if event is None:
             return None
         size, note = kept[-1]
         path = merkle.inclusion_proof(queries.leaves(connection, size), row.seq - 1, size)
-    return Proof(row.seq, bytes(row.leaf), bytes(row.salt), tuple(path), note)
+    return Proof(row.seq, row.leaf, _opening(row, event), tuple(path), note)
+
+
+def _opening(row: Row, event: forms.Event) -> Json:
+    if row.form == forms.FORM_1:
+        return {"form": 1, "head": row.head, "salt": row.salt.hex()}
+    parts = [part.committed for part in forms.parts_of(row)]
+    opening: Json = {
+        "form": 2, "record": row.event_id, "recorded": row.recorded, "logged": row.logged, "head": row.head,
+        "salt": row.salt[: form2.SALT_BYTES].hex(),
+        "particulars": form2.committed_particulars(row.salt, row.particulars.encode()).hex(),
+    }
+    if event.part is not None:
+        opening |= {
+            "patient": event.part.patient, "owner": event.part.owner, "part_salt": event.part.salt.hex(),
+            "path": [[side, node.hex()] for side, node in form2.part_path(parts, event.number)],
+        }
+    return opening
+
+
+def opened(seq: int, opening: Json) -> bytes:
+    """The leaf hash that an opening leads to."""
+    if opening["form"] == 1:
+        salt = bytes.fromhex(opening["salt"])
+        return merkle.leaf_hash(merkle.commitment(seq, opening["head"].encode(), salt))
+    root = form2.NOTHING
+    if "patient" in opening:
+        text = f"{opening['owner']}\n{opening['patient']}".encode()
+        root = merkle.leaf_hash(form2.commitment(bytes.fromhex(opening["part_salt"]), text))
+        for side, node in opening["path"]:
+            other = bytes.fromhex(node)
+            root = merkle.node_hash(other, root) if side == "left" else merkle.node_hash(root, other)
+    return form2.leaf_of_commitments(
+        form2.committed_head(
+            seq, opening["record"], opening["recorded"], opening["logged"], bytes.fromhex(opening["salt"]),
+            opening["head"].encode(),
+        ),
+        bytes.fromhex(opening["particulars"]),
+        root,
+    )
 
 
 def export(database: Database, file: Path, verifier: Verifier) -> int:
@@ -107,7 +240,7 @@ def export(database: Database, file: Path, verifier: Verifier) -> int:
     try:
         with gzip.open(draft, "wt", encoding="utf-8", newline="\n", compresslevel=3) as out:
             for line in _export_lines(database, verifier):
-                count += "event" in line
+                count += "leaf" in line
                 out.write(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n")
         with draft.open("rb") as written:
             os.fsync(written.fileno())
@@ -139,13 +272,29 @@ def _export_lines(database: Database, verifier: Verifier) -> Iterator[dict[str, 
         notes = queries.checkpoints(connection)
         at = 0
         last = 0
-        for row in queries.stored(connection, 0):
+        sites = {}
+        for digest, content in queries.sites(connection):
+            sites[digest] = forms.site_of(content)
+            yield {"site": digest, "content": content}
+        for row in queries.stored(connection):
             while at < len(notes) and notes[at][0] < row.seq:
                 yield {"checkpoint": notes[at][1], "size": notes[at][0]}
                 at += 1
-            yield {"seq": row.seq, "id": row.event_id, "leaf": row.leaf.hex(), "salt": row.salt.hex(),
-                   "event": row.event}
+            yield {
+                "seq": row.seq, "id": row.event_id, "form": row.form, "leaf": row.leaf.hex(), "salt": row.salt.hex(),
+                "recorded": row.recorded, "logged": row.logged, "head": row.head, "particulars": row.particulars,
+                "parts": row.parts, "events": _events(row, sites),
+            }
             last = row.seq
         for size, note in notes[at:]:
             yield {"checkpoint": note, "size": size}
     yield {"end": last}
+
+
+def _events(row: Row, sites: Mapping[str, Json]) -> list[Json]:
+    """The AuditEvents of a record. In form 1 it is one itself."""
+    if row.head is None or row.form == forms.FORM_1:
+        return []
+    head, particulars = forms.texts_of(row)
+    site = sites[head["site"]]
+    return [forms.project(row, event, head, particulars, site) for event in forms.events_of(row)]

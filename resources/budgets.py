@@ -155,6 +155,11 @@ SEARCH_MS = Budget(
     "The search takes more than {limit} ms: narrow it", "store.search.limits.Deadline.of", _SEARCH,
 )
 
+AUDIT_SCAN = Budget(
+    "AUDIT_SCAN", 10_000, "AuditEvents that a search of the log looks at, where no index tells which match",
+    "The search would look at more than {limit} AuditEvents: narrow its date", "audit.reading.Reading.some", _SEARCH,
+)
+
 RULE_MATCHES = Budget(
     "RULE_MATCHES", 1000, "resources of one case or person that a rule looks through",
     "More than {limit} resources of this type belong together: the rules of this server do not look through more",

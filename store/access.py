@@ -434,8 +434,65 @@ class Permit(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Some of what a shelf holds, in the order asked for."""
+
+    versions: list[Version]
+    more: bool
+    """There are others behind the last."""
+
+
+class Shelf(Protocol):
+    """Resources of one type that are no versions of the store, and are kept elsewhere. Implemented by `audit.reading`.
+
+    Nobody writes them through the store; each has one version. Its key (`Version.pk`) says nothing to the store.
+    """
+
+    @property
+    def type(self) -> str:
+        """The type that is here, and nowhere else."""
+        ...
+
+    def end(self, connection: Connection) -> int:
+        """What is here now, as a number: the pages of a search show nothing that came later."""
+        ...
+
+    def one(self, connection: Connection, visible: Visibility, id: str) -> Version | None:
+        """The resource with this id; None where there is none that may be seen."""
+        ...
+
+    def some(
+        self,
+        connection: Connection,
+        visible: Visibility,
+        query: Query,
+        *,
+        upto: int,
+        after: int | None,
+        limit: int,
+        check: Callable[[], None],
+    ) -> Slice:
+        """At most `limit` matches behind the version with the key `after`. Raises BadRequest.
+
+        `upto`: what `end` said. `check` raises where the search takes too long.
+        """
+        ...
+
+    def count(
+        self, connection: Connection, visible: Visibility, query: Query, *, upto: int, check: Callable[[], None]
+    ) -> int:
+        """How many match. Raises BadRequest."""
+        ...
+
+
 class Trail(Protocol):
     """Who did. Implemented by `audit.service`."""
+
+    @property
+    def shelf(self) -> Shelf | None:
+        """Where the AuditEvents are that it makes; None: it makes none."""
+        ...
 
     def append(self, connection: Connection, caller: Caller, accesses: Sequence[Access], at: datetime) -> None:
         """Write the records inside the transaction of `connection`: they commit with the data."""

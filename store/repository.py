@@ -38,7 +38,7 @@ from store.access import (
 from store.engine.faults import LostRace
 from store.engine.statements import Prepared, Row
 from store.search import execute as search
-from store.search import history, reader
+from store.search import history, reader, shelved
 from store.search.reader import Searchable
 from store.versions import integrity
 from store.versions.audiences import Audiences, admits_prepared
@@ -119,8 +119,7 @@ class Repository:
         """One version. Raises NotFound, or Gone where that version is the deletion (§3.1.0.2)."""
         self.attempt(Interaction.VREAD, type_name, id, version)
         visible = self.visibility(Interaction.VREAD, type_name)
-        key: dict[str, int | str] = {"type_id": type_id(type_name), "resource_id": id, "version": version}
-        found = self._one(_vread, visible, key)
+        found = self._numbered(type_name, id, version, visible)
         if found is None:
             raise self.not_found(type_name, id, version)
         if found.deleted:
@@ -144,10 +143,16 @@ class Repository:
         token: str | None = None,
     ) -> history.HistoryPage:
         """Versions, newest first (§3.1.0.11). `token` continues an earlier page."""
+        shelf = self.uow.store.shelf(type_name)
+        if shelf is not None:
+            return shelved.history(self, shelf, id, since=since, at=at, count=count, token=token)
         return history.page(self, type_name, id, since=since, at=at, count=count, token=token)
 
     def search(self, query: Query, *, token: str | None = None) -> SearchPage:
         """A page of matches and what they include (§3.1.1). `token` continues an earlier page of the same query."""
+        shelf = self.uow.store.shelf(query.type)
+        if shelf is not None:
+            return shelved.page(self, shelf, query, token=token)
         return search.page(self, query, token=token)
 
     def conditional_match(self, type_name: str, criteria: Query) -> list[Version]:
@@ -156,12 +161,14 @@ class Repository:
 
     def find(self, type_name: str, parameters: Sequence[tuple[str, str]]) -> list[Version]:
         """All matches of a search written as (name, value) pairs, for rules of the server itself."""
-        return search.find(self, type_name, parameters)
+        shelf = self.uow.store.shelf(type_name)
+        return search.find(self, type_name, parameters) if shelf is None else shelved.find(self, shelf, parameters)
 
     def count(self, type_name: str, parameters: Sequence[tuple[str, str]]) -> int:
         """How many match such a search, for rules that need no more of them."""
         self._only_rules()
-        return search.count(self, type_name, parameters)
+        shelf = self.uow.store.shelf(type_name)
+        return search.count(self, type_name, parameters) if shelf is None else shelved.count(self, shelf, parameters)
 
     def count_by(self, type_name: str, parameters: Sequence[tuple[str, str]], by: str) -> dict[str, int]:
         """How many match for each ``Type/id`` that they refer to by the parameter `by`."""
@@ -178,6 +185,9 @@ class Repository:
     ) -> Iterator[Version]:
         """As `find`, however many there are, read in portions. Nothing of it is recorded."""
         self._only_rules()
+        shelf = self.uow.store.shelf(type_name)
+        if shelf is not None:
+            return shelved.each(self, shelf, parameters, portion)
         return search.each(self, type_name, parameters, owner=owner, portion=portion)
 
     def _only_rules(self) -> None:
@@ -291,7 +301,18 @@ class Repository:
             self.uow.attempted = Access(interaction, type_name, id, version, query=query)
 
     def _current(self, type_name: str, id: str, visible: Visibility) -> Version | None:
+        shelf = self.uow.store.shelf(type_name)
+        if shelf is not None:
+            return shelf.one(self.uow.connection, visible, id)
         return self._one(_read, visible, {"type_id": type_id(type_name), "resource_id": id})
+
+    def _numbered(self, type_name: str, id: str, version: int, visible: Visibility) -> Version | None:
+        shelf = self.uow.store.shelf(type_name)
+        if shelf is not None:
+            found = shelf.one(self.uow.connection, visible, id)
+            return found if found is not None and found.version == version else None
+        key: dict[str, int | str] = {"type_id": type_id(type_name), "resource_id": id, "version": version}
+        return self._one(_vread, visible, key)
 
     def _one(self, statement: _Statement, visible: Visibility, key: dict[str, int | str]) -> Version | None:
         if visible.constraints:
@@ -307,10 +328,9 @@ class Repository:
 
     def not_found(self, type_name: str, id: str, version: int | None = None) -> NotFound:
         """The same answer, after the same two questions, whether the resource is absent or another's."""
-        key: dict[str, int | str] = {"type_id": type_id(type_name), "resource_id": id}
-        found = self._one(_read, EVERYTHING, key)
+        found = self._current(type_name, id, EVERYTHING)
         if found is not None and version is not None:
-            found = self._one(_vread, EVERYTHING, key | {"version": version})
+            found = self._numbered(type_name, id, version, EVERYTHING)
         return NotFound(foreign=found is not None)
 
     def _is_taken(self, type_name: str, id: str) -> bool:

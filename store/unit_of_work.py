@@ -34,6 +34,7 @@ from store.access import (
     Outcome,
     Permit,
     Recording,
+    Shelf,
     Trail,
     outcome_of_status,
 )
@@ -232,6 +233,11 @@ class Store:
         self.audiences = Audiences()
         self.estimates = Estimates()
         self._epoch: int | None = None
+
+    def shelf(self, type_name: str | None) -> Shelf | None:
+        """Where the resources of a type are, if they are no versions of this store."""
+        found = self.trail.shelf
+        return found if found is not None and found.type == type_name else None
 
     @contextmanager
     def work(self, caller: Caller, *, write: bool = True, intent: Access | None = None) -> Iterator[UnitOfWork]:

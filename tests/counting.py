@@ -19,7 +19,6 @@ from typing import Any
 
 from sqlalchemy import select
 
-from audit import entry as entries
 from audit import spool
 from audit.tables import audit_inbox, audit_log
 from auth.guard import REQUEST_ID
@@ -28,7 +27,7 @@ from fhir_server.server.services import Services
 from resources import references
 from resources.json import Json
 from store.access import Access, Outcome
-from tests.support import MemoryTrail
+from tests.support import MemoryTrail, access_of
 
 _SENDER = ("HTTP_AUTHORIZATION", "HTTP_X_ORGANIZATION", "HTTP_X_CLIENT", "HTTP_X_TOKEN", "REMOTE_ADDR")
 _STUDY = re.compile(r"^/dicom-web(?:/owners/[^/]+)?/studies/([0-9.]+)/series/[0-9.]+/instances/[0-9.]+/")
@@ -40,7 +39,6 @@ class Record:
 
     request_id: str
     access: Access
-    """With one patient, or none."""
 
     @property
     def attempts(self) -> int:
@@ -229,8 +227,7 @@ def watch_trail(trail: MemoryTrail, application: Callable[..., Any]) -> Counted:
 
 
 def _record(entry: str) -> Record:
-    caller, access, _ = entries.parse(entry)
-    return Record(caller.request_id, access)
+    return Record(*access_of(entry))
 
 
 def _bundle(environ: dict[str, Any]) -> Json | None:

@@ -12,9 +12,10 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from audit.entry import split
 from resources.json import Json
 from resources.outcomes import Forbidden
-from store.access import EVERYONE, Access, Audience, Caller, Draft, Interaction, Visibility
+from store.access import EVERYONE, Access, Audience, Caller, Draft, Interaction, Outcome, Shelf, Visibility
 from store.unit_of_work import UnitOfWork
 
 PLATFORM = "platform"
@@ -95,6 +96,8 @@ class OpenPermit:
 class MemoryTrail:
     """Keeps the accesses. `failure`, when set, is raised instead."""
 
+    shelf: Shelf | None = None
+
     def __init__(self) -> None:
         self.appended: list[Access] = []
         """Inside a transaction: of writes. Also those of a transaction that failed to commit afterwards."""
@@ -146,3 +149,21 @@ def service_request(subject: str, *, status: str = "active", authored: str | Non
     if authored is not None:
         body["authoredOn"] = authored
     return {**body, **more}
+
+
+def access_of(entry: str) -> tuple[str, Access]:
+    """The request id and the access of an entry of the ledger (`audit.entry`)."""
+    record = split(entry)
+    head, particulars = record.head["access"], record.particulars
+    access = Access(
+        Interaction(head["interaction"]),
+        **{name: head.get(name) for name in ("type", "id", "version", "owner")},
+        patients=record.patients,
+        query=particulars.get("query"),
+        detail=tuple((name, value) for name, value in particulars.get("detail", ())),
+        outcome=Outcome(head.get("outcome", Outcome.SUCCESS)),
+        reason=particulars.get("reason"),
+        derived=head.get("derived", False),
+        context=tuple(particulars.get("context", ())),
+    )
+    return record.head["caller"].get("request_id", ""), access

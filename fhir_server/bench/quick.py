@@ -408,6 +408,9 @@ def _print(figures: Json) -> None:
     click.echo(f"  resources/s in transactions          {figures['resources_per_second_in_transactions']:.0f}")
     click.echo(f"  STOW-RS instances/s                  {figures['instances_per_second_by_stow']:.0f}")
     for one in figures["audit_log_caught_up"]:
-        click.echo(f"  audit log caught up                  {one['records']} records in {one['seconds']} s")
+        rate = one["records"] / max(one["seconds"], 0.1)
+        click.echo(
+            f"  audit log caught up                  {one['records']} records in {one['seconds']} s ({rate:.0f}/s)"
+        )
     n = figures["notification_ms"]
     click.echo(f"  notification latency                 p50 {n['p50']} ms   p99 {n['p99']} ms   ({n['events']} events)")

@@ -158,6 +158,8 @@ def _pointing() -> dict[str, list[str]]:
     """Target type → ``Type:parameter`` of what may refer to it."""
     pointing: dict[str, list[str]] = {}
     for name in registry.TYPES:
+        if name == "AuditEvent":  # kept apart: it is searched by itself
+            continue
         for parameter in search_parameters.parameters(name).values():
             if parameter.kind == "reference":
                 for target in parameter.targets:

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, FromClause, Select, and_, exists, false, f
 
 from resources import search as search_parameters
 from resources.budgets import ANSWER_BYTES, RULE_MATCHES
-from resources.criteria import Query, SortKey
+from resources.criteria import Criterion, Query, SortKey
 from resources.outcomes import BadRequest, Forbidden
 from resources.registry import TYPES, type_id, type_name
 from resources.search_parameters import parameter
@@ -27,7 +27,7 @@ from store.search.ordering import Order, Walk
 from store.search.pages import Page
 from store.search.planning import FEW, Plan, choose
 from store.search.probes import TABLES
-from store.search.reader import Reader, types_visible
+from store.search.reader import Reader, refuse_shelved, types_visible
 from store.versions.audiences import audience_id
 from store.versions.queries import HEAD, contents
 from store.versions.snapshots import Snapshot
@@ -43,8 +43,9 @@ def page(reader: Reader, query: Query, *, token: str | None = None) -> SearchPag
     """One page of `query`. Raises BadRequest or Gone for a token that does not fit, Forbidden without a scope."""
     uow = reader.uow
     interaction = Interaction.SEARCH_TYPE if query.type else Interaction.SEARCH_SYSTEM
-    raw = _raw(reader, query)
+    raw = raw_of(reader, query)
     reader.attempt(interaction, query.type, query=raw)
+    refuse_shelved(reader, query)
     subject = f"search {query.type} {query.types} {query.processed}"
     found = uow.store.pages.open(token, reader.caller, subject, uow.now) if token else None
     uow.flush()
@@ -62,7 +63,7 @@ def _page(
     if total is None and (counted or query.total in ("accurate", "estimate")):
         total = running.total()
     if counted:
-        _note(reader, interaction, query, raw, [], total)
+        note(reader, interaction, query, raw, [], total)
         return SearchPage([], [], total, None)
     rows = running.rows(query.count + 1, found.last_pk if found else None)
     matches = running.versions(rows[: query.count], ANSWER_BYTES.value)
@@ -70,7 +71,7 @@ def _page(
     if total is None and found is None and not more and query.total != "none":
         total = len(matches)
     included = gather(reader, query, matches, running.asked)
-    _note(reader, interaction, query, raw, [*matches, *included.versions], total)
+    note(reader, interaction, query, raw, [*matches, *included.versions], total)
     following = None
     if more and matches:
         snapshot = found.snapshot if found else uow.snapshot
@@ -105,7 +106,7 @@ def find(reader: Reader, type_name: str, parameters: Sequence[tuple[str, str]]) 
     RULE_MATCHES.check(len(rows), type_name)
     matches = running.versions(rows)
     if not reader.derived:
-        _note(reader, Interaction.SEARCH_TYPE, query, _raw(reader, query), matches, len(matches))
+        note(reader, Interaction.SEARCH_TYPE, query, raw_of(reader, query), matches, len(matches))
     return matches
 
 
@@ -144,6 +145,15 @@ def count_by(reader: Reader, type_name: str, parameters: Sequence[tuple[str, str
     query = search_parameters.parse(type_name, parameters, base_urls=reader.uow.store.base_urls)
     reader.uow.flush()
     return _Search.of(reader, query, None).count_by(by)
+
+
+def ids(reader: Reader, type_name: str, criterion: Criterion, limit: int) -> list[str]:
+    """Logical ids of resources that fulfil `criterion` and that the caller may see; at most `limit`. Not recorded.
+
+    Raises Forbidden where no scope covers the type.
+    """
+    query = Query(type_name, (criterion,))
+    return [str(row[2]) for row in _Search.of(reader, query, None).rows(limit, None)]
 
 
 def asked_by(reader: Reader, snapshot: Snapshot | None = None) -> Asked:
@@ -332,7 +342,7 @@ def _columns(version: FromClause) -> list[ColumnElement[Any]]:
     return [version.c[column.key] for column in HEAD]
 
 
-def _raw(reader: Reader, query: Query) -> str:
+def raw_of(reader: Reader, query: Query) -> str:
     """The request as the record has it: as received if the edge said so, else as understood."""
     intent = reader.uow.intent
     if intent is not None and intent.query is not None and intent.interaction is not Interaction.TRANSACTION:
@@ -350,7 +360,7 @@ def _refuse_half_characters(query: Query) -> None:
             raise BadRequest(f"The value of {name} holds half a character (a lone surrogate)") from None
 
 
-def _note(
+def note(
     reader: Reader,
     interaction: Interaction,
     query: Query,
@@ -358,6 +368,7 @@ def _note(
     versions: list[Version],
     total: int | None,
 ) -> None:
+    """Record a search and whom it found."""
     if reader.derived:
         return
     patients = tuple(dict.fromkeys(patient for version in versions for patient in version.patients))

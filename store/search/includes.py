@@ -8,7 +8,7 @@ FHIR R4 §3.1.1.5.4 http://hl7.org/fhir/R4/search.html#include
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,14 +44,23 @@ class Included:
     cuts: list[Budget] = field(default_factory=list)
 
 
-def gather(reader: Reader, query: Query, matches: Sequence[Version], asked: Asked) -> Included:
-    """Everything that `matches` include, as far as the limits let it; what was cut is said in `Included.cuts`."""
+def gather(
+    reader: Reader,
+    query: Query,
+    matches: Sequence[Version],
+    asked: Asked,
+    referred: Mapping[int, Sequence[tuple[int, str]]] | None = None,
+) -> Included:
+    """Everything that `matches` include, as far as the limits let it; what was cut is said in `Included.cuts`.
+
+    `referred`: of matches that are no versions of the store, by parameter: (type, id) of what they refer to.
+    """
     included = Included()
     wanted = [*query.includes, *query.revincludes]
     if not wanted or not matches:
         return included
     uow = reader.uow
-    rows = _rows(reader, wanted, matches, asked, included.cuts)
+    rows = _rows(reader, wanted, matches, asked, included.cuts, referred)
     left = ANSWER_BYTES.value - sum(len(version.content) for version in matches)
     texts = contents(uow.connection, [row[0] for row in rows], left, at_least_one=False)
     if len(texts) < len(rows):
@@ -61,11 +70,12 @@ def gather(reader: Reader, query: Query, matches: Sequence[Version], asked: Aske
 
 
 def _rows(
-    reader: Reader, wanted: Sequence[Include], matches: Sequence[Version], asked: Asked, cuts: list[Budget]
+    reader: Reader, wanted: Sequence[Include], matches: Sequence[Version], asked: Asked, cuts: list[Budget],
+    referred: Mapping[int, Sequence[tuple[int, str]]] | None,
 ) -> list[Row]:
     """Rows of HEAD of all that is included, each once and never a match, round by round."""
     found: list[Row] = []
-    seen = {version.pk for version in matches}
+    seen = {version.pk for version in matches} if referred is None else set()
     frontier = [_Node(version.pk, version.type, version.id) for version in matches]
     for depth in range(INCLUDE_ROUNDS.value + 2):
         active = [include for include in wanted if depth == 0 or include.iterate]
@@ -73,8 +83,12 @@ def _rows(
             break
         reader.uow.deadline.check()
         left = INCLUDED.value - len(found)
-        fresh = list({row[0]: row for row in _round(reader, active, frontier, asked, left + len(seen) + 1)
-                      if row[0] not in seen}.values())  # fmt: skip
+        most = left + len(seen) + 1
+        if depth == 0 and referred is not None:
+            rows = _named(reader, active, referred, asked, most)
+        else:
+            rows = _round(reader, active, frontier, asked, most)
+        fresh = list({row[0]: row for row in rows if row[0] not in seen}.values())
         if depth > INCLUDE_ROUNDS.value:  # one round more than there are: only to know whether something is cut
             if fresh:
                 cuts.append(INCLUDE_ROUNDS)
@@ -138,6 +152,31 @@ def _forward(
         asked,
         limit,
     )
+
+
+def _named(
+    reader: Reader,
+    includes: Sequence[Include],
+    referred: Mapping[int, Sequence[tuple[int, str]]],
+    asked: Asked,
+    limit: int,
+) -> list[Row]:
+    """What matches that are kept elsewhere include: what they refer to is known, what refers to them is nothing."""
+    keys = {
+        key
+        for include in includes
+        if not include.reverse
+        for param_id, targets in referred.items()
+        if not include.param_ids or param_id in include.param_ids
+        for key in targets
+        if include.target is None or key[0] == type_id(include.target)
+    }
+    if not keys:
+        return []
+    target = asked.alias(resource_version)
+    clause = tuple_(target.c.type_id, target.c.resource_id).in_(sorted(keys))
+    types = sorted({type_name(number) for number, _ in keys})
+    return _select(reader, target, [clause], target, types, asked, limit)
 
 
 def _backward(

@@ -8,8 +8,9 @@ from typing import Protocol
 
 from sqlalchemy import Connection
 
-from resources.outcomes import Forbidden, NotFound
-from store.access import Access, Caller, Interaction, Version, Visibility
+from resources.criteria import Chain, Criterion, Has, Query
+from resources.outcomes import BadRequest, Forbidden, NotFound
+from store.access import Access, Caller, Interaction, Shelf, Version, Visibility
 from store.engine.database import Database
 from store.engine.statements import Row
 from store.search.limits import Deadline
@@ -29,6 +30,10 @@ class Searchable(Protocol):
     def estimates(self) -> Estimates: ...
     @property
     def base_urls(self) -> tuple[str, ...]: ...
+
+    def shelf(self, type_name: str | None) -> Shelf | None:
+        """Where the resources of a type are, if they are no versions of the store."""
+        ...
 
 
 class Transaction(Protocol):
@@ -95,9 +100,14 @@ class Reader(Protocol):
 def types_visible(
     reader: Reader, interaction: Interaction, names: Sequence[str]
 ) -> Iterator[tuple[Visibility, tuple[str, ...]]]:
-    """The types of `names` that the caller may see at all, grouped by what it may see of them."""
+    """The types of `names` that the caller may see at all, grouped by what it may see of them.
+
+    Types that are kept elsewhere are none of them: no statement on versions finds those.
+    """
     groups: dict[Visibility, list[str]] = {}
     for name in names:
+        if reader.uow.store.shelf(name) is not None:
+            continue
         try:
             visible = reader.visibility(interaction, name)
         except Forbidden:
@@ -105,3 +115,27 @@ def types_visible(
         groups.setdefault(visible, []).append(name)
     for visible, found in groups.items():
         yield visible, tuple(found)
+
+
+def refuse_shelved(reader: Reader, query: Query) -> None:
+    """Raise BadRequest where a search would look for what is kept elsewhere among the versions, and miss it."""
+    shelf = reader.uow.store.shelf
+    named = [name for name in query.types if shelf(name) is not None]
+    named += [one.source for one in query.revincludes if one.source is not None and shelf(one.source) is not None]
+    named += [name for criterion in query.criteria for name in _passed(criterion) if shelf(name) is not None]
+    if named:
+        raise BadRequest(
+            f"{named[0]}s are kept apart: search {named[0]} by itself", code="not-supported", expression="http._type"
+        )
+
+
+def _passed(criterion: Criterion) -> Iterator[str]:
+    """Types that a criterion leads through, where it names them."""
+    if isinstance(criterion, Has):
+        yield criterion.type
+        yield from _passed(criterion.inner)
+    elif isinstance(criterion, Chain):
+        if len(criterion.alternatives) == 1:
+            yield criterion.alternatives[0][0]
+        for _, inner in criterion.alternatives:
+            yield from _passed(inner)

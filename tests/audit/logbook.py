@@ -7,14 +7,15 @@ from typing import Any
 
 from sqlalchemy import delete, update
 
-from audit import merkle, offline, queries
+from audit import entry, form2, merkle, offline, queries
 from audit.checkpoint import Signer
+from audit.forms import Row
 from audit.service import Ledger
 from audit.verify import verify
-from store.access import Access, Interaction
+from resources import search
+from store.access import Access, Caller, Interaction, Outcome, Visibility
 from store.engine.database import Database
-from store.versions.tables import resource_version
-from tests.support import PLATFORM, caller
+from tests.support import BASE_URL, PLATFORM, caller
 
 AT = datetime(2026, 6, 1, 8, 0, tzinfo=UTC)
 SIZE = 23
@@ -31,6 +32,24 @@ def fill(ledger: Ledger, count: int = SIZE, batch: int = 5) -> None:
         done += size
 
 
+def rich(ledger: Ledger) -> None:
+    """Records with all that there can be in one, in two batches with checkpoints of their own."""
+    person = caller("hospital-a", practitioner="Practitioner/rad-1", token_ref="t", address="::1", request_id="r")
+    patients = ("Patient/p-1", "Patient/p-2", "Patient/p-3")
+    ledger.disclose(person, [
+        Access(Interaction.SEARCH_TYPE, "Patient", patients=patients, query="GET /fhir/Patient?name=Zoé\\"),
+        Access(Interaction.READ, "Patient", "p-1", 1, ("Patient/p-1",), "hospital-a"),
+        Access(Interaction.READ, "Patient", "p-9", outcome=Outcome.SERIOUS, reason="404 not-found"),
+    ], AT)  # fmt: skip
+    assert ledger.catch_up()
+    ledger.disclose(Caller.system(PLATFORM), [
+        Access(Interaction.UPDATE, "Task", "t-1", 2, derived=True),
+        Access(Interaction.DICOM_STORE, "ImagingStudy", "s-1", 1, patients[:1], "hospital-a",
+               detail=(("StudyInstanceUID", "1.2.3"), ("instances", "4")), context=("ServiceRequest/o-1/_history/1",)),
+    ], AT)  # fmt: skip
+    assert ledger.catch_up()
+
+
 def judged(database: Database, signer: Signer, elsewhere: list[str] | None = None) -> offline.Report:
     return verify(database, signer.verifier, platform=PLATFORM, elsewhere=elsewhere or ())
 
@@ -40,14 +59,39 @@ def alter(database: Database, statement: Any) -> None:
         assert connection.execute(statement).rowcount
 
 
-def event_ids(database: Database) -> list[str]:
+def logged(database: Database) -> list[Row]:
+    """The rows of the log in order."""
     with database.read() as connection:
-        return [row.event_id for row in queries.stored(connection, 0)]
+        return list(queries.stored(connection))
+
+
+def event_ids(database: Database) -> list[str]:
+    """The ids of the records, in order."""
+    return [row.event_id for row in logged(database)]
+
+
+def events(ledger: Ledger, database: Database) -> list[dict[str, Any]]:
+    """The AuditEvents in the order of the log, as an auditor sees them."""
+    assert ledger.shelf is not None
+    everything = Visibility(None)
+    with database.read() as connection:
+        found = ledger.shelf.some(
+            connection, everything, search.parse("AuditEvent", [("_sort", "_lastUpdated")]),
+            upto=ledger.shelf.end(connection), after=None, limit=10_000, check=lambda: None,
+        )  # fmt: skip
+    return [version.json() for version in found.versions]
+
+
+def audit_event(written: str, event_id: str) -> dict[str, Any]:
+    """The AuditEvent of an entry of at most one patient."""
+    record = entry.split(written)
+    (patient,) = record.patients or (None,)
+    site = {"observer": "Device/platform", "base_url": BASE_URL, "platform": PLATFORM}
+    return form2.event(event_id, record.head, record.particulars, patient, site, 0, 0)
 
 
 def cut(database: Database, size: int) -> None:
     """Remove everything after `size` so that the database is consistent in itself."""
-    gone = event_ids(database)[size:]
     log, checkpoint = queries.audit_log, queries.audit_checkpoint
     with database.read() as connection:
         leaves = queries.leaves(connection, size)
@@ -57,5 +101,5 @@ def cut(database: Database, size: int) -> None:
     with database.write() as connection:
         connection.execute(delete(log).where(log.c.seq > size))
         connection.execute(delete(checkpoint).where(checkpoint.c.size > size))
-        connection.execute(delete(resource_version).where(resource_version.c.resource_id.in_(gone)))
+        connection.execute(delete(queries.audit_index).where(queries.audit_index.c.seq > size))
         connection.execute(update(queries.audit_tree).values(size=size, frontier=frontier.encode()))

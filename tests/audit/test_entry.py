@@ -13,8 +13,10 @@ from sqlalchemy import insert, select
 from audit import entry, events, queries
 from audit.patterns import PATTERNS
 from audit.service import Ledger
+from resources.times import microseconds
 from store.access import Access, Caller, Interaction, Outcome
 from store.engine.database import Database
+from tests.audit import logbook
 
 AT = datetime(2026, 6, 1, 3, 0, 0, 123456, tzinfo=UTC)
 SITE = {"observer": "Device/vigie", "base_url": "http://x/fhir", "platform": "platform"}
@@ -50,16 +52,22 @@ accesses = st.builds(
 
 
 @given(callers, accesses, st.datetimes(datetime(1971, 1, 1), datetime(9000, 1, 1), timezones=st.just(UTC)))  # noqa: DTZ001
-def test_an_entry_comes_back_as_it_was_written(caller: Caller, access: Access, at: datetime) -> None:
-    """And one event is made of each: the very events that the access itself would make."""
-    written = list(entry.entries(caller, access, at))
-    read = [entry.parse(one) for one in written]
-    assert [who for who, _, _ in read] == [caller] * len(written)
-    assert [at_ for _, _, at_ in read] == [at] * len(written)
-    assert [patient for _, what, _ in read for patient in what.patients] == list(access.patients)
-    direct = events.build(caller, access, at, **SITE)
-    assert [event for who, what, _ in read for event in events.build(who, what, at, **SITE)] == direct
-    assert len(written) == len(direct)
+def test_a_record_says_all_that_the_access_was(caller: Caller, access: Access, at: datetime) -> None:
+    """And leaves out only what is empty."""
+    record = entry.split(entry.written(caller, access, at))
+    assert "unread" not in record.particulars
+    said = {"practitioner": None, "token_ref": None, "is_system": False, **record.head["caller"]}
+    assert {name: said.get(name, "") for name in entry._CALLER} == {
+        name: getattr(caller, name) or said.get(name, "") for name in entry._CALLER}
+    what = {"outcome": "0", "derived": False, **record.head["access"]}
+    for name in ("interaction", "type", "id", "version", "owner", "outcome", "derived"):
+        assert what.get(name) == getattr(access, name)
+    assert [tuple(pair) for pair in record.particulars.get("detail", ())] == list(access.detail)
+    assert tuple(record.particulars.get("context", ())) == access.context
+    assert (record.particulars.get("reason") or None) == (access.reason or None)
+    assert record.patients == tuple(dict.fromkeys(access.patients))
+    assert record.head["at"] == microseconds(at)
+    assert len(events.build(caller, access, at, **SITE)) == max(1, len(record.patients))
 
 
 @pytest.mark.parametrize(
@@ -74,16 +82,16 @@ def test_an_entry_comes_back_as_it_was_written(caller: Caller, access: Access, a
 )
 def test_an_entry_holds_no_credential(interaction: Interaction, query: str, secret: str) -> None:
     """reference/security-subscriptions.md §5.1: not even for the moment until it is sequenced."""
-    (written,) = entry.entries(Caller("c", "o"), Access(interaction, query=query), AT)
+    written = entry.written(Caller("c", "o"), Access(interaction, query=query), AT)
     assert secret not in written
     assert "***" in written
 
 
 def test_what_a_newer_server_wrote_is_read_as_far_as_it_is_known() -> None:
-    (written,) = entry.entries(Caller("c", "o"), Access(Interaction.READ, "Patient", "p"), AT)
+    written = entry.written(Caller("c", "o"), Access(Interaction.READ, "Patient", "p"), AT)
     content = json.loads(written)
     content["access"]["colour"] = content["caller"]["mood"] = content["more"] = "blue"
-    assert entry.parse(json.dumps(content)) == entry.parse(written)
+    assert entry.split(json.dumps(content)) == entry.split(written)
 
 
 def test_an_entry_that_cannot_be_read_is_logged_as_it_stands(ledger: Ledger, database: Database) -> None:
@@ -98,7 +106,7 @@ def test_an_entry_that_cannot_be_read_is_logged_as_it_stands(ledger: Ledger, dat
     assert ledger.catch_up()
     with database.read() as connection:
         assert connection.execute(select(queries.audit_inbox.c.pk)).all() == []
-        logged = {row.event_id: json.loads(row.event or "{}") for row in queries.stored(connection, 0)}
+    logged = {event["id"]: event for event in logbook.events(ledger, database)}
     assert len(logged) == 5
     assert logged["bad-0"]["outcome"] == "12"
     assert logged["bad-0"]["entity"][0]["detail"] == [{"type": "entry", "valueString": "{"}]

@@ -21,14 +21,15 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
 
-from audit import entry, events, queries
+from audit import queries
 from audit.committer import Drain, GroupCommitter
 from audit.service import Ledger
 from resources.outcomes import Unavailable
 from store.access import Access, Caller, Interaction, Outcome
 from store.engine.database import Database, open_engine
 from store.unit_of_work import Store
-from tests.support import BASE_URL, PLATFORM, caller, patient
+from tests.audit.logbook import audit_event
+from tests.support import caller, patient
 
 AT = datetime(2026, 6, 1, 8, 0, tzinfo=UTC)
 READ = Access(Interaction.READ, "Patient", "p-1", 1, ("Patient/p-1",))
@@ -40,15 +41,6 @@ def inbox(database: Database) -> list[dict[str, Any]]:
             select(queries.audit_inbox.c.entry, queries.audit_inbox.c.event_id).order_by(queries.audit_inbox.c.pk)
         )
         return [audit_event(written, event_id) for written, event_id in rows]
-
-
-def audit_event(written: str, event_id: str) -> dict[str, Any]:
-    """The AuditEvent that the sequencer will make of an entry."""
-    who, what, at = entry.parse(written)
-    (event,) = events.build(
-        who, what, at, observer="Device/platform", base_url=BASE_URL, platform=PLATFORM, new_id=lambda: event_id
-    )
-    return event
 
 
 def test_a_writes_records_commit_with_the_data(make_store: Callable[..., Store], ledger: Ledger, database: Database):
@@ -297,7 +289,7 @@ def test_no_acknowledged_record_is_lost_when_the_process_is_killed(
     reopened = open_engine(database_url)
     with reopened.read() as connection:
         waiting = [e for (e,) in connection.execute(select(queries.audit_inbox.c.entry))]
-        logged = [row.event for row in queries.stored(connection, 0)]
+        logged = [row.head for row in queries.stored(connection)]
     reopened.dispose()
     text = "\n".join([*waiting, *(e or "" for e in logged)])
     assert [name for name in acknowledged if f'"{name}"' not in text] == []

@@ -59,8 +59,7 @@ def disclose(ledger: Ledger, name: str) -> None:
 def logged(database: Database) -> list[str]:
     """The clients of the log's records, in order."""
     with database.read() as connection:
-        stored = list(queries.stored(connection, verify.audience_id({"platform"})))
-    return [json.loads(row.event or "")["agent"][0]["who"]["identifier"]["value"] for row in stored]
+        return [json.loads(row.head or "")["caller"]["client_id"] for row in queries.stored(connection)]
 
 
 def test_a_frame_comes_back_as_it_was_written(tmp_path: Path) -> None:
@@ -315,3 +314,21 @@ def test_the_probe_of_the_spool_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(FileNotFoundError):
         spool.check_writable(tmp_path / "absent")
+
+
+def test_a_spool_that_is_replayed_is_logged_once(ledger: Ledger, database: Database, tmp_path: Path) -> None:
+    """A file that was brought back, or that the database has forgotten: its records are known by their ids."""
+    for number in range(5):
+        disclose(ledger, f"n{number}")
+    name = spool.files(tmp_path / "spool")[0]
+    kept = (tmp_path / "spool" / name).read_bytes()
+    assert ledger.catch_up()
+    with database.write() as connection:
+        queries.forget(connection, [name])
+    again = tmp_path / "spool" / "1-again.spool"
+    again.write_bytes(kept)
+    disclose(ledger, "after")
+    assert ledger.catch_up()
+    assert sorted(logged(database)) == [*(["after"]), *(f"n{number}" for number in range(5))]
+    with database.read() as connection:
+        assert set(queries.consumed(connection)) == {name, again.name}

@@ -203,8 +203,7 @@ def _events(export: Path) -> Iterator[Json]:
     with gzip.open(export, "rt", encoding="utf-8") as lines:
         for line in lines:
             record = json.loads(line)
-            if "event" in record:
-                yield json.loads(record["event"])
+            yield from record.get("events", ())
 
 
 def _holds(stored_: Json, sent: Json) -> bool:

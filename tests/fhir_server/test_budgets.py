@@ -193,7 +193,7 @@ _KEYS = ["name", "family", "given", "gender", "birthdate", "active", "address"]
 _REFERRING = [
     name
     for name in sorted(TYPES)
-    if (found := parameter(name, "patient")) is not None and "Patient" in found.targets
+    if (found := parameter(name, "patient")) is not None and "Patient" in found.targets and name != "AuditEvent"
 ]
 
 
@@ -221,6 +221,13 @@ def _rule(api: Api, amount: int) -> Request:
         }
         api.platform.create(task)
     return lambda: api.hospital_a.put(f"ServiceRequest/{order['id']}", {**order, "note": [{"text": "x"}]})
+
+
+def _log(api: Api, amount: int) -> Request:
+    """So many events, and a search that has a date and no index."""
+    for _ in range(amount):
+        api.hospital_a.get("Organization?_count=1")
+    return lambda: api.auditor.get("AuditEvent?address=nobody&date=ge2000")
 
 
 # What is answered
@@ -320,6 +327,7 @@ CASES: dict[str, list[Case]] = {
         )
     ],
     "SEARCH_MS": [Case(_time)],
+    "AUDIT_SCAN": [Case(_log, lowered=4, accepted=False, before_the_gate=False)],
     "RULE_MATCHES": [Case(_rule, lowered=9, before_the_gate=False)],
     "PAGE_MATCHES": [
         Case(_search(lambda amount: f"Patient?_count={amount}"), shows=lambda answer: "_count=1000" in _self(answer)),

@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 
-from audit import entry as entries
 from auth.throttle import Throttle
 from dicomweb.phantom import Phantom, series
 from fhir_server.demo import world
@@ -28,7 +27,7 @@ from resources.outcomes import BadRequest, Unavailable
 from store.access import Access, Outcome
 from tests import builders
 from tests.fhir_server.conftest import Api, Client
-from tests.support import patient
+from tests.support import access_of, patient
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 PHANTOM = Phantom(slices=1, side=32, patient_id="IPP-R")
@@ -257,7 +256,7 @@ def written_by(api: Api) -> Callable[[], list[Access]]:
     api.services.ledger._rows = noted  # type: ignore[method-assign]
 
     def since() -> list[Access]:
-        taken = [entries.parse(one)[1] for one in found]
+        taken = [access_of(one)[1] for one in found]
         found.clear()
         return [one for one in taken if not one.derived and one.interaction is not Interaction.TOKEN]
 

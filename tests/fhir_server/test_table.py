@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from audit.patterns import PATTERNS
+from audit.patterns import PATTERNS, PROFILES
 from auth.policy import LETTERS
 from fhir_server.edge import bundle, rest
 from fhir_server.edge.routes import Route, resolve
@@ -109,7 +109,10 @@ def test_each_interaction_that_is_not_public_has_its_audit_pattern() -> None:
         if row.recorded is not None:
             pattern = PATTERNS[row.interaction]
             assert (pattern.subtype["code"], pattern.action) == (row.interaction, row.recorded.action)
-            assert (pattern.patient_profile is None) is (row.recorded.profile is None)
+            profile = row.recorded.profile
+            assert pattern.shape == row.recorded.entity
+            assert pattern.profile == (profile and f"{PROFILES}IHE.BasicAudit.{profile}")
+            assert pattern.patient_profile == (profile and f"{PROFILES}IHE.BasicAudit.Patient{profile}")
 
 
 def test_each_form_that_writes_a_version_has_its_method() -> None:

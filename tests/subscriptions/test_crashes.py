@@ -73,6 +73,8 @@ class MortalDatabase:
 
 
 class MortalTrail:
+    shelf = None
+
     def __init__(self, trail: Any, fate: Fate) -> None:
         self._trail = trail
         self._fate = fate
