@@ -67,6 +67,17 @@ def test_a_rate_has_a_burst_of_two_seconds_and_fills_with_time() -> None:
         admitting.admit(A1)
 
 
+def test_who_was_quiet_for_long_has_a_burst_and_no_more() -> None:
+    """What an hour of silence saved would else come at once."""
+    admitting, clock = admission(client_rate=2)
+    for _ in range(3):
+        clock.now_s += 3600
+        for _ in range(4):
+            admitting.admit(A1).release()
+        with pytest.raises(TooManyRequests):
+            admitting.admit(A1)
+
+
 def test_what_is_refused_is_not_counted() -> None:
     admitting, clock = admission(client_in_flight=1, client_rate=1)
     admitted = admitting.admit(A1)

@@ -537,6 +537,16 @@ def test_what_is_beyond_the_limits_is_aborted_at_once(service: Service, pdus: by
         assert door.accepts()
 
 
+def test_who_goes_on_after_what_is_too_long_is_not_read(service: Service) -> None:
+    """PS3.8 §9.2.3 (Sta13): the connection is closed once the A-ABORT is said, whatever still comes."""
+    with opened(service, PATIENT) as door, associated(door) as raw:
+        raw.sendall(struct.pack(">BBI", 4, 0, LONGEST + 1))
+        with pytest.raises(ConnectionError):  # noqa: PT012 - whichever of them shows it
+            for _ in range(4096):
+                raw.sendall(bytes(65536))
+        until(lambda: door.scp.places.taken == 0, "its place is free")
+
+
 def test_a_pdu_of_the_longest_length_is_read_and_a_byte_more_is_not(service: Service) -> None:
     """PS3.8 §D.1: the maximum length received; 12 bytes more for those who count the headers beside it."""
     head = fragment(store(), 3)
