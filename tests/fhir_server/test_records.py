@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from werkzeug.test import EnvironBuilder
 
 from auth.throttle import Throttle
 from dicomweb.phantom import Phantom, series
 from fhir_server.demo import world
 from fhir_server.server.front.site import front_of
-from fhir_server.server.recorder import PUBLIC, is_public
+from fhir_server.server.recorder import PUBLIC, Recorder, is_public
 from resources import interactions
 from resources.interactions import Body, Interaction, Level
 from resources.outcomes import BadRequest, Unavailable
@@ -389,6 +390,34 @@ def test_where_it_cannot_be_recorded_nothing_is_given(api: Api, monkeypatch: pyt
         assert answer.status_code == 503, path
         assert answer.headers["Retry-After"] == "1"
         assert len(tried) == 1, path
+
+
+def test_an_answer_that_is_not_given_is_closed() -> None:
+    """PEP 3333: what it holds (files, a place among the readers) is given back where its record cannot be written."""
+
+    class Result(list[bytes]):
+        is_closed = False
+
+        def close(self) -> None:
+            self.is_closed = True
+
+    class Away:
+        def settle(self, *_: Any) -> None:
+            raise Unavailable("The audit record could not be written", retry_after_s=1)
+
+        stranger = refused = counted = settle
+
+    result, told = Result([b"somebody's data"]), list[str]()
+
+    def application(environ: dict[str, Any], start_response: Any) -> Result:
+        start_response("200 OK", [])
+        return result
+
+    environ = EnvironBuilder(path="/fhir/Patient/a").get_environ()
+    body = Recorder(application, Away(), Away())(environ, lambda status, *_: told.append(status))  # type: ignore[arg-type]
+    assert [status[:3] for status in told] == ["503"]
+    assert b"somebody's data" not in b"".join(body)
+    assert result.is_closed
 
 
 def test_a_stranger_cannot_fill_the_log_with_paths_that_there_are_not(api: Api) -> None:

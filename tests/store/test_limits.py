@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from resources import budgets
 from resources.json import Json
-from resources.outcomes import BadRequest
+from resources.outcomes import BadRequest, InvalidContent
 from resources.search import parse
 from store.access import SearchPage
 from store.search.limits import Deadline
@@ -168,3 +168,18 @@ def test_matches_that_are_met_again_leave_room_for_what_is_included(
     assert len(page.matches) == 12
     assert [version.id for version in page.includes] == ["o12"]
     assert page.cuts == ()
+
+
+def test_index_rows_are_counted_whichever_way_a_resource_comes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The edge counts before the transaction; a rule, a batch of images or a command does not pass there."""
+    def coded(count: int) -> Json:
+        return {"resourceType": "Basic", "code": {"coding": [{"code": f"c{number}"} for number in range(count)]}}
+
+    with store.work(A) as uow:
+        uow.resources.create("Basic", coded(20))
+    lower(monkeypatch, budgets.RESOURCE_INDEX_ROWS, 10)
+    with pytest.raises(InvalidContent) as refused, store.work(A) as uow:
+        uow.resources.create("Basic", coded(20))
+    assert refused.value.issues[0].code == "too-costly"
+    with store.work(A) as uow:
+        uow.resources.create("Basic", coded(1))
