@@ -17,15 +17,16 @@ from typing import Any
 import pytest
 from werkzeug.test import EnvironBuilder
 
+from auth.admission import HOLDER, Holder
 from auth.throttle import Throttle
 from dicomweb.phantom import Phantom, series
 from fhir_server.demo import world
 from fhir_server.server.front.site import front_of
-from fhir_server.server.recorder import PUBLIC, Recorder, is_public
+from fhir_server.server.recorder import PUBLIC, Recorder, count_refusal, is_public
 from resources import interactions
 from resources.interactions import Body, Interaction, Level
 from resources.outcomes import BadRequest, Unavailable
-from store.access import Access, Outcome
+from store.access import Access, Caller, Outcome
 from tests import builders
 from tests.fhir_server.conftest import Api, Client
 from tests.support import access_of, patient
@@ -459,6 +460,28 @@ def test_what_the_front_refuses_itself_is_on_record_by_number(api: Api) -> None:
     assert api.services.authority.refusals.flush() == 4
     told = {(one.outcome, one.reason, dict(one.detail)["attempts"]) for one in since()}
     assert told == {(Outcome.MAJOR, "503 transient", "3"), (Outcome.MINOR, "400 invalid", "1")}
+
+
+def test_whose_request_the_front_refused_is_on_record() -> None:
+    """ITI-20: the requestor is named where he is known, by his token; else by his address alone."""
+    told: list[Caller] = []
+
+    class Strangers:
+        def stranger(self, environ: dict[str, Any]) -> Caller:
+            return Caller("", "", address=environ["REMOTE_ADDR"])
+
+        def refused(self, caller: Caller, access: Access) -> None:
+            raise AssertionError("it would wait for a disk")
+
+        def counted(self, caller: Caller, access: Access) -> None:
+            told.append(caller)
+
+    for holder in (None, Holder("client-1", "hospital-a")):
+        environ = {"REMOTE_ADDR": "192.0.2.7", HOLDER: holder}
+        count_refusal(Strangers(), environ, Unavailable("busy"))
+    assert [(one.client_id, one.organization, one.address) for one in told] == [
+        ("", "", "192.0.2.7"), ("client-1", "hospital-a", "192.0.2.7"),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", ["batch", "transaction"])
