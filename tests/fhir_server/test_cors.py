@@ -12,13 +12,16 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Page, sync_playwright
 from sqlalchemy import event
-from werkzeug.test import TestResponse
+from sqlalchemy.exc import OperationalError
+from werkzeug.test import EnvironBuilder, TestResponse
 
 from auth import metadata
+from auth.guard import CLIENT_ID
 from dicomweb import phantom
 from dicomweb.phantom import Phantom
 from fhir_server.server import cors
@@ -230,6 +233,37 @@ def test_origins_end_with_the_client_and_by_command(api: Api, page: Client) -> N
         assert said(page.ask("GET", "Patient", Origin=origin))["Access-Control-Allow-Origin"] == origin
     clients.disable(page.client_id)
     assert said(preflight(api, "/fhir/Patient", "GET", "http://localhost:3000")) == {}
+
+
+def test_a_database_that_is_away_takes_no_answer_from_anybody(api: Api) -> None:
+    """What was carried out is answered, though no page may read it then; a preflight may be sent again (503)."""
+
+    class Away:
+        def known(self, client_id: str) -> None:
+            raise OperationalError("SELECT", {}, Exception("gone"))
+
+        def origins(self) -> frozenset[str]:
+            raise OperationalError("SELECT", {}, Exception("gone"))
+
+    def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response("201 Created", [])
+        return [b"made"]
+
+    asked = cors.Cors(application, Away(), api.app.url_map)  # type: ignore[arg-type]
+    for client_id in (None, "client-1"):
+        told: list[Any] = []
+        environ = EnvironBuilder(path="/fhir/Patient", method="POST", headers={"Origin": OURS}).get_environ()
+        if client_id:
+            environ[CLIENT_ID] = client_id
+        assert list(asked(environ, lambda *given, told=told: told.extend(given))) == [b"made"]
+        assert told[0] == "201 Created"
+        assert "Access-Control-Allow-Origin" not in dict(told[1])
+    headers = {"Origin": OURS, "Access-Control-Request-Method": "GET"}
+    environ = EnvironBuilder(path="/fhir/Patient", method="OPTIONS", headers=headers).get_environ()
+    statuses: list[str] = []
+    assert list(asked(environ, lambda status, *_: statuses.append(status)))
+    assert [status[:3] for status in statuses] == ["503"]
+
 
 
 def test_public_documents_may_be_read_by_any_page(api: Api) -> None:

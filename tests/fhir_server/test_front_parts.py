@@ -11,8 +11,9 @@ import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -576,6 +577,40 @@ def test_a_reader_who_is_fast_gives_the_thread_back_after_his_turn(monkeypatch: 
     os.close(reader)
     os.close(writer)
     assert (is_over, turns, pump.written) == (True, [1200, 2400], 2400)
+
+
+@pytest.mark.parametrize("takes", [0, 4096], ids=["nothing", "little"])
+def test_a_reader_who_takes_too_little_is_let_go_of(takes: int) -> None:
+    """The grace once for nothing at all, and a minimum rate besides, however the client's kernel keeps it alive."""
+    limits = answers.WriteLimits(grace_s=0.3, min_rate=10_000_000)
+
+    class Slow(Peer):
+        descriptor = -1
+
+        def response_file(self, status: int, headers: list[tuple[str, str]], file: str) -> None:
+            self.descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
+
+        async def read(self) -> None:
+            while takes:
+                await asyncio.sleep(0.05)
+                with suppress(BlockingIOError):
+                    os.read(self.descriptor, takes)
+
+    async def test() -> None:
+        async with lane_of(1) as (lane, _):
+            peer, closed = Slow(), list[str]()
+            reply = answers.Reply(
+                200, [], b"x", iter(lambda: bytes(65536), None), closers=[lambda: closed.append("closed")]
+            )
+            sending = asyncio.create_task(answers.send(peer, reply, partial(lane.run, "a"), limits))
+            await until(lambda: peer.descriptor >= 0)
+            reading = asyncio.create_task(peer.read())
+            await sending
+            reading.cancel()
+            os.close(peer.descriptor)
+            assert (closed, lane.busy) == (["closed"], 0)
+
+    run(test())
 
 
 # — in the event loop —

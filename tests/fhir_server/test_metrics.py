@@ -257,6 +257,8 @@ def test_a_route_is_named_by_facade_and_kind() -> None:
         ("127.0.0.1", {"X-Forwarded-For": "192.0.2.1, 10.1.0.9"}, 1, True),
         ("127.0.0.1", {}, 1, True),
         ("127.0.0.1", {"X-Forwarded-For": "10.1.0.9"}, 2, False),
+        ("127.0.0.1", {"X-Forwarded-For": "127.0.0.1"}, 0, False),
+        ("192.0.2.1", {"X-Forwarded-For": "127.0.0.1"}, 0, False),
         ("127.0.0.1", {"Via": "1.1 proxy"}, 0, False),
         ("127.0.0.1", {"X-Real-IP": "127.0.0.1"}, 0, False),
         ("127.0.0.1", {"Via": "1.1 proxy"}, 1, False),
