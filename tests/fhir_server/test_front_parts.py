@@ -582,7 +582,7 @@ def test_a_reader_who_is_fast_gives_the_thread_back_after_his_turn(monkeypatch: 
 @pytest.mark.parametrize("takes", [0, 4096], ids=["nothing", "little"])
 def test_a_reader_who_takes_too_little_is_let_go_of(takes: int) -> None:
     """The grace once for nothing at all, and a minimum rate besides, however the client's kernel keeps it alive."""
-    limits = answers.WriteLimits(grace_s=0.3, min_rate=10_000_000)
+    limits = answers.WriteLimits(grace_s=2, min_rate=10_000_000)
 
     class Slow(Peer):
         descriptor = -1
