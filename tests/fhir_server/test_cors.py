@@ -241,10 +241,10 @@ def test_a_database_that_is_away_takes_no_answer_from_anybody(api: Api) -> None:
 
     class Away:
         def known(self, client_id: str) -> None:
-            raise OperationalError("SELECT", {}, sqlite3.OperationalError("database is locked"))
+            raise OperationalError("SELECT", {}, sqlite3.OperationalError("disk I/O error"))
 
         def origins(self) -> frozenset[str]:
-            raise OperationalError("SELECT", {}, sqlite3.OperationalError("database is locked"))
+            raise OperationalError("SELECT", {}, sqlite3.OperationalError("disk I/O error"))
 
     def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         start_response("201 Created", [])
