@@ -27,6 +27,7 @@ from dicomweb import phantom
 from dicomweb.phantom import Phantom
 from fhir_server.server import cors
 from fhir_server.server.recorder import PUBLIC
+from fhir_server.server.threshold import Threshold
 from resources import interactions
 from resources.interactions import Level
 from store.access import Caller
@@ -250,7 +251,8 @@ def test_a_database_that_is_away_takes_no_answer_from_anybody(api: Api) -> None:
         start_response("201 Created", [])
         return [b"made"]
 
-    asked = cors.Cors(application, Away(), api.app.url_map)  # type: ignore[arg-type]
+    sharing = cors.Cors(Away(), api.app.url_map)  # type: ignore[arg-type]
+    asked = Threshold(application, ("http://localhost",), cors=sharing)
     for client_id in (None, "client-1"):
         told: list[Any] = []
         environ = EnvironBuilder(path="/fhir/Patient", method="POST", headers={"Origin": OURS}).get_environ()

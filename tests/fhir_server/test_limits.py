@@ -11,7 +11,7 @@ import brotli
 import pytest
 from werkzeug.test import EnvironBuilder
 
-from fhir_server.server.encoding import Encoding, chosen
+from fhir_server.server.encoding import chosen, encoded
 from tests.fhir_server.conftest import BOTH_DOORS, Api
 
 PATIENT = {"resourceType": "Patient", "name": [{"family": "ESSAI" * 400}]}
@@ -101,12 +101,7 @@ def test_json_is_encoded_where_it_is_asked_for(api: Api) -> None:
 )
 def test_only_whole_json_is_encoded_and_once(status: str, headers: dict[str, str], is_encoded: bool) -> None:
     """RFC 9110 §8.4 (codings are applied one upon another), §14.4 (a part counts the bytes of what is stored)."""
-    told: list[Any] = []
-
-    def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
-        start_response(status, list(headers.items()))
-        return [b"x" * 5000]
-
     environ = EnvironBuilder(headers={"Accept-Encoding": "gzip"}).get_environ()
-    body = b"".join(Encoding(application)(environ, lambda *given: told.extend(given)))
-    assert (dict(told[1]).get("Content-Encoding") == "gzip", body != b"x" * 5000) == (is_encoded, is_encoded)
+    told = list(headers.items())
+    body = b"".join(encoded(environ, status, told, [b"x" * 5000]))
+    assert (dict(told).get("Content-Encoding") == "gzip", body != b"x" * 5000) == (is_encoded, is_encoded)

@@ -15,6 +15,7 @@ import pytest
 from werkzeug.test import TestResponse
 
 from fhir_server.edge import operations
+from fhir_server.edge.parameters import left_out, shown
 from resources.interactions import RENDERING, ROWS, Body, Form, Interaction, Level, Parameter, forms
 from resources.json import Json
 from tests.conftest import ENGINES
@@ -490,3 +491,11 @@ def test_a_binary_is_given_as_what_it_is_or_not_at_all(api: Api, accept: str, qu
     assert answer.status_code == status
     if status == 200:
         assert (answer.get_data(), answer.headers["Content-Type"]) == (b"hello", "text/plain")
+
+
+@pytest.mark.parametrize("name", ["_x" * 31, "a b", "<script>", "é", "a\n", ""])
+def test_a_name_that_is_no_name_is_not_repeated(name: str) -> None:
+    """Whatever a client sends comes back in a header (Warning) and a body: it is text of ours alone."""
+    assert shown("_count") == "_count"
+    assert shown(name) == "(unreadable name)"
+    assert name not in left_out(name) or not name

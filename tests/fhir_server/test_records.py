@@ -23,6 +23,7 @@ from dicomweb.phantom import Phantom, series
 from fhir_server.demo import world
 from fhir_server.server.front.site import front_of
 from fhir_server.server.recorder import PUBLIC, Recorder, count_refusal, is_public
+from fhir_server.server.threshold import Threshold
 from resources import interactions
 from resources.interactions import Body, Interaction, Level
 from resources.outcomes import BadRequest, Unavailable
@@ -415,7 +416,9 @@ def test_an_answer_that_is_not_given_is_closed() -> None:
         return result
 
     environ = EnvironBuilder(path="/fhir/Patient/a").get_environ()
-    body = Recorder(application, Away(), Away())(environ, lambda status, *_: told.append(status))  # type: ignore[arg-type]
+    recorder = Recorder(Away(), Away())  # type: ignore[arg-type]
+    asked = Threshold(application, ("http://localhost",), recorder=recorder)
+    body = asked(environ, lambda status, *_: told.append(status))
     assert [status[:3] for status in told] == ["503"]
     assert b"somebody's data" not in b"".join(body)
     assert result.is_closed

@@ -97,6 +97,15 @@ def test_an_update_bears_an_id_and_that_of_the_url(api: Api) -> None:
     assert told(api, "Patient/a/$validate", {**PATIENT, "id": "b"}) == wrong
 
 
+def test_a_resource_of_another_type_than_the_url_is_told(api: Api) -> None:
+    """R4 §3.1.0.8 (create): the type of the URL is what would be stored."""
+    answer = api.hospital_a.post("Basic/$validate", {"resourceType": "Patient", "active": True})
+    assert answer.status_code == 200
+    told = [(one["severity"], one.get("expression")) for one in answer.get_json()["issue"]]
+    assert ("error", ["resourceType"]) in told
+
+
+
 def test_what_is_stored_is_validated_where_nothing_is_sent(api: Api) -> None:
     """An instance's $validate without a resource: a read of it, permitted and recorded as one."""
     made = api.hospital_a.create({**PATIENT, "meta": {"profile": [NOWHERE]}})
