@@ -93,7 +93,7 @@ def leaf(
 ) -> bytes:
     """The leaf hash of a record: of its head's, its particulars' and its parts' commitments.
 
-    `recorded`, `logged`: µs since 1970. `salt`: of the head, then of the particulars (none: empty `particulars`).
+    `recorded`, `logged`: µs since 1970. `salt`: of the head, then of the particulars, empty or not.
     `parts`: (salt, text) of each, or (commitment, b"") of one that was erased. The position is in the head's
     commitment, so a record that was moved disagrees with its own leaf.
     """
@@ -111,8 +111,8 @@ def committed_head(seq: int, record_id: str, recorded: int, logged: int, salt: b
 
 
 def committed_particulars(salt: bytes, particulars: bytes) -> bytes:
-    """The particulars' commitment. `salt`: both of the record."""
-    return hmac.digest(salt[SALT_BYTES:], particulars, "sha256") if particulars else NOTHING
+    """The particulars' commitment, of none too: no byte of a record is without one. `salt`: both of it."""
+    return hmac.digest(salt[SALT_BYTES:], particulars, "sha256")
 
 
 def leaf_of_commitments(head: bytes, particulars: bytes, parts: bytes) -> bytes:

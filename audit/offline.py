@@ -260,7 +260,7 @@ def leaf_of(
             return None
         stamp = f"{seq}\n2\n{event_id}\n{recorded}\n{logged}\n{head}".encode()
         of_head = hmac.digest(salt[:16], stamp, "sha256")
-        of_particulars = hmac.digest(salt[16:], particulars.encode(), "sha256") if particulars else bytes(32)
+        of_particulars = hmac.digest(salt[16:], particulars.encode(), "sha256")
         level = []
         for patient, owner, key in json.loads(parts) if parts else ():
             text = f"{owner}\n{patient}".encode()
