@@ -19,6 +19,8 @@ from auth.queries import TokenRecord, digest_of
 from store.engine.database import Database
 
 MAX_LIFETIME_S = 300
+LEEWAY_S = 30
+"""How far the clocks of two nodes may differ."""
 REMEMBERED_FOR_S = 5.0
 MAX_REMEMBERED = 20_000
 TOKEN_BYTES = 32
@@ -42,8 +44,9 @@ class Token:
     """When the database said so."""
 
     def live(self, now_s: float) -> bool:
-        """Whether it gives access at that time (s since 1970)."""
-        return self.fault is None and now_s < self.record.expires
+        """Whether it gives access at that time (s since 1970). One from a future that a wrong clock had gives none."""
+        issued, expires = self.record.issued, self.record.expires
+        return self.fault is None and issued - LEEWAY_S <= now_s < expires <= now_s + MAX_LIFETIME_S + LEEWAY_S
 
     def is_fresh(self, now_s: float) -> bool:
         """Whether the database need not be asked again yet. A time before that in which it said so is no time."""

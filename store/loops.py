@@ -22,7 +22,7 @@ from store.access import Loop
 from store.engine.database import Database
 from store.search.pages import LIFETIME
 from store.unit_of_work import Store
-from store.versions.tables import CURRENT, INDEX_TABLES, audience_member, resource_version, store_setting, tx
+from store.versions.tables import CURRENT, INDEX_TABLES, MAX, audience_member, resource_version, store_setting, tx
 
 BATCH = 200
 """Versions of one transaction: on SQLite every writer waits for it."""
@@ -33,6 +33,8 @@ _GROWTH = 1.3
 _AT_LEAST = 200
 """Versions more than at the last analysis, beside the factor."""
 
+CURRENT_TX = MAX - 1
+"""Every transaction."""
 _SETTING = "swept_to"
 
 
@@ -43,12 +45,14 @@ def sweeper(store: Store) -> Loop:
 
 def sweep(store: Store) -> bool:
     """Sweep one batch; True when there may be more."""
-    cutoff_us = microseconds(store.now() - LIFETIME - MARGIN)
+    now = store.now()
+    cutoff_us, future_us = microseconds(now - LIFETIME - MARGIN), microseconds(now + LIFETIME)
     with store.database.read() as connection:
-        boundary = connection.execute(select(func.max(tx.c.tx_id)).where(tx.c.at <= cutoff_us)).scalar()
-        if boundary is None:
-            return False
-        ended = _ended(connection, int(boundary))
+        # Time may step back: what lies below the first transaction that is not old enough. A page of a time that is
+        # still to come is refused, so a transaction of such a time holds nothing up.
+        recent = select(tx.c.tx_id).where(tx.c.at > cutoff_us, tx.c.at <= future_us).offset(0).subquery()
+        young = connection.execute(select(func.min(recent.c.tx_id))).scalar()
+        ended = _ended(connection, CURRENT_TX if young is None else int(young) - 1)
     if not ended:
         return False
     with store.database.write() as connection:

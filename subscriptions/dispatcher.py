@@ -118,16 +118,22 @@ class Dispatcher:
             return leases.take(connection, now, token=leases.new_token(), limit=limit, lane=lane)
 
     def _end_leases_of_the_dead(self) -> None:
-        """Now and then: whoever was killed with a request under way must not hold up its subscription."""
+        """Now and then: whoever was killed with a request under way must not hold up its subscription, nor an instant
+        that a wrong clock has set."""
         if time.monotonic() - self._looked_at < LOOK_INTERVAL_S:
             return
         self._looked_at = time.monotonic()
         now = self._clock()
         with self._database.read() as connection:
             tokens = leases.of_the_dead(connection, now)
+            wrong = leases.is_too_far(connection, now)
         if tokens:
             with self._database.write() as connection:
                 leases.end(connection, tokens)
+        if wrong:
+            with self._database.write() as connection:
+                count = leases.correct(connection, now)
+            log.warning("instants of delivery that a wrong clock had set were corrected", count=count)
 
     def attempt(self, held: Lease) -> Lease | None:
         """Send what the lease is for, once, and settle it. Returns the lease for the next notification, if there is one
@@ -146,13 +152,18 @@ class Dispatcher:
         if message.notice is None:
             self._withhold(held, message)
             return None
-        if message.kind is Kind.EVENT and held.state.batch_last is None and not self._fix(held, message):
-            return None
+        with self._database.glance() as connection:
+            if not leases.is_held(connection, held):
+                return None
         started = time.monotonic()
         try:
             self._trail.disclose(message.recipient, message.accesses, self._clock())
         except Unavailable:
             self._postpone(held, message)
+            return None
+        if not held.may_send:
+            log.warning("a lease was held too long to send under it", subscription=message.subscription)
+            self._settled(held, lambda connection, current: self._release(connection, held, current))
             return None
         answer = channel.send(message.address, message.notice, timeout_s=held.state.timeout_s)
         duration_ms = round((time.monotonic() - started) * 1000)
@@ -198,11 +209,6 @@ class Dispatcher:
         if following is not None:
             last = following
             self._settled(last, lambda connection, current: self._release(connection, last, current))
-
-    def _fix(self, held: Lease, message: Message) -> bool:
-        """Before the first attempt: which numbers this notification carries, whatever happens to it."""
-        with self._database.write() as connection:
-            return leases.fix_batch(connection, held, last=message.last, now=self._clock())
 
     def _delivered(self, held: Lease, message: Message, answer: Answer, duration_ms: int) -> Lease | None:
         now = self._clock()

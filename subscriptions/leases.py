@@ -13,12 +13,25 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, or_, select, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    and_,
+    cast,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 
 from resources.times import microseconds, of_microseconds
 from store.access import COUNTED, Waiting
+from store.engine.clock import since_boot_ns
 from store.engine.ids import random_digits
-from subscriptions import holders, outbox
+from subscriptions import holders, outbox, schedule
 from subscriptions.outbox import State
 from subscriptions.tables import (
     RETENTION,
@@ -41,6 +54,13 @@ class Lease:
     token: str
     failures: int
     """Consecutive failures of the endpoint."""
+    taken_ns: int
+    """Time since boot at which it was taken."""
+
+    @property
+    def may_send(self) -> bool:
+        """Whether a request that begins now ends while the lease runs, however long this process stood still."""
+        return since_boot_ns() - self.taken_ns < LEASE_MARGIN_S * 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +151,7 @@ def queues(connection: Connection, now: datetime) -> dict[str, Waiting]:
 
 def take(connection: Connection, now: datetime, *, token: str, limit: int, lane: Lane) -> list[Lease]:
     """Lease up to `limit` due subscriptions of a lane, the longest due first."""
-    at = microseconds(now)
+    at, taken_ns = microseconds(now), since_boot_ns()
     statement = _due_now(at, lane).order_by(state_table.c.due_at).limit(4 * limit)
     statement = statement.with_for_update(of=state_table, skip_locked=True)
     taken = dict(lane.busy)
@@ -142,14 +162,18 @@ def take(connection: Connection, now: datetime, *, token: str, limit: int, lane:
         if taken.get(row.origin, 0) >= lane.per_origin:
             continue
         taken[row.origin] = taken.get(row.origin, 0) + 1
-        found.append(Lease(outbox.state_of(row, lease_token=token), token, row.failures or 0))
+        state = _fixed(outbox.state_of(row, lease_token=token), at)
+        found.append(Lease(state, token, row.failures or 0, taken_ns))
     for held in found:
         until = _until(at, held.state)
         connection.execute(
             update(state_table)
             .where(state_table.c.subscription_id == held.state.subscription_id)
-            .values(lease_until=until, lease_token=token)
-        )
+            .values(
+                lease_until=until, lease_token=token, batch_last=held.state.batch_last,
+                first_attempt_at=held.state.first_attempt_at,
+            )
+        )  # fmt: skip
         if held.failures:  # half open: nobody else probes while this probe is out
             connection.execute(
                 update(endpoint_table).where(endpoint_table.c.origin == held.state.origin).values(open_until=until)
@@ -157,14 +181,12 @@ def take(connection: Connection, now: datetime, *, token: str, limit: int, lane:
     return found
 
 
-def fix_batch(connection: Connection, held: Lease, *, last: int, now: datetime) -> bool:
-    """Settle which numbers the notification carries, before it is first sent. False: the lease was lost."""
-    touched = connection.execute(
-        update(state_table)
-        .where(state_table.c.subscription_id == held.state.subscription_id, state_table.c.lease_token == held.token)
-        .values(batch_last=last, first_attempt_at=held.state.first_attempt_at or microseconds(now))
-    )
-    return bool(touched.rowcount)
+def _fixed(state: State, at: int) -> State:
+    """Which numbers the notification carries, settled before it is first sent, whatever happens to it."""
+    if state.status != "active" or state.batch_last is not None or state.events <= state.delivered:
+        return state
+    last = min(state.events, state.delivered + state.max_count)
+    return replace(state, batch_last=last, first_attempt_at=state.first_attempt_at or at)
 
 
 def is_held(connection: Connection, held: Lease) -> bool:
@@ -186,8 +208,10 @@ def release(connection: Connection, after: State, now: datetime) -> None:
 
 def keep(connection: Connection, held: Lease, after: State, now: datetime) -> Lease:
     """Hold on to the lease for the next notification."""
-    _write(connection, after, lease_until=_until(microseconds(now), after), now=now)
-    return Lease(after, held.token, 0)
+    at, taken_ns = microseconds(now), since_boot_ns()
+    fixed = _fixed(after, at)
+    _write(connection, fixed, lease_until=_until(at, fixed), now=now)
+    return Lease(fixed, held.token, 0, taken_ns)
 
 
 def _write(connection: Connection, after: State, *, lease_until: int | None, now: datetime) -> None:
@@ -207,6 +231,64 @@ def _write(connection: Connection, after: State, *, lease_until: int | None, now
             due_at=outbox.due_at(after, microseconds(now)),
         )
     )
+
+
+# Instants that a wrong clock left behind.
+
+AHEAD_S = 5
+"""How far the clocks of two nodes may differ before what one wrote looks wrong to the other."""
+
+
+def correct(connection: Connection, now: datetime) -> int:
+    """Bring nearer what lies further ahead than its own longest step: it was written by a clock that was wrong, and
+    would hold up a subscription for as long as the clock was off. Returns how many rows that concerned."""
+    at = microseconds(now)
+    rows = connection.execute(select(state_table).where(_too_far(at)).with_for_update()).all()
+    for row in rows:
+        state = outbox.state_of(row)
+        until = row.lease_until
+        heartbeat = None if state.heartbeat_s is None else at + state.heartbeat_s * 1_000_000
+        after = replace(
+            state,
+            first_attempt_at=_nearer(state.first_attempt_at, at, at),
+            retry_at=_nearer(state.retry_at, at + _RETRY_US, at),
+            heartbeat_at=_nearer(state.heartbeat_at, heartbeat or at, heartbeat),
+        )
+        _write(connection, after, lease_until=_nearer(until, _until(at, state), _until(at, state)), now=now)
+    shut = connection.execute(
+        update(endpoint_table).where(endpoint_table.c.open_until > at + _OPEN_US + _AHEAD_US).values(open_until=at)
+    ).rowcount
+    return len(rows) + shut
+
+
+def is_too_far(connection: Connection, now: datetime) -> bool:
+    """Whether `correct` has something to do."""
+    at = microseconds(now)
+    shut = select(endpoint_table.c.origin).where(endpoint_table.c.open_until > at + _OPEN_US + _AHEAD_US)
+    states = select(state_table.c.subscription_id).where(_too_far(at))
+    return any(connection.execute(one.limit(1)).first() is not None for one in (states, shut))
+
+
+_AHEAD_US = AHEAD_S * 1_000_000
+_RETRY_US = schedule.RETRY_AFTER_MAX_S * 1_000_000
+_OPEN_US = (max(schedule.BREAKER_OPEN_S, schedule.TIMEOUT_MAX_S + LEASE_MARGIN_S)) * 1_000_000
+
+
+def _too_far(at: int) -> ColumnElement[bool]:
+    columns = state_table.c
+    bound = at + _AHEAD_US
+    return or_(
+        columns.first_attempt_at > bound,
+        columns.retry_at > bound + _RETRY_US,
+        columns.heartbeat_at > bound + cast(columns.heartbeat_s, BigInteger) * 1_000_000,
+        columns.lease_until > bound + (cast(columns.timeout_s, BigInteger) + LEASE_MARGIN_S) * 1_000_000,
+        and_(columns.due_at > bound, columns.status == "requested"),
+        and_(columns.due_at > bound, columns.events > columns.delivered, columns.retry_at.is_(None)),
+    )
+
+
+def _nearer(value: int | None, most: int, instead: int | None) -> int | None:
+    return instead if value is not None and value > most + _AHEAD_US else value
 
 
 # Endpoints: the circuit breaker.

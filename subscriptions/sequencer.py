@@ -5,8 +5,8 @@ which of their filters it passes, whether the subscriber may see the version **t
 subscription's next number. The change rows leave the outbox in the same transaction, so a crash repeats nothing and
 loses nothing. `store.engine.queue` says why that order is enough, and why no transaction elsewhere matters.
 
-A change that cannot be judged is logged and passed over; a subscription that cannot be judged goes into error, where
-its owner sees it. Neither stops the others.
+A change that cannot be judged is told, counted and passed over; a subscription that cannot be judged goes into error,
+where its owner sees it. Neither stops the others.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 from functools import lru_cache
 
-import structlog
 from sqlalchemy import Connection
 
 from resources.outcomes import InvalidContent
 from resources.times import microseconds
+from store import items
 from store.access import EVERYONE, Caller, Version, Work
-from store.engine.faults import DRIVER_ERRORS
 from store.engine.queue import Floor, lead
 from store.unit_of_work import Store
 from store.versions.audiences import audience_of
@@ -32,14 +31,13 @@ from subscriptions.statuses import server_for, write_status
 from subscriptions.topics import Topic
 from subscriptions.versions import Versions
 
-log = structlog.get_logger("vigie.subscriptions")
-
 BATCH = 100
 """Changes looked at in one transaction: on SQLite other writers wait meanwhile."""
 UNHEARD_MAX = 1000
 """While nobody listens, changes are cleared away by the thousand: a write transaction for each would be waste."""
 UNHEARD_S = 10
 """…and those of a quiet server after so long, so that an old change always means that something is late."""
+NAME = "subscription-sequencer"
 LEADER_KEY = 0x56496753_75625331  # "VIgSubS1"
 
 CallerOf = Callable[[str], Caller | None]
@@ -90,7 +88,8 @@ class Sequencer:
                 if write_status(uow, id, "error", error=reason):
                     outbox.halt(uow.connection, id, status="error")
 
-            self._store.transact(server_for(organization), fail)
+            with items.apart(NAME):
+                self._store.transact(server_for(organization), fail)
 
     def _sequence(self, connection: Connection) -> bool:
         heard = outbox.listened_topics(connection)
@@ -124,16 +123,14 @@ class Sequencer:
             if after is None or after.deleted:
                 continue
             before = None if change.before_pk is None else versions.get(change.before_pk)
-            earlier = None if before is None or before.deleted else before.json()
-            try:
+            fired = []
+            with items.apart(NAME, shared=True):
+                earlier = None if before is None or before.deleted else before.json()
                 fired = [
                     topic
                     for topic in topics.of_type(change.resource_type)
                     if topic.url in heard and topic.fires(earlier, after.json())
                 ]
-            except Exception:  # nothing is asked of the database here: it is this change
-                log.exception("a change cannot be judged")
-                continue
             if fired:
                 yield change, after, fired
 
@@ -159,14 +156,10 @@ class Sequencer:
             # Accepted by an earlier release, not understood by this one: say so to its owner, and let the others go on.
             self._broken[subscription.subscription_id] = (subscription.organization, error.diagnostics)
             return False
-        try:
+        with items.apart(NAME, shared=True):
             return self._versions.passes(version, filters) and self._versions.visible(connection, caller, version)
-        except DRIVER_ERRORS:
-            raise  # of the database, not of this subscription
-        except Exception:
-            log.exception("a subscription cannot be judged", subscription=subscription.subscription_id)
-            self._broken[subscription.subscription_id] = (subscription.organization, "An event could not be judged")
-            return False
+        self._broken[subscription.subscription_id] = (subscription.organization, "An event could not be judged")
+        return False
 
     def _read_filter(self, text: str, topic: str) -> Filter:
         if not topics.is_published(topic):

@@ -19,9 +19,10 @@ from sqlalchemy import Connection
 from resources import jsontext
 from resources.json import Json
 from resources.times import utc_now
+from store import items
 from store.access import Caller, Loop, Observer, Version, Waiting, Work
 from store.unit_of_work import Store
-from subscriptions import leases, outbox, topics
+from subscriptions import leases, outbox, sequencer, topics
 from subscriptions.acceptance import Acceptance
 from subscriptions.channels.port import Channel, Channels
 from subscriptions.channels.rest_hook import RestHook
@@ -39,6 +40,7 @@ SEQUENCER_INTERVAL_S = 0.1
 DISPATCHER_INTERVAL_S = 0.1
 """At most this long after a retry or heartbeat is due; what is new wakes the loops."""
 MAINTENANCE_INTERVAL_S = 10.0
+MAINTENANCE = "subscription-maintenance"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +99,9 @@ class Subscriptions:
     def loops(self) -> tuple[Loop, ...]:
         """What the background worker runs."""
         return (
-            Loop("subscription-sequencer", self.sequencer.step, SEQUENCER_INTERVAL_S, wake=outbox.CHANGES),
+            Loop(sequencer.NAME, self.sequencer.step, SEQUENCER_INTERVAL_S, wake=outbox.CHANGES),
             Loop("subscription-dispatcher", self.dispatcher.step, DISPATCHER_INTERVAL_S, wake=outbox.DUE),
-            Loop("subscription-maintenance", self.maintain, MAINTENANCE_INTERVAL_S),
+            Loop(MAINTENANCE, self.maintain, MAINTENANCE_INTERVAL_S),
         )
 
     def queues(self, connection: Connection) -> Mapping[str, Waiting]:
@@ -128,7 +130,8 @@ class Subscriptions:
             ended = leases.ended(connection, now)
         for state in ended:
             turn_off = partial(_turn_off, subscription_id=state.subscription_id)
-            self._store.transact(server_for(state.organization), turn_off)
+            with items.apart(MAINTENANCE):
+                self._store.transact(server_for(state.organization), turn_off)
         with self._store.database.write() as connection:
             leases.sweep(connection, now)
         return False

@@ -15,6 +15,7 @@ import structlog
 from resources import task as tasks
 from resources.codes import TELERADIOLOGY_TASK, TaskKind
 from resources.times import microseconds
+from store import items
 from store.access import Caller, Waiting, Work
 from store.unit_of_work import Store
 from workflow.deadlines import deadline_of, is_late
@@ -23,6 +24,7 @@ log = structlog.get_logger("vigie.workflow")
 
 PORTION = 1000
 """Tasks read at once."""
+NAME = "workflow-lateness"
 
 _WATCHED = (TaskKind.REGULATE, TaskKind.ACQUIRE, TaskKind.READ, TaskKind.COMMUNICATE_CRITICAL)
 _OPEN = ("requested", "ready", "in-progress", "on-hold")
@@ -56,9 +58,10 @@ class LatenessWatch:
         found = {}
         asked = [("code", codes), ("status", ",".join(_OPEN))]
         for version in uow.system.each("Task", asked, portion=PORTION):
-            kind, end = tasks.kind_of(version.json()), deadline_of(version.json())
-            if kind is not None and end is not None and is_late(version.json(), uow.now):
-                found[version.id] = (kind, end)
+            with items.apart(NAME):
+                kind, end = tasks.kind_of(version.json()), deadline_of(version.json())
+                if kind is not None and end is not None and is_late(version.json(), uow.now):
+                    found[version.id] = (kind, end)
         return found
 
 

@@ -27,6 +27,7 @@ from fhir_server.server.services import Services
 from fhir_server.server.timed import Timed
 from resources.times import microseconds
 from store.access import Waiting
+from store.engine.clock import BelievedClock
 
 QUEUES_KEPT_S = 5.0
 
@@ -45,6 +46,7 @@ FAMILIES: Mapping[str, Family] = {
     "vigie_log_events_total": Family("counter", ("level", "event"), "lines of the log, those of requests apart"),
     "vigie_loop_turns_total": Family("counter", ("loop",), "turns of a background loop"),
     "vigie_loop_failures_total": Family("counter", ("loop",), "turns that ended by an exception"),
+    "vigie_loop_items_failed_total": Family("counter", ("loop",), "things that a loop left out because of a fault"),
     "vigie_loop_since_turn_seconds": Family("gauge", ("loop",), "since the loop last ended a turn, or began this one"),
     "vigie_loop_since_success_seconds": Family("gauge", ("loop",), "since the loop's last turn without exception"),
     "vigie_queue_length": Family("gauge", ("queue",), "entries that wait"),
@@ -60,6 +62,7 @@ FAMILIES: Mapping[str, Family] = {
     "vigie_requests_waiting": Family("gauge", ("process", "pid"), "requests that wait for a thread"),
     "vigie_dimse_associations": Family("gauge", ("process", "pid"), "open associations"),
     "vigie_dimse_connections_waiting": Family("gauge", ("process", "pid"), "connections without an association yet"),
+    "vigie_clock_leap_seconds": Family("gauge", ("process", "pid"), "wall clock less the time that is believed"),
     "vigie_process_resident_memory_bytes": Family("gauge", ("process", "pid"), "resident memory"),
     "vigie_process_open_descriptors": Family("gauge", ("process", "pid"), "open file descriptors"),
     "vigie_process_threads": Family("gauge", ("process", "pid"), "threads"),
@@ -158,6 +161,10 @@ def sample(own: figures.Figures, services: Services) -> None:
     """Have a process tell how its database connections stand, and what its watch of deadlines saw."""
     own.sample("vigie_database_connections", lambda: {(): float(services.database.connections_taken)})
     own.sample("vigie_database_connections_limit", lambda: {(): float(services.database.connections_limit)})
+
+    clock = services.clock
+    if isinstance(clock, BelievedClock):
+        own.sample("vigie_clock_leap_seconds", lambda: {(): clock.leap_s})
 
     def late() -> Mapping[Labels, float]:
         return {(kind,): float(found.count) for kind, found in services.workflow.late().items()}

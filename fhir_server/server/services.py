@@ -23,8 +23,8 @@ from fhir_server.server import keys
 from fhir_server.server.settings import Settings
 from resources import search
 from resources.search import Query
-from resources.times import utc_now
 from store.access import Caller, Loop, Version, Waiting
+from store.engine.clock import BelievedClock
 from store.engine.database import Database, Waits, open_engine
 from store.engine.ids import ordered_id, random_id
 from store.loops import statistician, sweeper
@@ -40,6 +40,8 @@ CHECKPOINTS = "checkpoints.txt"
 
 SPOOL = "audit-spool"
 """Folder of the data folder in which disclosures are recorded until they are sequenced (SQLite)."""
+CLOCK = "clock"
+"""File of the data folder: the time that the processes of this host believe in."""
 _ABANDONED_S = 3600.0
 """A temporary file of the object store that is older than this has no writer any more."""
 
@@ -74,8 +76,8 @@ class Services:
 
         `waits`: how long the process waits for the database; `Settings.waits` where somebody waits for an answer.
         """
-        clock = clock or utc_now
         settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        clock, new_id = clock or BelievedClock(settings.data / CLOCK), new_id or random_id
         database = open_engine(settings.database_url, waits)
         objects = ObjectStore(settings.objects_folder)
         spool = settings.data / "spool"

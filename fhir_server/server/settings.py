@@ -311,7 +311,7 @@ class Settings:
             connect_s=self.connect_timeout_s,
             statement_s=self.statement_timeout_s,
             lock_s=self.lock_timeout_s,
-            idle_s=60.0,
+            idle_s=15.0,
             network_s=10.0,
         )
 

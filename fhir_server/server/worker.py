@@ -14,6 +14,7 @@ from fhir_server.server import figures, logs, metrics, processes
 from fhir_server.server.figures import Figures, LoopFigures
 from fhir_server.server.services import Services
 from fhir_server.server.settings import Settings
+from store import items
 from store.access import Loop
 
 log = structlog.get_logger("vigie.worker")
@@ -67,6 +68,7 @@ def main() -> None:
     services = Services.of(Settings.load().checked())
     own = figures.begin(services.settings.data, "worker", services.settings.dimse_port)
     metrics.sample(own, services)
+    items.count_with(lambda loop: own.count("vigie_loop_items_failed_total", (loop,)))
     stopping = threading.Event()
     running = threading.Thread(target=run, args=(services, stopping, own), name="loops")
     running.start()

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 from weakref import WeakSet
 
+import psycopg
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine import URL
 from sqlalchemy.pool import QueuePool
@@ -27,6 +28,7 @@ from store.engine import process, wakes
 from store.engine.faults import DRIVER_ERRORS, is_locked
 from store.engine.gate import PATIENCE_S, WriteGate
 from store.engine.schema import metadata
+from store.engine.silence import SILENT_S, Silence, Silent
 from store.engine.wakes import Wakes
 
 POLL_INTERVAL_S = 0.01
@@ -38,19 +40,24 @@ POOL_OVERFLOW = 48
 class Waits:
     """How long a process waits for its database, in seconds; 0: for ever. Whoever serves requests must not wait long.
 
-    The defaults are for what runs by itself: loops, migrations, commands.
+    The defaults are for what runs by itself: loops and commands. A database that says nothing at all is found out
+    sooner (`store.engine.silence`).
     """
 
-    connect_s: float = 10.0
+    connect_s: float = 4.0
     """PostgreSQL: for a connection (at least 2)."""
-    statement_s: float = 0.0
+    statement_s: float = 300.0
     """PostgreSQL: for one statement."""
-    lock_s: float = 0.0
+    lock_s: float = 30.0
     """For what another transaction holds: a lock of PostgreSQL, the write gate and the file of SQLite (0: 30 s)."""
-    idle_s: float = 0.0
+    idle_s: float = 60.0
     """PostgreSQL: for the next statement of an open transaction; then the server ends the session."""
-    network_s: float = 30.0
+    network_s: float = 10.0
     """PostgreSQL: for the acknowledgement of what was sent (TCP_USER_TIMEOUT)."""
+
+
+MIGRATING = Waits(statement_s=0.0, lock_s=0.0, idle_s=0.0)
+"""To build an index takes what it takes, and other processes that upgrade wait for it."""
 
 
 def open_engine(url: str, waits: Waits | None = None) -> Database:
@@ -89,9 +96,9 @@ class Database:
         """A write transaction: commits on leaving, rolls back on an exception."""
         state = self._state
         if state.gate is None:
-            with state.writer.connect() as connection:
+            with state.connected(state.writer) as connection:
                 wakes.begin(connection)
-                with connection.begin():
+                with state.silence.watched(connection.connection.driver_connection), connection.begin():
                     yield connection
                 state.wakes.tell(wakes.announced(connection))
             return
@@ -191,12 +198,18 @@ class _ProcessState:
             self.writer = self.engine.execution_options(isolation_level="READ COMMITTED")
             self.reader = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             self.glancer = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._waits = waits
         self.wakes = Wakes(self._connect_apart)
+        self.silence = Silence(self._connect_soon)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """PostgreSQL: a read transaction."""
-        with self.reader.connect() as connection, connection.begin():
+        with (
+            self.connected(self.reader) as connection,
+            self.silence.watched(connection.connection.driver_connection),
+            connection.begin(),
+        ):
             yield connection
 
     def transaction(self, begin: str | None) -> _Kept:
@@ -204,26 +217,32 @@ class _ProcessState:
         free: list[Connection] | None = getattr(self._kept, "free", None)
         if free is None:
             free = self._kept.free = []
-        return _Kept(self._connect, free, begin)
+        return _Kept(self._connect, free, begin, None if self.gate is not None else self.silence)
+
+    def connected(self, engine: Engine) -> Connection:
+        """PostgreSQL: a connection of the pool. Raises Silent where the database says nothing."""
+        with self.silence.connecting():
+            return engine.connect()
 
     def _connect(self) -> Connection:
-        connection = self.glancer.connect()
+        connection = self.glancer.connect() if self.gate is not None else self.connected(self.glancer)
         self._open.add(connection)
         return connection
 
-    def _connect_apart(self) -> Any:
-        """PostgreSQL: psycopg's connection in autocommit, outside the pool."""
-        raw = self.engine.raw_connection()
-        driver = cast(Any, raw.driver_connection)
-        raw.detach()
-        driver.autocommit = True
-        return driver
+    def _connect_apart(self, **limits: Any) -> psycopg.Connection:
+        """PostgreSQL: a connection in autocommit, outside the pool."""
+        arguments = dict(self.engine.dialect.create_connect_args(self.engine.url)[1])
+        return psycopg.connect(**arguments | _libpq_waits(self.engine.url, self._waits) | limits, autocommit=True)
+
+    def _connect_soon(self) -> psycopg.Connection:
+        """The same, within the time that a silent database is given."""
+        return self._connect_apart(connect_timeout=int(SILENT_S))
 
     def wait_for_change(self, timeout_s: float) -> bool:
         watcher = self.watcher()
         try:
             return watcher.wait(timeout_s)
-        except DRIVER_ERRORS:
+        except (Silent, *DRIVER_ERRORS):
             # Its connection is gone, the database was restarted: the next call looks with a new one.
             del self._watchers.watcher
             self._watcher_list.remove(watcher)
@@ -234,13 +253,16 @@ class _ProcessState:
     def watcher(self) -> _Watcher:
         watcher: _Watcher | None = getattr(self._watchers, "watcher", None)
         if watcher is None:
-            counter: _Commits = _DataVersion(self.engine) if self.gate is not None else _Snapshot(self.engine)
+            counter: _Commits = (
+                _DataVersion(self.engine) if self.gate is not None else _Snapshot(self.engine, self.silence)
+            )
             watcher = self._watchers.watcher = _Watcher(counter)
             self._watcher_list.append(watcher)
         return watcher
 
     def close(self) -> None:
         self.wakes.close()
+        self.silence.close()
         for watcher in self._watcher_list:
             watcher.close()
         for connection in list(self._open):
@@ -263,12 +285,16 @@ class _Kept:
     A checkout from a pool, its events and SQLAlchemy's own transaction object cost more than the select of a read.
     """
 
-    __slots__ = ("_begin", "_connect", "_connection", "_driver", "_free")
+    __slots__ = ("_begin", "_connect", "_connection", "_driver", "_free", "_silence")
 
-    def __init__(self, connect: Callable[[], Connection], free: list[Connection], begin: str | None) -> None:
+    def __init__(
+        self, connect: Callable[[], Connection], free: list[Connection], begin: str | None, silence: Silence | None
+    ) -> None:
+        """`silence`: of PostgreSQL."""
         self._connect = connect
         self._free = free
         self._begin = begin
+        self._silence = silence
 
     def __enter__(self) -> Connection:
         # A second transaction inside the first one of the same thread (reads only) takes another connection.
@@ -279,6 +305,12 @@ class _Kept:
             self._connection = self._connect()
             driver = self._connection.connection.driver_connection
         self._driver = driver
+        if self._silence is not None:
+            try:
+                self._silence.begin(driver)
+            except BaseException:
+                self._free.append(self._connection)
+                raise
         if self._begin is None:
             return self._connection
         try:
@@ -291,6 +323,11 @@ class _Kept:
         return self._connection
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if self._silence is not None and self._silence.end(self._driver):
+            self._discard()
+            if error is not None:
+                raise Silent from error
+            return
         try:
             if self._begin is not None:
                 self._driver.execute("COMMIT" if kind is None else "ROLLBACK")
@@ -372,8 +409,10 @@ class _DataVersion:
 class _Snapshot:
     """The newest completed transaction, polled: NOTIFY takes a lock that makes all commits of the cluster wait."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._raw = engine.raw_connection()
+    def __init__(self, engine: Engine, silence: Silence) -> None:
+        self._silence = silence
+        with silence.connecting():
+            self._raw = engine.raw_connection()
         self._driver = cast(Any, self._raw.driver_connection)
         self._driver.autocommit = True
 
@@ -382,7 +421,8 @@ class _Snapshot:
         self._raw.close()
 
     def now(self) -> int:
-        return int(self._driver.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())::text").fetchone()[0])
+        with self._silence.watched(self._driver):
+            return int(self._driver.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())::text").fetchone()[0])
 
 
 def _libpq_waits(url: URL, waits: Waits) -> dict[str, Any]:

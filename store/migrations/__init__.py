@@ -16,7 +16,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from store.engine.database import Database, open_engine
+from store.engine.database import MIGRATING, Database, open_engine
 from store.engine.locks import lock
 
 _FOLDER = Path(__file__).parent
@@ -32,7 +32,7 @@ def upgrade(url: str) -> None:
 
     Raises SchemaFault where it is a newer version's.
     """
-    database = open_engine(url)
+    database = open_engine(url, MIGRATING)
     try:
         current, head = _state(database)
         if current != head:

@@ -67,7 +67,7 @@ def page(
         asked.append(_current_at(microseconds(at)))
     count = min(count, PAGE_MATCHES.value)
     with uow.deadline.running(uow.connection, write=uow.write):
-        rows = _rows(reader, asked, found.last_pk if found else None, count)
+        rows = _rows(reader, asked, found.last_pk if found else None, count, one=id is not None)
         total = found.total if found else _total(reader, asked, _scanned(reader, type_name, id))
         texts = contents(uow.connection, [row[0] for row in rows[:count]], ANSWER_BYTES.value)
     if id is not None and not rows and found is None and since is None and at is None:
@@ -151,19 +151,23 @@ def _total(
 
 
 def _rows(
-    reader: Reader, asked: list[ColumnElement[bool]], last_pk: int | None, count: int
+    reader: Reader, asked: list[ColumnElement[bool]], last_pk: int | None, count: int, *, one: bool
 ) -> list[tuple[Any, ...]]:
+    """Versions, the newest first. `one`: they are of one resource."""
     version = resource_version
+    last = version.alias("last")
+    order: tuple[ColumnElement[Any], ...]
+    if one:  # its versions are numbered; instants may step back
+        order = (version.c.version,)
+        ended: tuple[Any, ...] = (select(last.c.version).where(last.c.pk == last_pk).scalar_subquery(),)
+    else:
+        order = (version.c.last_updated, version.c.pk)
+        ended = (select(last.c.last_updated).where(last.c.pk == last_pk).scalar_subquery(), last_pk)
     statement: Select[tuple[Any, ...]] = (
-        select(*HEAD)
-        .where(*asked)
-        .order_by(version.c.last_updated.desc(), version.c.pk.desc())
-        .limit(count + 1)
+        select(*HEAD).where(*asked).order_by(*(column.desc() for column in order)).limit(count + 1)
     )
     if last_pk is not None:
-        last = version.alias("last")
-        ended = select(last.c.last_updated).where(last.c.pk == last_pk).scalar_subquery()
-        statement = statement.where(tuple_(version.c.last_updated, version.c.pk) < tuple_(ended, last_pk))
+        statement = statement.where(tuple_(*order) < tuple_(*ended))
     return [tuple(row) for row in reader.uow.connection.execute(statement)]
 
 

@@ -26,6 +26,8 @@ from store.versions.snapshots import Snapshot
 
 LIFETIME = timedelta(hours=1)
 """After this a token is refused, and the index rows it may need can be swept."""
+LEEWAY = timedelta(minutes=1)
+"""A page from further in the future was made by a wrong clock: nobody knows how old it is."""
 
 _NONCE_BYTES = 12
 
@@ -72,7 +74,7 @@ class PageSeal:
             raise BadRequest("The page token is not valid for this search") from None
         xmax, in_progress, last_pk, issued_s, total = orjson.loads(content)
         issued = datetime.fromtimestamp(issued_s, tz=now.tzinfo)
-        if now - issued > LIFETIME:
+        if not -LEEWAY <= now - issued <= LIFETIME:
             raise Gone("The page token has expired; search again", code="expired")
         return Page(Snapshot(xmax, tuple(in_progress)), last_pk, issued, total)
 

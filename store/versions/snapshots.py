@@ -51,16 +51,15 @@ _SNAPSHOT = Prepared(
     select(_LAST_TX + 1),
     postgresql=select(cast(func.pg_current_snapshot(), Text)),
 )
-_LAST_AT = select(tx.c.at).order_by(tx.c.tx_id.desc()).limit(1).scalar_subquery()
 _NOW = bindparam("now", type_=BigInteger)
 _BEGIN = Prepared(
-    insert(tx).from_select(["at"], select(func.max(_NOW, func.coalesce(_LAST_AT, 0)))).returning(tx.c.tx_id, tx.c.at),
+    insert(tx).from_select(["at"], select(_NOW)).returning(tx.c.tx_id, tx.c.at),
     postgresql=insert(tx)
     .from_select(
         ["tx_id", "at"],
         select(
             cast(cast(func.pg_current_xact_id(), Text), BigInteger) + bindparam("epoch", type_=BigInteger),
-            func.greatest(_NOW, func.coalesce(_LAST_AT, 0)),
+            _NOW,
         ),
     )
     .returning(tx.c.tx_id, tx.c.at),
@@ -84,7 +83,8 @@ def continue_numbers(connection: Connection) -> None:
 
 
 def begin_tx(connection: Connection, now_us: int, epoch: int) -> tuple[int, int]:
-    """Number this transaction; returns (tx, at µs). Time never goes back, even when the clock does."""
+    """Number this transaction; returns (tx, at µs). The number is the order; the time is that of the clock, and steps
+    back where the clock does."""
     row = _BEGIN.first(connection, {"now": now_us, "epoch": epoch})
     assert row is not None  # noqa: S101 - RETURNING returns
     return int(row[0]), int(row[1])

@@ -11,10 +11,11 @@ from dataclasses import replace
 
 import pytest
 from flask.testing import FlaskClient
-from sqlalchemy import event
+from sqlalchemy import event, update
 
 from auth.refusals import Refusals
 from auth.service import Authority
+from auth.tables import oauth_token
 from auth.throttle import Throttle
 from resources.outcomes import Unavailable
 from store.access import Access, Caller, Interaction, Outcome
@@ -127,6 +128,31 @@ def test_a_clock_that_is_set_back_makes_nothing_last_longer(
     clock.advance(seconds=-60)
     authority.clients.disable(ehr.client_id)
     assert http.get("/fhir/whoami", headers=bearer(token)).status_code == 401
+
+
+@pytest.mark.parametrize("hours", [24, 1])
+def test_a_token_of_a_wrong_clock_does_not_outlive_it(
+    http: FlaskClient, ehr: Machine, database: Database, clock: Clock, hours: int
+) -> None:
+    """Seen: a token issued during a wrong day lived 24 h 05 min. It was good while the clock was wrong, no longer."""
+    clock.advance(hours=hours)
+    token = ehr.token(http)
+    assert http.get("/fhir/whoami", headers=bearer(token)).status_code == 200
+    clock.advance(hours=-hours)
+    assert http.get("/fhir/whoami", headers=bearer(token)).status_code == 401
+    clock.advance(minutes=4)
+    assert http.get("/fhir/whoami", headers=bearer(token)).status_code == 401
+    with database.write() as connection:  # whatever wrote them: issued now, and to live for a day
+        now_s = int(clock().timestamp())
+        connection.execute(update(oauth_token).values(issued=now_s, expires=now_s + 86_400))
+    clock.advance(seconds=10)
+    assert http.get("/fhir/whoami", headers=bearer(token)).status_code == 401
+
+
+def test_the_clocks_of_two_nodes_may_differ_a_little(http: FlaskClient, ehr: Machine, clock: Clock) -> None:
+    token = ehr.token(http)
+    clock.advance(seconds=-20)
+    assert http.get("/fhir/whoami", headers=bearer(token)).status_code == 200
 
 
 @ON_ONE_ENGINE

@@ -130,16 +130,6 @@ def test_a_read_is_recorded_with_its_patient(store: Store, trail: MemoryTrail) -
     assert access.owner == "hospital-a"
 
 
-def test_last_updated_never_goes_back(store: Store, clock: Clock) -> None:
-    """resource.html#Meta; the clock may be set back under a running server."""
-    with store.work(A) as uow:
-        first = uow.resources.update("Patient", "x", patient())
-    clock.advance(hours=-1)
-    with store.work(A) as uow:
-        second = uow.resources.update("Patient", "x", patient())
-    assert second.last_updated >= first.last_updated
-
-
 def test_the_server_acts_without_permit_but_not_without_record(
     store: Store, trail: MemoryTrail, as_hospital: Callable[..., Caller]
 ) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 import structlog
 
 from fhir_server.server.front.lanes import Lane
+from store.engine.silence import Silent
 
 log = structlog.get_logger("vigie.front")
 
@@ -72,7 +73,9 @@ class Pulse:
 
     def _answered(self, future: asyncio.Future[None]) -> None:
         self._asked_at = None
-        future.exception()  # that it cannot serve it says itself, to each request
+        if isinstance(future.exception(), Silent):  # found out by whoever waited before
+            return
+        # That it cannot serve it says itself, to each request.
         if self.is_silent:
             self.is_silent = False
             log.warning("the database answers again")

@@ -1,0 +1,113 @@
+"""The wall clock, as far as it is believed.
+
+A clock that leaps (a bad answer of a time server, a machine that was paused) would put deadlines, retries, tokens and
+`meta.lastUpdated` a day ahead and leave them there. So the wall clock is compared with one that nobody sets, the time
+since boot: a leap of more than 2 s is not believed until it has lasted; meanwhile time goes on as if there had been
+none, and it is told. A clock that is slewed, or off by less, is followed.
+
+The processes of a data folder share what they believe in a small file, so that one that starts during a leap does not
+take the wrong time for the right one. Another boot begins anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import structlog
+
+TOLERANCE_S = 2.0
+CONFIRM_S = 300.0
+"""A leap that has lasted so long is the time."""
+_DRIFT_S = 0.5
+"""Of the offset that is kept for other processes."""
+_NS = 1_000_000_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+log = structlog.get_logger("vigie.clock")
+
+
+def since_boot_ns() -> int:
+    """Time since boot, suspension included, which nobody sets."""
+    return time.clock_gettime_ns(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+class BelievedClock:
+    """`clock()` is now, aware, UTC."""
+
+    def __init__(
+        self,
+        file: Path | None = None,
+        *,
+        wall: Callable[[], int] = time.time_ns,
+        boot: Callable[[], int] = since_boot_ns,
+        confirm_s: float = CONFIRM_S,
+    ) -> None:
+        """`file`: what processes of one host share. `wall`, `boot`: ns since 1970, and since boot."""
+        self._file = file
+        self._wall = wall
+        self._boot = boot
+        self._confirm_ns = int(confirm_s * _NS)
+        self._leap: tuple[int, int] | None = None
+        """Offset of a leap that is not believed, and when it was seen."""
+        kept = self._kept()
+        self._offset = self._wall() - self._boot() if kept is None else kept
+        self._shared = kept
+        self._share()
+
+    @property
+    def leap_s(self) -> float:
+        """How far the wall clock is from what is believed, in seconds; 0 where it is believed."""
+        return 0.0 if self._leap is None else (self._leap[0] - self._offset) / _NS
+
+    def __call__(self) -> datetime:
+        boot = self._boot()
+        offset = self._wall() - boot
+        if abs(offset - self._offset) <= TOLERANCE_S * _NS:
+            self._leap, self._offset = None, offset
+            self._share()
+        elif self._is_confirmed(offset, boot):
+            leap_s = round((offset - self._offset) / _NS)
+            log.warning("a leap of the clock has lasted and is taken over", seconds=leap_s)
+            self._leap, self._offset = None, offset
+            self._share()
+        return _EPOCH + timedelta(microseconds=(boot + self._offset) // 1000)
+
+    def _is_confirmed(self, offset: int, boot: int) -> bool:
+        leap = self._leap
+        if leap is None or abs(offset - leap[0]) > TOLERANCE_S * _NS:
+            self._leap = offset, boot
+            log.error("the clock has leapt and is not believed", seconds=round((offset - self._offset) / _NS))
+            return False
+        return boot - leap[1] >= self._confirm_ns
+
+    def _kept(self) -> int | None:
+        if self._file is None:
+            return None
+        try:
+            kept = json.loads(self._file.read_text(encoding="utf-8"))
+            return int(kept["offset_ns"]) if kept["boot"] == _this_boot() else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _share(self) -> None:
+        if self._file is None or (self._shared is not None and abs(self._shared - self._offset) < _DRIFT_S * _NS):
+            return
+        self._shared = self._offset
+        aside = self._file.with_name(f"{self._file.name}.{os.getpid()}")
+        with suppress(OSError):  # a full disk stops no clock
+            aside.write_text(json.dumps({"boot": _this_boot(), "offset_ns": self._offset}), encoding="utf-8")
+            aside.replace(self._file)
+
+
+def _this_boot() -> str:
+    try:
+        return _BOOT_ID.read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
