@@ -119,9 +119,11 @@ def oldest_change(connection: Connection) -> int | None:
 _QUEUE = Queue(change_table)
 
 
-def pending_changes(connection: Connection, floor: Floor, *, limit: int) -> list[ChangeRow]:
-    """The oldest changes that this connection sees."""
-    return [ChangeRow(*row) for row in _QUEUE.rows(connection, floor, limit)]
+def pending_changes(
+    connection: Connection, floor: Floor, *, limit: int, first: int | None = None
+) -> list[ChangeRow]:
+    """The oldest changes that this connection sees. `first`: the id of one that an earlier look found."""
+    return [ChangeRow(*row) for row in _QUEUE.rows(connection, floor, limit, first=first)]
 
 
 def has_more_changes(connection: Connection, floor: Floor, *, than: int) -> bool:

@@ -74,7 +74,7 @@ class Sequencer:
                 return False
         try:
             with self._store.database.write() as connection:
-                worked = lead(connection, LEADER_KEY) and self._sequence(connection)
+                worked = lead(connection, LEADER_KEY) and self._sequence(connection, first[0].id)
         except _Overtaken:
             return True
         self._report_broken()
@@ -91,9 +91,10 @@ class Sequencer:
             with items.apart(NAME):
                 self._store.transact(server_for(organization), fail)
 
-    def _sequence(self, connection: Connection) -> bool:
+    def _sequence(self, connection: Connection, first: int) -> bool:
         heard = outbox.listened_topics(connection)
-        changes = outbox.pending_changes(connection, self._floor, limit=BATCH if heard else UNHEARD_MAX)
+        limit = BATCH if heard else UNHEARD_MAX
+        changes = outbox.pending_changes(connection, self._floor, limit=limit, first=first)
         if not changes:
             return False
         numbered: dict[str, tuple[State, list[ChangeRow]]] = {}

@@ -108,15 +108,20 @@ class Queue:
         drawn = select(literal_column("last_value", BigInteger)).select_from(sql_table(f"{table.name}_{key}_seq"))
         self._drawn = Prepared(drawn)
 
-    def rows(self, connection: Connection, floor: Floor, size: int) -> list[Row]:
-        """The visible rows in the order of their keys, at most `size`: every column, as the table has them."""
+    def rows(self, connection: Connection, floor: Floor, size: int, *, first: int | None = None) -> list[Row]:
+        """The visible rows in the order of their keys, at most `size`: every column, as the table has them.
+
+        `first`: the key of the first row that an earlier look has found, which may lie below the floor.
+        """
         if connection.dialect.name == "sqlite":  # what is deleted is gone, and its key may come again
             return self._rows.all(connection, {"above": 0, "size": size})
+        if first is not None:
+            return self._rows.all(connection, {"above": min(floor.key, first - 1), "size": size})
         drawn = self._drawn.first(connection, {}) if floor.asks else None
         with floor.look() as above:
             found = self._rows.all(connection, {"above": above, "size": size})
-        if drawn is not None and not found:
-            floor.gone(int(drawn[0]))
+        if drawn is not None and not found:  # the number that was drawn last may not be committed yet, or be the next
+            floor.gone(int(drawn[0]) - 1)
         return found
 
     def has_more(self, connection: Connection, floor: Floor, than: int) -> bool:

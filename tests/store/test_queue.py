@@ -149,6 +149,44 @@ def test_what_becomes_visible_late_is_found_by_the_full_look(database: Database)
 
 
 @on_postgresql
+def test_what_a_look_found_below_the_floor_is_taken(database: Database) -> None:
+    """Who looks with one connection and takes with another asks from the row that was found."""
+    clock = Seconds()
+    floor = Floor(clock)
+    with database.write() as late:
+        late.execute(insert(change_table).values(
+            tx_id=1, resource_type="Task", resource_id="late", version=1, version_pk=1, occurred_at=1))  # fmt: skip
+        add(database, "early")
+        take(database, floor)
+        clock.now += queue.SETTLED_S + queue.FULL_LOOK_S
+        take(database, floor)
+    clock.now += queue.FULL_LOOK_S
+    with database.write() as connection:
+        ((key, *_),) = QUEUE.rows(connection, floor, 1)
+        assert key <= floor.key
+        assert QUEUE.rows(connection, floor, 1) == []
+        assert [row[0] for row in QUEUE.rows(connection, floor, 10, first=key)] == [key]
+
+
+@on_postgresql
+def test_an_empty_look_hides_neither_the_next_row_nor_the_very_first(database: Database) -> None:
+    """`last_value` of a sequence that was never drawn from is its first number."""
+    for restarted in (True, False):
+        clock = Seconds()
+        floor = Floor(clock)
+        with database.write() as connection:
+            if restarted:
+                connection.execute(text("ALTER SEQUENCE subscription_change_id_seq RESTART"))
+            assert QUEUE.rows(connection, floor, 1) == []
+        clock.now += queue.SETTLED_S + 0.1
+        with floor.look():
+            pass
+        add(database, "a")
+        clock.now += 0.1
+        assert take(database, floor) == ["a"]
+
+
+@on_postgresql
 def test_deleted_rows_behind_an_open_snapshot_are_not_looked_at(database: Database, postgresql_url: str) -> None:
     """A dump keeps every deleted row in table and index; a look steps over them only once in a while."""
     clock = Seconds()
@@ -171,7 +209,7 @@ def test_who_never_takes_learns_where_to_look(database: Database) -> None:
     clock = Seconds()
     idle = Floor(clock)
     for _ in range(3):
-        add(database, "a")
+        add(database, "a", "b")
         take(database, Floor())
         with database.read() as connection:
             assert QUEUE.rows(connection, idle, 1) == []

@@ -18,6 +18,7 @@ import pytest
 
 from resources.outcomes import Conflict
 from store.engine.faults import DRIVER_ERRORS
+from store.engine.queue import Floor
 from subscriptions import outbox
 from subscriptions.sequencer import LEADER_KEY
 from subscriptions.service import Subscriptions
@@ -78,6 +79,26 @@ def test_what_was_under_way_when_a_subscription_was_made_is_told(ward: Ward) -> 
         ward.subscribe()
     ward.turn()
     assert ward.hospital.accepted_numbers == [1]
+
+
+@on_postgresql
+def test_what_commits_late_is_numbered_though_it_lies_below_the_floor(ward: Ward) -> None:
+    """A change that was written long before it became visible, behind others that were taken since."""
+    ward.subscribe()
+    ward.update("p", {"resourceType": "Patient"})
+    passed = [0.0]
+    ward.subscriptions.sequencer._floor = Floor(lambda: time.monotonic() + passed[0])
+    with ward.store.work(RADIOLOGIST) as uow:
+        uow.resources.create("DiagnosticReport", report())
+        uow.complete()
+        for _ in range(2):
+            ward.create(report(), RADIOLOGIST)
+            ward.turn()
+            passed[0] += 10
+        ward.sequence()
+    passed[0] += 10
+    ward.turn()
+    assert ward.hospital.accepted_numbers == [1, 2, 3]
 
 
 def test_one_transaction_may_subscribe_and_write(ward: Ward) -> None:
