@@ -39,6 +39,7 @@ class Received:
     reply: Reply
     body: Json = field(default_factory=dict)
     method: str = "POST"
+    at: float = field(default_factory=time.monotonic)
 
     @property
     def status(self) -> Json:
