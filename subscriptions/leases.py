@@ -18,6 +18,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     and_,
+    bindparam,
     cast,
     delete,
     func,
@@ -31,6 +32,7 @@ from resources.times import microseconds, of_microseconds
 from store.access import COUNTED, Waiting
 from store.engine.clock import since_boot_ns
 from store.engine.ids import random_digits
+from store.engine.statements import Prepared
 from subscriptions import holders, outbox, schedule
 from subscriptions.outbox import State
 from subscriptions.tables import (
@@ -214,22 +216,23 @@ def keep(connection: Connection, held: Lease, after: State, now: datetime) -> Le
     return Lease(fixed, held.token, 0, taken_ns)
 
 
+_KEPT = ("status", "delivered", "batch_last", "attempts", "first_attempt_at", "retry_at", "heartbeat_at", "lease_token")
+_WRITE = Prepared(
+    update(state_table)
+    .where(state_table.c.subscription_id == bindparam("id"))
+    .values({name: bindparam(f"new_{name}") for name in (*_KEPT, "lease_until", "due_at")})
+)
+
+
 def _write(connection: Connection, after: State, *, lease_until: int | None, now: datetime) -> None:
-    connection.execute(
-        update(state_table)
-        .where(state_table.c.subscription_id == after.subscription_id)
-        .values(
-            status=after.status,
-            delivered=after.delivered,
-            batch_last=after.batch_last,
-            attempts=after.attempts,
-            first_attempt_at=after.first_attempt_at,
-            retry_at=after.retry_at,
-            heartbeat_at=after.heartbeat_at,
-            lease_token=after.lease_token,
-            lease_until=lease_until,
-            due_at=outbox.due_at(after, microseconds(now)),
-        )
+    _WRITE.run(
+        connection,
+        {
+            **{f"new_{name}": getattr(after, name) for name in _KEPT},
+            "new_lease_until": lease_until,
+            "new_due_at": outbox.due_at(after, microseconds(now)),
+            "id": after.subscription_id,
+        },
     )
 
 
@@ -294,14 +297,16 @@ def _nearer(value: int | None, most: int, instead: int | None) -> int | None:
 # Endpoints: the circuit breaker.
 
 
+_ANSWERED = Prepared(
+    update(endpoint_table)
+    .where(endpoint_table.c.origin == bindparam("its_origin"), endpoint_table.c.failures > 0)
+    .values(failures=0, open_until=None)
+)
+
+
 def endpoint_answered(connection: Connection, origin: str, now: datetime) -> None:
     """The origin works. If it did not before, everything that waits for it is due at once."""
-    recovered = connection.execute(
-        update(endpoint_table)
-        .where(endpoint_table.c.origin == origin, endpoint_table.c.failures > 0)
-        .values(failures=0, open_until=None)
-    )
-    if not recovered.rowcount:
+    if not _ANSWERED.run(connection, {"its_origin": origin}):
         return
     at = microseconds(now)
     connection.execute(
@@ -337,21 +342,14 @@ def set_breaker(connection: Connection, origin: str, until: datetime | None) -> 
 # Attempts, ends, retention.
 
 
+_NOTED = tuple(column.name for column in attempt_table.c if column.name != "id")
+_NOTE = Prepared(insert(attempt_table).inline().values({name: bindparam(name) for name in _NOTED}))
+
+
 def note_attempt(connection: Connection, attempt: Attempt) -> None:
     """Keep what was tried."""
-    connection.execute(
-        insert(attempt_table).values(
-            subscription_id=attempt.subscription_id,
-            kind=attempt.kind,
-            first_number=attempt.first_number,
-            last_number=attempt.last_number,
-            at=microseconds(attempt.at),
-            duration_ms=attempt.duration_ms,
-            http_status=attempt.http_status,
-            result=attempt.result,
-            fault=attempt.fault,
-        )
-    )
+    noted = {name: getattr(attempt, name) for name in _NOTED}
+    _NOTE.run(connection, noted | {"at": microseconds(attempt.at)})
 
 
 def attempts_of(connection: Connection, subscription_id: str, *, limit: int = 1000) -> Sequence[Attempt]:

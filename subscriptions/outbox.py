@@ -207,9 +207,8 @@ def forget(connection: Connection, subscription_id: str) -> None:
 
 def state(connection: Connection, subscription_id: str, *, lock: bool = False) -> State | None:
     """A subscription; `lock` holds its row until the transaction ends."""
-    statement = _one(subscription_id)
-    row = connection.execute(statement.with_for_update() if lock else statement).first()
-    return None if row is None else state_of(row)
+    row = (_ONE_LOCKED if lock else _ONE).first(connection, {"id": subscription_id})
+    return None if row is None else _state_of_columns(row)
 
 
 def listening(connection: Connection, topics: Iterable[str], organizations: Iterable[str] | None) -> list[State]:
@@ -266,17 +265,23 @@ def append_events(connection: Connection, subscription: State, changes: Sequence
     )
 
 
+_BETWEEN = Prepared(
+    select(event_table)
+    .where(
+        event_table.c.subscription_id == bindparam("id"),
+        event_table.c.number.between(bindparam("first"), bindparam("last")),
+    )
+    .order_by(event_table.c.number)
+    .limit(bindparam("size"))
+)
+
+
 def events_between(
     connection: Connection, subscription_id: str, first: int, last: int, *, limit: int
 ) -> list[EventRow]:
     """Events with numbers from `first` to `last`, both included."""
-    statement = (
-        select(event_table)
-        .where(event_table.c.subscription_id == subscription_id, event_table.c.number.between(first, last))
-        .order_by(event_table.c.number)
-        .limit(limit)
-    )
-    return [EventRow(*row[1:]) for row in connection.execute(statement)]
+    asked = {"id": subscription_id, "first": first, "last": last, "size": limit}
+    return [EventRow(*row[1:]) for row in _BETWEEN.all(connection, asked)]
 
 
 def due_at(subscription: State, now: int) -> int | None:
@@ -293,6 +298,18 @@ def due_at(subscription: State, now: int) -> int | None:
 
 def _one(subscription_id: str) -> Any:
     return select(state_table).where(state_table.c.subscription_id == subscription_id)
+
+
+_ITS_STATE = select(*(state_table.c[name] for name in State.__dataclass_fields__)).where(
+    state_table.c.subscription_id == bindparam("id")
+)
+_ONE, _ONE_LOCKED = Prepared(_ITS_STATE), Prepared(_ITS_STATE.with_for_update())
+
+
+def _state_of_columns(row: Sequence[Any]) -> State:
+    found = dict(zip(State.__dataclass_fields__, row, strict=True))
+    found["filters"] = tuple(json.loads(found["filters"]))
+    return State(**found)
 
 
 def state_of(row: Row[Any], **changes: Any) -> State:

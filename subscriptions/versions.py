@@ -7,18 +7,44 @@ A deletion has no content and fires no topic. Scope constraints are evaluated by
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import BigInteger, Connection, bindparam, cast, func, select
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from resources import matching
 from resources.outcomes import Forbidden
 from resources.registry import type_id
 from store.access import Caller, Interaction, Permit, Version
+from store.engine.statements import Prepared
 from store.versions import queries as store_versions
-from store.versions.audiences import Audiences, admits
-from store.versions.tables import MAX, resource_version
+from store.versions.audiences import Audiences, admits_prepared
+from store.versions.tables import CURRENT, resource_version
 from subscriptions.filters import Filter
+
+_listed = func.json_each(bindparam("keys")).table_valued("value", name="listed")
+_WITH_KEYS = Prepared(
+    select(*store_versions.COLUMNS).where(resource_version.c.pk.in_(select(_listed.c.value))),
+    postgresql=select(*store_versions.COLUMNS).where(
+        resource_version.c.pk == func.any(cast(bindparam("keys"), ARRAY(BigInteger)))
+    ),
+)
+_CURRENT = Prepared(
+    select(*store_versions.COLUMNS).where(
+        resource_version.c.type_id == bindparam("type_id"),
+        resource_version.c.resource_id == bindparam("resource_id"),
+        resource_version.c.valid_to == CURRENT,
+        resource_version.c.deleted == 0,
+    )
+)
+
+
+@cache
+def _admitted(size: int | None) -> Prepared:
+    """Whether one of so many organisations is in the audience of a version; None: of any."""
+    of_one = resource_version.c.pk == bindparam("pk", type_=BigInteger)
+    return Prepared(select(resource_version.c.pk).where(of_one, *admits_prepared(resource_version, size)))
 
 
 class Versions:
@@ -31,8 +57,9 @@ class Versions:
 
     def get(self, connection: Connection, pks: Iterable[int]) -> dict[int, Version]:
         """The versions with these pks."""
-        statement = select(*store_versions.COLUMNS).where(resource_version.c.pk.in_(set(pks)))
-        found = [self._version(row, connection) for row in connection.execute(statement)]
+        keys = sorted(set(pks))
+        asked = {"keys": store_versions.json_array(keys) if connection.dialect.name == "sqlite" else keys}
+        found = [self._version(row, connection) for row in _WITH_KEYS.all(connection, asked)]
         return {version.pk: version for version in found}
 
     def visible(self, connection: Connection, caller: Caller, version: Version) -> bool:
@@ -41,10 +68,10 @@ class Versions:
             visibility = self._permit.visibility(caller, Interaction.READ, version.type)
         except Forbidden:
             return False
-        statement = select(resource_version.c.pk).where(
-            resource_version.c.pk == version.pk, *admits(resource_version, visibility.organizations)
-        )
-        if connection.execute(statement).first() is None:
+        organizations = None if visibility.organizations is None else sorted(visibility.organizations)
+        asked = {f"organization_{number}": name for number, name in enumerate(organizations or ())}
+        admitted = _admitted(None if organizations is None else len(organizations))
+        if admitted.first(connection, asked | {"pk": version.pk}) is None:
             return False
         if not visibility.constraints:
             return True
@@ -57,13 +84,7 @@ class Versions:
             local = self._local(reference)
             if local is None:
                 continue
-            statement = select(*store_versions.COLUMNS).where(
-                resource_version.c.type_id == local[0],
-                resource_version.c.resource_id == local[1],
-                resource_version.c.valid_to == MAX,
-                resource_version.c.deleted == 0,
-            )
-            row = connection.execute(statement).first()
+            row = _CURRENT.first(connection, {"type_id": local[0], "resource_id": local[1]})
             if row is not None:
                 found.append(self._version(row, connection))
         return found

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, FromClause, bindparam, exists, false, insert, select
+from sqlalchemy import BigInteger, ColumnElement, Connection, FromClause, bindparam, exists, false, insert, select
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 
 from resources.hashing import hash64
@@ -92,14 +92,16 @@ def _one_of(version: FromClause, organizations: list[Any]) -> list[ColumnElement
     ]
 
 
+_AUDIENCE_OF = Prepared(
+    select(audience_member.c.organization)
+    .join(resource_version, resource_version.c.audience_id == audience_member.c.audience_id)
+    .where(resource_version.c.pk == bindparam("pk", type_=BigInteger))
+)
+
+
 def audience_of(connection: Connection, version_pk: int) -> frozenset[str]:
     """The organisations that may see a stored version."""
-    rows = connection.execute(
-        select(audience_member.c.organization)
-        .join(resource_version, resource_version.c.audience_id == audience_member.c.audience_id)
-        .where(resource_version.c.pk == version_pk)
-    )
-    return frozenset(row[0] for row in rows)
+    return frozenset(row[0] for row in _AUDIENCE_OF.all(connection, {"pk": version_pk}))
 
 
 def owner_of(connection: Connection, type_id: int, resource_id: str) -> str | None:
