@@ -77,7 +77,7 @@ class Services:
         `waits`: how long the process waits for the database; `Settings.waits` where somebody waits for an answer.
         """
         settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
-        clock, new_id = clock or BelievedClock(settings.data / CLOCK), new_id or random_id
+        clock = clock or BelievedClock(settings.data / CLOCK)
         database = open_engine(settings.database_url, waits)
         objects = ObjectStore(settings.objects_folder)
         spool = settings.data / "spool"
