@@ -63,11 +63,6 @@ class Event:
     part: Part | None
 
 
-def commitment_of(part: Part) -> bytes:
-    """What stands for a part once it is erased."""
-    return form2.commitment(*part.committed)
-
-
 def parts_of(row: Row) -> list[Part]:
     """The patients of a record of form 2."""
     if not row.parts:

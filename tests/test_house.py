@@ -80,11 +80,16 @@ def test_every_module_says_what_it_is(path: Path) -> None:
     r"^Json = ", r"isoformat\(timespec=\"milliseconds", r"timedelta\(microseconds=1\)", r"datetime\.now\(UTC\)",
 ], ids=["Json", "instant text", "microseconds", "wall clock"])  # fmt: skip
 def test_one_module_each_for_json_and_times(pattern: str) -> None:
-    """`resources.json` and `resources.times`: one definition of each (house rule, DESIGN §3)."""
+    """`resources.json` and `resources.times`: one definition of each (house rule, DESIGN §3).
+
+    A form of the log is frozen, and projected by a verifier that has nothing but those two files.
+    """
     elsewhere = [
         _name(path)
         for path in FILES
-        if path.name not in ("times.py", "json.py") and re.search(pattern, path.read_text(encoding="utf-8"), re.M)
+        if _name(path) not in ("audit/form2.py", "audit/patterns.py")
+        and path.name not in ("times.py", "json.py")
+        and re.search(pattern, path.read_text(encoding="utf-8"), re.M)
     ]
     assert not elsewhere
 

@@ -14,12 +14,14 @@ from resources.json import Json
 
 
 def headed(response: Response, cache: str = "private, max-age=60") -> Response:
+    """With what caches may do, and on what the answer depends."""
     response.headers["Cache-Control"] = cache
     response.headers["Vary"] = "Accept, Authorization"
     return response
 
 
 def answer(body: bytes, content_type: str, status: int = 200) -> Response:
+    """A body in one piece."""
     return Response(body, status=status, content_type=content_type)
 
 
@@ -41,6 +43,7 @@ def dicom_json_stream(pieces: Iterator[bytes]) -> Response:
 
 
 def xml_parts(objects: Sequence[Json]) -> Response:
+    """Each object in the native model (PS3.19 §A.1), as parts."""
     parts = []
     for one in objects:
         body = xml.native_model(one)
@@ -49,6 +52,7 @@ def xml_parts(objects: Sequence[Json]) -> Response:
 
 
 def frames_of(payloads: list[Payload], choice: Choice) -> Response:
+    """Frames: one alone where the client asks for no multipart, else as parts (PS3.18 §8.7.3)."""
     kind = f"{choice.type}; transfer-syntax={choice.transfer_syntax}"
     if not choice.multipart and len(payloads) == 1:
         return single(payloads[0], kind)
@@ -88,6 +92,7 @@ def _asked_range(size: int) -> tuple[int, int] | None:
 
 
 def parts_of(parts: Iterable[Part], kind: str, sized: Sequence[Part] | None, *, status: int = 200) -> Response:
+    """multipart/related (RFC 2387); its length where that of all parts is known (`sized`)."""
     boundary = multipart.new_boundary()
     response = Response(
         multipart.write(boundary, parts), status=status,

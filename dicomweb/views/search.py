@@ -25,14 +25,17 @@ class Search:
         self._disclosure = disclosure
 
     def search_studies(self, owner: str | None = None) -> Response:
+        """Studies (§10.6)."""
         return self._search("search_studies", Level.STUDY, None, None, owner)
 
     def search_series(self, study: str | None = None, owner: str | None = None) -> Response:
+        """Series, of a study or of all (§10.6)."""
         return self._search("search_series", Level.SERIES, study, None, owner)
 
     def search_instances(
         self, study: str | None = None, series: str | None = None, owner: str | None = None
     ) -> Response:
+        """Instances, of a study or series or of all (§10.6)."""
         return self._search("search_instances", Level.INSTANCE, study, series, owner)
 
     def _search(

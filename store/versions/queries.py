@@ -176,15 +176,10 @@ _INSERT = Prepared(
         resource_version.c.pk
     )
 )
-_INSERT_NUMBERED = Prepared(insert(resource_version))
 _CLOSE = Prepared(
     update(resource_version)
     .where(resource_version.c.pk == bindparam("version_pk"), resource_version.c.valid_to == CURRENT)
     .values(valid_to=bindparam("tx"))
-)
-_LAST_KEY = Prepared(select(func.coalesce(func.max(resource_version.c.pk), 0)))
-_NEXT_KEYS = Prepared(
-    select(func.nextval("resource_version_pk_seq")).select_from(func.generate_series(1, bindparam("size", 1)))
 )
 
 
@@ -193,24 +188,6 @@ def insert_version(connection: Connection, new: NewVersion, tx: int, at_us: int)
     row = _INSERT.first(connection, new.values(tx, at_us))
     assert row is not None  # noqa: S101 - RETURNING returns
     return int(row[0])
-
-
-def insert_versions(connection: Connection, news: Sequence[NewVersion], tx: int, at_us: int) -> list[int]:
-    """Insert many current versions in one go and return their pks in order."""
-    if not news:
-        return []
-    if connection.dialect.name == "sqlite":
-        (last,) = _LAST_KEY.first(connection, {}) or (0,)
-        keys = list(range(last + 1, last + 1 + len(news)))
-    else:
-        keys = [int(row[0]) for row in _NEXT_KEYS.all(connection, {"size": len(news)})]
-    columns = [column.key for column in resource_version.c]
-    rows = []
-    for key, new in zip(keys, news, strict=True):
-        values = new.values(tx, at_us) | {"pk": key}
-        rows.append(tuple(values[column] for column in columns))
-    _INSERT_NUMBERED.many(connection, rows)
-    return keys
 
 
 def close_version(connection: Connection, pk: int, tx: int) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, select
 
-from audit import asking, forms, queries
+from audit import asking, form2, forms, queries
 from audit.checkpoint import Signer
 from audit.finding import ACTS, Kind
 from audit.service import Ledger
@@ -384,7 +384,7 @@ def test_a_part_that_is_erased_leaves_the_rest_valid(ledger: Ledger, database: D
     rich(ledger)
     row = logged(database)[0]
     parts = forms.parts_of(row)
-    gone = forms.Part("", "", forms.commitment_of(parts[1]))
+    gone = forms.Part("", "", form2.commitment(*parts[1].committed))
     erased = row._replace(parts=forms.parts_text([parts[0], gone, parts[2]]))
     assert forms.leaf_of(erased) == row.leaf
     assert [event.id for event in forms.events_of(erased)] == [
