@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -171,6 +171,13 @@ class Service:
         return bool(status) and status.Status == 0
 
 
+def _tell(pids: Iterable[int], number: signal.Signals) -> None:
+    """Send a signal to all; the process of a connection may just have ended."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
 class Cluster:
     """PostgreSQL with its own settings for durability, and the three ways in which it dies."""
 
@@ -231,12 +238,10 @@ class Cluster:
         os.kill(main, signal.SIGSTOP)  # first, so that it makes no more children
         stopped = [main, *(int(pid) for pid in Path(f"/proc/{main}/task/{main}/children").read_text().split())]
         try:
-            for pid in stopped:
-                os.kill(pid, signal.SIGSTOP)
+            _tell(stopped, signal.SIGSTOP)
             yield
         finally:
-            for pid in stopped:
-                os.kill(pid, signal.SIGCONT)
+            _tell(stopped, signal.SIGCONT)
 
     def kill_postmaster(self) -> None:
         os.kill(int((self._data / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
