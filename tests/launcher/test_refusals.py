@@ -28,10 +28,10 @@ def on_record(site: Site, file: Path) -> int:
     total = 0
     for line in gzip.decompress(file.read_bytes()).splitlines():
         record = json.loads(line)
-        event = json.loads(record["event"]) if "event" in record else {}
-        if event.get("outcomeDesc", "").startswith("login:"):
-            details = [detail for entity in event["entity"] for detail in entity.get("detail", [])]
-            total += next((int(one["valueString"]) for one in details if one["type"] == "attempts"), 1)
+        for event in record.get("events", ()):
+            if event.get("outcomeDesc", "").startswith("login:"):
+                details = [detail for entity in event["entity"] for detail in entity.get("detail", [])]
+                total += next((int(one["valueString"]) for one in details if one["type"] == "attempts"), 1)
     return total
 
 
