@@ -32,6 +32,7 @@ from audit.forms import Part, Row
 from audit.offline import split_notes
 from resources.times import microseconds, utc_now
 from store.access import Loop
+from store.engine import process
 from store.engine.database import Database
 from store.engine.faults import DRIVER_ERRORS, is_race
 from store.engine.queue import Floor
@@ -101,7 +102,7 @@ class Sequencer:
         """Patient → owner, of those that were asked for last: an owner never changes."""
         self._has_cache = False
         self._floor = Floor()
-        self._turn, self._pid = threading.Lock(), os.getpid()
+        self._turn, self._pid = threading.Lock(), process.pid()
         self._epoch: int | None = None
         self._signed: Checkpoint | None = None
         self._unpublished: str | None = None
@@ -116,8 +117,8 @@ class Sequencer:
 
         A batch that is not full ends the round: records gather meanwhile, and share the next commit.
         """
-        if self._pid != os.getpid():  # a fork: whoever had the turn in the parent has it there
-            self._turn, self._pid = threading.Lock(), os.getpid()
+        if self._pid != process.pid():  # a fork: whoever had the turn in the parent has it there
+            self._turn, self._pid = threading.Lock(), process.pid()
         if not self._turn.acquire(blocking=False):
             return False  # another thread sequences; one does at a time, in all processes
         collects = gc.isenabled()

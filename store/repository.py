@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from functools import lru_cache
 from typing import Protocol
 
 from sqlalchemy import Select, bindparam, select
@@ -41,7 +40,7 @@ from store.search import execute as search
 from store.search import history, reader, shelved
 from store.search.reader import Searchable
 from store.versions import integrity
-from store.versions.audiences import Audiences, admits_prepared
+from store.versions.audiences import Audiences, admits_prepared, admitted
 from store.versions.queries import (
     COLUMNS,
     IndexBuffer,
@@ -322,7 +321,7 @@ class Repository:
             ).first()
             return self.version(tuple(rows)) if rows else None
         row = statement.prepared(visible.organizations).first(
-            self.uow.connection, {**key, **_organizations(visible.organizations)}
+            self.uow.connection, {**key, **admitted(visible.organizations)}
         )
         return self.version(row) if row else None
 
@@ -437,11 +436,6 @@ class _Statement:
         if found is None:
             found = self._prepared[size] = Prepared(self.select.where(*admits_prepared(resource_version, size)))
         return found
-
-
-@lru_cache(maxsize=4096)
-def _organizations(organizations: frozenset[str] | None) -> dict[str, int | str]:
-    return {f"organization_{number}": name for number, name in enumerate(sorted(organizations or ()))}
 
 
 _read = _Statement(

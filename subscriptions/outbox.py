@@ -208,7 +208,7 @@ def forget(connection: Connection, subscription_id: str) -> None:
 def state(connection: Connection, subscription_id: str, *, lock: bool = False) -> State | None:
     """A subscription; `lock` holds its row until the transaction ends."""
     row = (_ONE_LOCKED if lock else _ONE).first(connection, {"id": subscription_id})
-    return None if row is None else _state_of_columns(row)
+    return None if row is None else _state(dict(zip(State.__dataclass_fields__, row, strict=True)))
 
 
 def listening(connection: Connection, topics: Iterable[str], organizations: Iterable[str] | None) -> list[State]:
@@ -306,14 +306,10 @@ _ITS_STATE = select(*(state_table.c[name] for name in State.__dataclass_fields__
 _ONE, _ONE_LOCKED = Prepared(_ITS_STATE), Prepared(_ITS_STATE.with_for_update())
 
 
-def _state_of_columns(row: Sequence[Any]) -> State:
-    found = dict(zip(State.__dataclass_fields__, row, strict=True))
-    found["filters"] = tuple(json.loads(found["filters"]))
-    return State(**found)
-
-
 def state_of(row: Row[Any], **changes: Any) -> State:
     """The State in a row of `state_table`."""
-    found = {name: getattr(row, name) for name in State.__dataclass_fields__}
-    found["filters"] = tuple(json.loads(row.filters))
-    return State(**(found | changes))
+    return _state({name: getattr(row, name) for name in State.__dataclass_fields__} | changes)
+
+
+def _state(columns: dict[str, Any]) -> State:
+    return State(**columns | {"filters": tuple(json.loads(columns["filters"]))})

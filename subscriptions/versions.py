@@ -19,7 +19,7 @@ from resources.registry import type_id
 from store.access import Caller, Interaction, Permit, Version
 from store.engine.statements import Prepared
 from store.versions import queries as store_versions
-from store.versions.audiences import Audiences, admits_prepared
+from store.versions.audiences import Audiences, admits_prepared, admitted
 from store.versions.tables import CURRENT, resource_version
 from subscriptions.filters import Filter
 
@@ -68,10 +68,9 @@ class Versions:
             visibility = self._permit.visibility(caller, Interaction.READ, version.type)
         except Forbidden:
             return False
-        organizations = None if visibility.organizations is None else sorted(visibility.organizations)
-        asked = {f"organization_{number}": name for number, name in enumerate(organizations or ())}
-        admitted = _admitted(None if organizations is None else len(organizations))
-        if admitted.first(connection, asked | {"pk": version.pk}) is None:
+        organizations = visibility.organizations
+        asked = {"pk": version.pk, **admitted(organizations)}
+        if _admitted(None if organizations is None else len(organizations)).first(connection, asked) is None:
             return False
         if not visibility.constraints:
             return True

@@ -6,13 +6,14 @@ one question. A thread that hangs is waited for by nobody a second time: until i
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Generic, TypeVar
+
+from store.engine import process
 
 T = TypeVar("T")
 
@@ -34,8 +35,8 @@ class Timed(Generic[T]):
     def begin(self) -> None:
         """Ask, unless it is being asked or has just been answered."""
         with self._lock:
-            if self._pid != os.getpid():
-                self._pid, self._asked = os.getpid(), SimpleQueue()
+            if self._pid != process.pid():
+                self._pid, self._asked = process.pid(), SimpleQueue()
                 # A daemon: one that hangs must not hold up the end of the process.
                 threading.Thread(target=self._run, args=(self._asked,), name=self._name, daemon=True).start()
             elif not self._future.done() or time.monotonic() - self._ended < self._keep_s:

@@ -18,6 +18,8 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import ClauseElement
 
 Row = tuple[Any, ...]
+_Compiled = tuple[str, tuple[str, ...], Callable[[Mapping[str, Any]], Sequence[Any]]]
+"""The text, the names of its parameters in order, and what puts values into that order."""
 
 _DIALECTS: dict[str, Dialect] = {
     "sqlite": SQLiteDialect_pysqlite(paramstyle="qmark"),
@@ -32,8 +34,7 @@ class Prepared:
         """`by_dialect` replaces `statement` for one dialect."""
         self._statement = statement
         self._by_dialect = by_dialect
-        self._compiled: dict[str, tuple[str, tuple[str, ...], Mapping[str, Any]]] = {}
-        self._bound: dict[str, tuple[str, Callable[[Mapping[str, Any]], Sequence[Any]]]] = {}
+        self._compiled: dict[str, _Compiled] = {}
 
     def all(self, connection: Connection, parameters: Mapping[str, Any]) -> list[Row]:
         """Run it; all rows."""
@@ -55,7 +56,7 @@ class Prepared:
 
     def many(self, connection: Connection, rows: Sequence[Row]) -> None:
         """Execute once per row, each a tuple in the order of the statement's parameters."""
-        sql, _names, _fixed = self._for(connection)
+        sql, _names, _values = self._for(connection)
         cursor = connection.connection.cursor()
         try:
             cursor.executemany(sql, rows)
@@ -67,37 +68,36 @@ class Prepared:
         return self._compile(dialect)[0]
 
     def _execute(self, connection: Connection, parameters: Mapping[str, Any]) -> Any:
-        dialect = connection.dialect.name
-        sql, values = self._bound.get(dialect) or self._bind(dialect)
+        sql, _names, values = self._for(connection)
         driver: Any = connection.connection.driver_connection
         return driver.execute(sql, values(parameters))
 
-    def _bind(self, dialect: str) -> tuple[str, Callable[[Mapping[str, Any]], Sequence[Any]]]:
-        """The text, and what puts named parameters into its order: those of the statement where none is given."""
-        sql, names, fixed = self._compiled.get(dialect) or self._compile(dialect)
-        quick = itemgetter(*names) if len(names) > 1 else None  # of one name it gives no tuple
-
-        def values(given: Mapping[str, Any]) -> Sequence[Any]:
-            try:
-                if quick is not None:
-                    return quick(given)  # type: ignore[no-any-return]
-            except KeyError:
-                pass
-            return [given[name] if name in given else fixed[name] for name in names]
-
-        self._bound[dialect] = sql, values
-        return sql, values
-
-    def _for(self, connection: Connection) -> tuple[str, tuple[str, ...], Mapping[str, Any]]:
+    def _for(self, connection: Connection) -> _Compiled:
         dialect = connection.dialect.name
         return self._compiled.get(dialect) or self._compile(dialect)
 
-    def _compile(self, dialect: str) -> tuple[str, tuple[str, ...], Mapping[str, Any]]:
+    def _compile(self, dialect: str) -> _Compiled:
         statement = self._by_dialect.get(dialect, self._statement)
         assert isinstance(statement, ClauseElement)  # noqa: S101 - for the type checker
         compiled: Any = statement.compile(dialect=_DIALECTS[dialect])
-        self._compiled[dialect] = found = (str(compiled), tuple(compiled.positiontup or ()), compiled.params)
+        names = tuple(compiled.positiontup or ())
+        self._compiled[dialect] = found = (str(compiled), names, _in_order(names, compiled.params))
         return found
+
+
+def _in_order(names: tuple[str, ...], fixed: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Sequence[Any]]:
+    """What puts named parameters into the order of `names`: those of the statement where none is given."""
+    quick = itemgetter(*names) if len(names) > 1 else None  # of one name it gives no tuple
+
+    def values(given: Mapping[str, Any]) -> Sequence[Any]:
+        try:
+            if quick is not None:
+                return quick(given)  # type: ignore[no-any-return]
+        except KeyError:
+            pass
+        return [given[name] if name in given else fixed[name] for name in names]
+
+    return values
 
 
 class OrderedJoin(Join):

@@ -8,7 +8,8 @@ The predicate is part of every statement that selects versions (DESIGN §6): for
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import BigInteger, ColumnElement, Connection, FromClause, bindparam, exists, false, insert, select
@@ -79,6 +80,12 @@ def admits_prepared(version: FromClause, size: int | None) -> list[ColumnElement
     if size is None:
         return []
     return _one_of(version, [bindparam(f"organization_{number}") for number in range(size)])
+
+
+@lru_cache(maxsize=4096)
+def admitted(organizations: frozenset[str] | None) -> Mapping[str, str]:
+    """The parameters of such a statement."""
+    return {f"organization_{number}": name for number, name in enumerate(sorted(organizations or ()))}
 
 
 def _one_of(version: FromClause, organizations: list[Any]) -> list[ColumnElement[bool]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import insert, text
+from sqlalchemy import Connection, insert, text
 
 from store.engine import queue, wakes
 from store.engine.database import Database, open_engine
@@ -21,12 +21,16 @@ QUEUE = Queue(change_table)
 on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 
 
+def insert_changes(connection: Connection, *names: str) -> None:
+    connection.execute(insert(change_table), [
+        {"tx_id": 1, "resource_type": "Task", "resource_id": name, "version": 1, "version_pk": 1, "occurred_at": 1}
+        for name in names
+    ])  # fmt: skip
+
+
 def add(database: Database, *names: str) -> None:
     with database.write() as connection:
-        connection.execute(insert(change_table), [
-            {"tx_id": 1, "resource_type": "Task", "resource_id": name, "version": 1, "version_pk": 1, "occurred_at": 1}
-            for name in names
-        ])  # fmt: skip
+        insert_changes(connection, *names)
 
 
 def take(database: Database, floor: Floor, size: int = 100) -> list[str]:
@@ -136,8 +140,7 @@ def test_what_becomes_visible_late_is_found_by_the_full_look(database: Database)
     clock = Seconds()
     floor = Floor(clock)
     with database.write() as late:
-        late.execute(insert(change_table).values(
-            tx_id=1, resource_type="Task", resource_id="late", version=1, version_pk=1, occurred_at=1))  # fmt: skip
+        insert_changes(late, "late")
         add(database, "early")
         assert take(database, floor) == ["early"]
         clock.now += queue.SETTLED_S + queue.FULL_LOOK_S
@@ -154,8 +157,7 @@ def test_what_a_look_found_below_the_floor_is_taken(database: Database) -> None:
     clock = Seconds()
     floor = Floor(clock)
     with database.write() as late:
-        late.execute(insert(change_table).values(
-            tx_id=1, resource_type="Task", resource_id="late", version=1, version_pk=1, occurred_at=1))  # fmt: skip
+        insert_changes(late, "late")
         add(database, "early")
         take(database, floor)
         clock.now += queue.SETTLED_S + queue.FULL_LOOK_S
