@@ -167,9 +167,9 @@ class Wakes:
         return found
 
     def _lost(self, connection: Any, fault: Exception) -> None:
+        _close(connection)
         if not self._closed:
             log.warning("waking each other rests", reason=type(fault).__name__)
-            _close(connection)
             with self._changed:
                 self._changed.wait_for(lambda: self._closed, AGAIN_AFTER_S)
 

@@ -319,3 +319,32 @@ def test_who_waits_looks_anyway_while_nobody_can_be_heard(database: Database, po
         while not database.wait_for("work", 0.2):
             admin.execute("SELECT pg_notify(%s, 'work')", (wakes.CHANNEL,))
             assert time.monotonic() < deadline
+
+
+def test_a_connection_that_fails_while_waking_ends_is_closed() -> None:
+    """Whoever ends while the database goes away leaves no descriptor behind."""
+    made: list[Any] = []
+
+    class Failing:
+        closed = False
+
+        def execute(self, *_: object) -> None:
+            ending.close_soon()
+            raise psycopg.OperationalError("gone")
+
+        def close(self) -> None:
+            self.closed = True
+
+    class Ending(wakes.Wakes):
+        def close_soon(self) -> None:
+            self._closed = True
+
+    def connect() -> Failing:
+        made.append(Failing())
+        return made[-1]
+
+    ending = Ending(connect)
+    ending.wait("anything", 0.2)
+    ending.close()
+    assert made
+    assert all(one.closed for one in made)
