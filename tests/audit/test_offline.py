@@ -114,6 +114,16 @@ def test_tampering_with_an_export_is_found_at_its_position(exported: Path, signe
     assert position <= 8
 
 
+def test_events_that_are_not_the_records_are_found(exported: Path, signer: Signer):
+    """What people read of an export is compared with what is proven: the AuditEvents are made again."""
+
+    def forged(lines: list[dict[str, Any]]) -> None:
+        lines[_record(lines, 8)]["events"][0]["outcome"] = "8"
+
+    assert _first(_rewritten(exported, forged), signer) == (8, "altered")
+    assert offline.verify_export(_rewritten(exported, forged), signer.verifier.text(), events=False).ok
+
+
 def test_an_export_signed_by_another_key_is_refused(exported: Path, signer: Signer):
     """The key comes from elsewhere; an export's own key shows only that it is whole."""
     other = Signer.generate(signer.name)

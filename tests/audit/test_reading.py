@@ -361,6 +361,16 @@ def test_an_id_tells_nothing_of_the_others_of_its_record(ledger: Ledger, databas
     assert not {event.id for event in forms.events_of(again)} & set(ids), "without its salt none can be guessed"
 
 
+def test_an_id_that_is_no_events_is_absent(ledger: Ledger, database: Database) -> None:
+    """The record's own id where it has parts, and a part that there is not."""
+    rich(ledger)
+    (row, *_) = logged(database)
+    assert ledger.shelf is not None
+    with database.read() as connection:
+        for id in (row.event_id, f"{row.event_id}.0000000000000000", "nothing", ""):
+            assert ledger.shelf.one(connection, Visibility(None), id) is None
+
+
 def test_one_event_is_proven_without_the_others_of_its_record(
     ledger: Ledger, database: Database, signer: Signer
 ) -> None:
