@@ -81,6 +81,9 @@ _ADD_AT_ONCE = Prepared(
 )
 _listed = func.json_each(bindparam("keys")).table_valued("value", name="listed")
 _LAST = select(func.coalesce(func.max(audit_inbox.c.pk), 0))
+_SPAN = select(
+    select(func.min(audit_inbox.c.pk)).scalar_subquery(), select(func.max(audit_inbox.c.pk)).scalar_subquery()
+)
 _WAITING = select(func.count(), func.min(audit_inbox.c.recorded)).select_from(audit_inbox)
 
 
@@ -165,6 +168,12 @@ def waiting(connection: Connection) -> tuple[int, int | None]:
     """How many records wait, and the oldest one's time in µs."""
     count, oldest = connection.execute(_WAITING).one()
     return int(count), None if oldest is None else int(oldest)
+
+
+def span(connection: Connection) -> int:
+    """About how many records wait: what lies between the lowest and the highest key, by two looks at the index."""
+    first, last = connection.execute(_SPAN).one()
+    return 0 if first is None else int(last) - int(first) + 1
 
 
 def backlog(connection: Connection) -> Waiting:

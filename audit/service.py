@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from audit import entry, queries, spool
 from audit.checkpoint import Signer
 from audit.committer import Drain, GroupCommitter
+from audit.pressure import BACKLOG, Pressure
 from audit.reading import Reading
 from audit.sequencer import CHECKPOINT_INTERVAL_S, Sequencer
 from audit.spool import SpoolWriter
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 DISCLOSE_TIMEOUT_S = 10.0
 CATCH_UP_TIMEOUT_S = 2.0
+RECORD_BYTES = 500
+"""Of the spool, about."""
 
 
 class Ledger:
@@ -50,13 +53,16 @@ class Ledger:
         timeout_s: float = DISCLOSE_TIMEOUT_S,
         spooled: Path | None = None,
         checkpoint_interval_s: float = CHECKPOINT_INTERVAL_S,
+        backlog: int = BACKLOG,
     ) -> None:
         """`observer`: reference of the Device that this server is; `base_url`: its FHIR endpoint; `platform`: id of the
-        Organization that runs it, whose auditors see the events; `published`: file that checkpoints are copied to."""
+        Organization that runs it, whose auditors see the events; `published`: file that checkpoints are copied to;
+        `backlog`: how many records may wait before reads are refused (`audit.pressure`)."""
         self._database = database
         self._now = clock
         self._new_id = ids
         self._timeout_s = timeout_s
+        self._pressure = Pressure(self._backlog, bound=backlog)
         self._spooled = spooled if database.is_sqlite else None
         if self._spooled is not None:
             self._spooled.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -82,8 +88,10 @@ class Ledger:
     def disclose(self, caller: Caller, accesses: Sequence[Access], at: datetime) -> None:
         """Return once the records are durable. Raises Unavailable: then nothing may be disclosed.
 
-        Never inside a write transaction: on SQLite the committer would wait for the caller's own.
+        Reads are refused (Unavailable) where too much waits to be logged. Never inside a write transaction: on SQLite
+        the committer would wait for the caller's own.
         """
+        self._pressure.admit(caller.organization, accesses)
         rows = self._rows(caller, accesses, at)
         if not rows:
             return
@@ -147,6 +155,15 @@ class Ledger:
         with self._database.read() as connection:
             consumed = queries.consumed(connection)
         return spool.waiting(self._spooled, consumed)
+
+    def _backlog(self) -> int:
+        """About how many records wait, at the price of a few short statements and reads."""
+        with self._database.read() as connection:
+            count = queries.span(connection)
+            consumed = queries.consumed(connection) if self._spooled is not None else {}
+        if self._spooled is not None:
+            count += spool.bytes_waiting(self._spooled, consumed) // RECORD_BYTES
+        return count
 
     def queues(self, connection: Connection) -> Mapping[str, Waiting]:
         """What waits to be sequenced: in the inbox, and in this node's spool."""

@@ -30,6 +30,7 @@ _HEAD = struct.Struct(">QB")
 FILE_BYTES = 4 * 1024 * 1024
 """A file is written full of zeros when it is made: to sync what overwrites them changes no metadata, so that processes
 do not wait for one another in the file system's journal. A full file is finished, and removed once it is sequenced."""
+_BLOCK = 4096
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 
 
@@ -155,6 +156,30 @@ def backlog(folder: Path, consumed: Mapping[str, int], limit: int) -> tuple[int,
         oldest = first.recorded if oldest is None else min(oldest, first.recorded)
         count += _heads(folder, name, offset, limit - count)
     return count, oldest
+
+
+def bytes_waiting(folder: Path, consumed: Mapping[str, int]) -> int:
+    """How many bytes of records are not consumed, within a block a file: zeros follow the last, so it is found by
+    halving."""
+    total = 0
+    for name in files(folder):
+        try:
+            descriptor = os.open(folder / name, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        try:
+            low, high = consumed.get(name, 0), os.fstat(descriptor).st_size
+            while high - low > _BLOCK:
+                middle = (low + high) // 2
+                if any(os.pread(descriptor, _BLOCK, middle)):
+                    low = middle
+                else:
+                    high = middle
+            if any(os.pread(descriptor, _BLOCK, low)):
+                total += high - consumed.get(name, 0)
+        finally:
+            os.close(descriptor)
+    return total
 
 
 def _heads(folder: Path, name: str, offset: int, limit: int) -> int:
