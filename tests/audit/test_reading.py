@@ -140,7 +140,7 @@ def test_pages_follow_the_order_and_show_nothing_newer(
     wanted = [version for version in everything(ledger, database) if holds(query, version)]
     seen: list[Version] = []
     token = None
-    while True:
+    for _ in range(len(wanted)):
         with store.work(AUDITOR, write=False) as uow:
             page = uow.resources.search(query, token=token)
         seen += page.matches

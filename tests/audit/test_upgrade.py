@@ -19,6 +19,7 @@ from audit import forms, offline, queries
 from audit.checkpoint import Signer
 from audit.service import Ledger
 from audit.verify import export, verify
+from resources.outcomes import NotFound
 from resources.search import parse
 from store import migrations
 from store.access import Access, Interaction
@@ -133,6 +134,15 @@ def test_an_event_is_found_as_it_was(world: World, criteria: list[tuple[str, str
     }
     assert wanted
     assert set(world.found(*criteria)) == wanted
+
+
+def test_events_of_before_are_shown_to_the_platform_alone(world: World) -> None:
+    """DESIGN §6: whose patients they were was not logged."""
+    with world.store.work(caller("hospital-a"), write=False) as uow:
+        assert uow.resources.search(parse("AuditEvent", [("patient", "Patient/p-1")])).matches == []
+    for id in world.left.events:
+        with pytest.raises(NotFound), world.store.work(caller("hospital-a"), write=False) as uow:
+            uow.resources.read("AuditEvent", id)
 
 
 def test_nothing_is_left_where_it_was(world: World) -> None:
