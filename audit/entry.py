@@ -21,8 +21,8 @@ from resources.times import microseconds
 from store.access import Access, Caller, Outcome
 
 _CALLER = frozenset(field.name for field in fields(Caller)) - {"scopes", "recording"}
-_HEAD = frozenset({"interaction", "type", "id", "version", "owner", "outcome", "derived"})
-_PARTICULARS = ("query", "detail", "context", "reason")
+_HEAD = frozenset({"interaction", "type", "id", "version", "owner", "outcome", "derived", "digest"})
+_PARTICULARS = ("query", "detail", "context", "reason", "digests")
 _OUTCOMES = frozenset(Outcome)
 _TEXT = {str}
 _TEXTS = {str, bool}
@@ -57,6 +57,10 @@ def written(caller: Caller, access: Access, at: datetime) -> str:
     }
     if access.context:
         what["context"] = access.context
+    if access.digest is not None:
+        what["digest"] = access.digest
+    if access.digests:
+        what["digests"] = access.digests
     if access.query:
         of_token = PATTERNS[access.interaction].shape is Shape.TOKEN
         what["query"] = form2.without_credentials(access.query, form_of_token=of_token)
@@ -111,13 +115,15 @@ def _check(
         and access["interaction"] in PATTERNS
         and access.get("outcome", _SUCCESS) in _OUTCOMES
         and type(access.get("version", 0)) is int
+        and type(access.get("digest", "")) is str
         and {*map(type, caller.values())} <= _TEXTS
         and {type(access.get("type", "")), type(access.get("id", "")), type(access.get("owner", ""))} == _TEXT
     )
     if good and patients:
         good = all(patients) and {*map(type, patients)} == _TEXT
     if good and particulars:
-        pairs, context = particulars.get("detail", ()), particulars.get("context", ())
+        context = particulars.get("context", ())
+        pairs = [*particulars.get("detail", ()), *particulars.get("digests", ())]
         good = (
             {type(particulars.get("query", "")), type(particulars.get("reason", ""))} == _TEXT
             and all(type(one) is str and one for one in context)

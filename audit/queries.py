@@ -7,7 +7,7 @@ one of the two. What a search asks is in `audit.reading`.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import orjson
@@ -39,7 +39,7 @@ from audit.tables import (
     audit_tree,
 )
 from resources.hashing import hash64
-from resources.registry import type_id, type_name
+from resources.registry import type_id
 from store.access import COUNTED, Waiting
 from store.engine import queue
 from store.engine.queue import Floor
@@ -404,6 +404,15 @@ def index_rows(connection: Connection, chunk: int = 10_000) -> Iterator[IndexRow
         last = tuple(map(int, rows[-1]))  # type: ignore[assignment]
 
 
+def about(connection: Connection, kind: int, value: int) -> Iterator[Row]:
+    """The records that are found by this."""
+    found = connection.execute(
+        select(audit_index.c.seq).where(audit_index.c.kind == kind, audit_index.c.value == value)
+    ).scalars().all()
+    for at in range(0, len(found), 200):
+        yield from rows(connection, found[at : at + 200]).values()
+
+
 def is_indexed(connection: Connection, row: IndexRow) -> bool:
     """Whether there is such a row."""
     return _INDEXED.first(connection, dict(zip(("kind", "value", "at", "seq"), row, strict=True))) is not None
@@ -424,32 +433,3 @@ def events_outside(connection: Connection, limit: int = 100) -> list[str]:
         .limit(limit)
     )
     return [f"AuditEvent/{resource_id}/_history/{number}" for resource_id, number in rows]
-
-
-def versions_unrecorded(
-    connection: Connection, named: Container[int], limit: int = 100, chunk: int = 5000
-) -> list[str]:
-    """Versions that no record of a write names, as references. A write and its record are one commit.
-
-    `named` holds `hash()` of each reference with version that the log's writes name. What waits in the inbox is let be.
-    """
-    version = resource_version
-    waiting_tx = select(audit_inbox.c.pk).where(audit_inbox.c.tx_id == version.c.tx_id).exists()
-    found: list[str] = []
-    after = 0
-    while True:
-        rows = connection.execute(
-            select(version.c.pk, version.c.type_id, version.c.resource_id, version.c.version, waiting_tx)
-            .where(version.c.pk > after, version.c.type_id != AUDIT_EVENT)
-            .order_by(version.c.pk)
-            .limit(chunk)
-        ).all()
-        for _pk, kind, resource_id, number, is_waiting in rows:
-            reference = f"{type_name(kind)}/{resource_id}/_history/{number}"
-            if hash(reference) not in named and not is_waiting:
-                found.append(reference)
-                if len(found) == limit:
-                    return found
-        if len(rows) < chunk:
-            return found
-        after = int(rows[-1][0])

@@ -10,7 +10,6 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,24 +18,17 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from audit import finding, form2, forms, merkle, queries
+from audit import clinical, finding, form2, forms, merkle, queries
 from audit.checkpoint import Verifier
 from audit.finding import Kind
 from audit.forms import Row
 from audit.offline import FORMAT, Judge, Key, Report, named_in
-from audit.patterns import PATTERNS
 from resources.json import Json
 from resources.times import instant_text, microseconds, utc_now
 from store.engine.database import Database
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
-
-_WRITE = re.compile(r'"action":"[CUD]"')
-"""Of form 1."""
-_NAMED = re.compile(r'"what":\{"reference":"([A-Za-z]+/[^/"]+/_history/\d+)"')
-
-_WRITES = frozenset(code for code, pattern in PATTERNS.items() if pattern.action in "CUD")
 
 LOCATED = 20
 """Wrong rows of the index that are named."""
@@ -62,7 +54,7 @@ def verify(
         pending = iter(queries.checkpoints(connection))
         checkpoint = next(pending, None)
         tree = queries.tree(connection)
-        written: set[int] = set()
+        record = clinical.Clinical.of(connection)
         index = _Index()
         through = 0
         for row in queries.stored(connection):
@@ -70,7 +62,7 @@ def verify(
                 judge.checkpoint(*checkpoint)
                 checkpoint = next(pending, None)
             judged(judge, row)
-            written.update(map(hash, _versions_written(row)))
+            record.expect(row)
             index.expect(row)
             count = forms.count_of(row)
             if count is not None and row.through != through + count:
@@ -90,8 +82,13 @@ def verify(
             judge.outside(seq, "altered", text)
         for reference in queries.events_outside(connection):
             judge.outside(end, "outside", f"{reference} is not in the log")
-        for reference in queries.versions_unrecorded(connection, written):
-            judge.outside(end, "unrecorded", f"{reference} was written without an audit record")
+        record.compare(connection)
+        for seq, kind, text in record.findings:
+            judge.outside(seq or end, kind, text)
+        if record.undigested:
+            judge.report.notes.append(f"{record.undigested} versions have no digest in the log yet")
+        if record.erased:
+            judge.report.notes.append(f"{record.erased} versions were erased on legal grounds, and are on record so")
         _inbox(connection, judge, end, now or utc_now(), spooled)
     return report
 
@@ -101,25 +98,6 @@ def judged(judge: Judge, row: Row) -> None:
     made = forms.leaf_of(row)
     own = named_in(row.form, row.head) if row.head is not None and made != row.leaf else None
     judge.record(row.seq, row.event_id, row.leaf, made, is_gone=row.head is None, own=own)
-
-
-def _versions_written(row: Row) -> Iterator[str]:
-    """``Type/id/_history/n`` of each version that the record of a write names."""
-    if row.head is None:
-        return
-    if row.form == forms.FORM_1:
-        if _WRITE.search(row.head):
-            yield from _NAMED.findall(row.head)
-        return
-    try:
-        head, particulars = forms.texts_of(row)
-        access = head.get("access", {})
-        if access.get("interaction") in _WRITES:
-            if access.get("version") is not None:
-                yield f"{access['type']}/{access['id']}/_history/{access['version']}"
-            yield from particulars.get("context", ())
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return  # it cannot be read: that is found by its leaf
 
 
 class _Index:

@@ -157,6 +157,10 @@ class Access:
     """Done by the server on the caller's behalf."""
     context: tuple[str, ...] = ()
     """What went along with it: ``Type/id/_history/n`` of each."""
+    digest: str | None = field(default=None, compare=False)
+    """Of the version that was written (`store.versions.digests`)."""
+    digests: tuple[tuple[str, str], ...] = field(default=(), compare=False)
+    """``Type/id/_history/n`` and digest of versions that it is about and did not write."""
 
 
 @light

@@ -40,7 +40,7 @@ from store.search import execute as search
 from store.search import history, reader, shelved
 from store.search.reader import Searchable
 from store.versions import integrity
-from store.versions.audiences import Audiences, admits_prepared, admitted
+from store.versions.audiences import Audiences, admits_prepared, admitted, audience_of
 from store.versions.queries import (
     COLUMNS,
     IndexBuffer,
@@ -345,7 +345,8 @@ class Repository:
         new = self._new_version(draft, version)
         if before is not None and not close_version(uow.connection, before.pk, uow.tx):
             raise LostRace
-        pk = insert_version(uow.connection, new, uow.tx, microseconds(uow.now))
+        at_us = microseconds(uow.now)
+        pk = insert_version(uow.connection, new, uow.tx, at_us)
         after = Version(
             pk,
             draft.type,
@@ -355,7 +356,7 @@ class Repository:
             uow.now,
             new.deleted,
             new.method,
-            self._owner(new),
+            new.owner,
             new.content,
             new.patients,
             [draft.resource] if draft.resource is not None else [],
@@ -371,6 +372,7 @@ class Repository:
                 patients=new.patients,
                 owner=after.owner,
                 derived=self.derived,
+                digest=new.digest(draft.type, uow.tx, at_us),
             )
         )
         return after
@@ -383,8 +385,9 @@ class Repository:
             assert before is not None  # noqa: S101 - a deletion is of something
             owner_id, audience = _ownership(uow, before.pk)
             return NewVersion(
-                type_id(draft.type), draft.id, version, True, method, owner_id, audience, before.patients, b""
-            )
+                type_id(draft.type), draft.id, version, True, method, owner_id, audience, before.patients, b"",
+                before.owner, audience_of(uow.connection, before.pk),
+            )  # fmt: skip
         belongs: Audience = uow.store.permit.audience(uow, self.caller, draft)
         draft.resource = stamp(draft.resource, id=draft.id, version=version, at=uow.now)
         return NewVersion(
@@ -397,10 +400,9 @@ class Repository:
             uow.register_audience(belongs.organizations),
             patients_of(draft.type, draft.resource, uow.store.base_urls),
             jsontext.dump(draft.resource),
+            belongs.owner,
+            belongs.organizations,
         )
-
-    def _owner(self, new: NewVersion) -> str:
-        return self.uow.store.audiences.owner(self.uow.connection, new.owner_id)
 
     def _index(self, draft: Draft, after: Version) -> None:
         uow = self.uow

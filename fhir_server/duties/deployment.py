@@ -35,7 +35,9 @@ def upgrade_recorded(settings: Settings) -> None:
     """`upgrade` as an act of the operator."""
     permissions.repair(settings)
     upgrade(settings)
-    note(settings, "db-upgrade")
+    with opened(settings) as services, acts.recorded(services, "db-upgrade") as act:
+        services.baseline().finish()
+        act.conclude()
 
 
 @contextmanager

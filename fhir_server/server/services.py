@@ -13,6 +13,7 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from audit import verify
+from audit.baseline import Baseline
 from audit.checkpoint import Verifier
 from audit.offline import Report, split_notes
 from audit.service import Ledger
@@ -160,6 +161,7 @@ class Services:
         """What the background process turns."""
         return [
             self.ledger.loop(),
+            self.baseline().loop(),
             *self.authority.loops,
             *self.imaging.loops,
             *self.subscriptions.loops,
@@ -168,6 +170,10 @@ class Services:
             statistician(self.database),
             Loop("objects", self._clean_objects, 600.0),
         ]
+
+    def baseline(self) -> Baseline:
+        """What gives digests to the versions from before there were any."""
+        return Baseline(self.database, self.ledger, platform=self.settings.platform, clock=self.clock)
 
     def parse(self, type_name: str | None, parameters: Sequence[tuple[str, str]], *, lenient: bool = False) -> Query:
         """Search parameters as a Query, with this deployment's bases and clock; dates without time are UTC days."""

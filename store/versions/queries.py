@@ -22,6 +22,7 @@ from resources.registry import type_name
 from resources.times import instant_text, of_microseconds
 from store.access import Version
 from store.engine.statements import OrderedJoin, Prepared, Row
+from store.versions import digests
 from store.versions.audiences import Audiences
 from store.versions.tables import (
     ANY_REFERENCE,
@@ -150,6 +151,22 @@ class NewVersion:
     audience_id: int
     patients: tuple[str, ...]
     content: bytes
+    owner: str
+    audience: frozenset[str]
+    """The names behind the two numbers: what is digested."""
+    salt: bytes = field(default_factory=digests.new_salt)
+
+    @property
+    def _patients(self) -> str:
+        return " ".join([patient.removeprefix("Patient/") for patient in self.patients])
+
+    def digest(self, type_name: str, tx: int, at_us: int) -> str:
+        """What the audit record says of it."""
+        return digests.digest(
+            self.salt, type=type_name, id=self.id, version=self.version, tx=tx, at_us=at_us, deleted=self.deleted,
+            method=self.method, owner=self.owner, audience=self.audience, patients=self._patients,
+            content=self.content,
+        )
 
     def values(self, tx: int, at_us: int) -> dict[str, Any]:
         """The row to insert."""
@@ -165,8 +182,9 @@ class NewVersion:
             "owner_id": self.owner_id,
             "audience_id": self.audience_id,
             "last_updated": at_us,
-            "patients": " ".join(patient.removeprefix("Patient/") for patient in self.patients),
+            "patients": self._patients,
             "content": self.content.decode(),
+            "salt": self.salt,
         }
 
 

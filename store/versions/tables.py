@@ -19,6 +19,7 @@ from sqlalchemy import (
     Double,
     Index,
     Integer,
+    LargeBinary,
     SmallInteger,
     Table,
     Text,
@@ -74,6 +75,7 @@ resource_version = Table(
     Column("last_updated", BigInteger, nullable=False, comment="µs since 1970-01-01T00:00Z, whole milliseconds"),
     Column("patients", Text, nullable=False, comment="ids of the patients concerned, by spaces: for the audit record"),
     Column("content", Text, nullable=False, comment="JSON as it is served; empty for a deletion"),
+    Column("salt", LargeBinary, comment="of its digest in the audit log (store.versions.digests); null: none yet"),
     Index("uq_resource_version_instance", "type_id", "resource_id", "version", unique=True),
     Index(
         "uq_resource_version_current",
@@ -91,6 +93,12 @@ resource_version = Table(
         "valid_to",
         sqlite_where=text(f"valid_to < {MAX}"),
         postgresql_where=text(f"valid_to < {MAX}"),
+    ),
+    Index(
+        "ix_resource_version_unsalted",
+        "pk",
+        sqlite_where=text("salt IS NULL"),
+        postgresql_where=text("salt IS NULL"),
     ),
 )
 

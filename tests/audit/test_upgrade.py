@@ -12,10 +12,11 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 import fhir_server.server.services  # noqa: F401 - every package that owns tables
-from audit import forms, offline, queries
+from audit import clinical, forms, offline, queries
+from audit.baseline import Baseline
 from audit.checkpoint import Signer
 from audit.service import Ledger
 from audit.verify import export, verify
@@ -173,3 +174,20 @@ def test_an_export_of_both_forms_verifies_elsewhere(world: World, tmp_path: Path
 def test_the_forms_index_says_what_the_upgrade_wrote(world: World) -> None:
     """`audit.finding` and the migration have the rule for form 1 each: they are the same."""
     assert [finding for finding in world.findings() if "found" in finding.text or "hidden" in finding.text] == []
+
+
+def test_what_was_written_before_is_proven_from_then_on(world: World) -> None:
+    """Each version of before gets its digest, marked as a baseline, and is compared by it."""
+    clinical_versions = select(func.count()).where(resource_version.c.type_id != queries.AUDIT_EVENT)
+    with world.database.read() as connection:
+        count = int(connection.execute(clinical_versions).scalar_one())
+    assert count
+    Baseline(world.database, world.ledger, platform=PLATFORM, clock=lambda: AT, batch=2).finish()
+    assert world.ledger.catch_up()
+    assert world.findings() == []
+    told = [row for row in logged(world.database) if clinical.BASELINE in row.particulars]
+    assert sum(row.particulars.count("/_history/") for row in told) == count
+    with world.database.write() as connection:
+        connection.execute(update(resource_version).values(method="PATCH"))
+    assert {one.kind for one in world.findings()} == {"altered"}
+    assert len(world.findings()) == count
