@@ -7,19 +7,21 @@ a version was when it was taken, not what was written; so a version that no reco
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 import structlog
-from sqlalchemy import Connection, bindparam, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
-from audit import clinical, queries
+from audit import clinical, queries, registry
 from audit.clinical import BASELINE
+from audit.registry import Registered
 from store.access import Access, Caller, Interaction, Loop, Trail
 from store.engine.database import Database
+from store.engine.locks import lock
 from store.engine.statements import Prepared
 from store.versions import digests
-from store.versions.tables import resource_version
+from store.versions.tables import resource_version, store_setting
 
 log = structlog.get_logger("vigie.audit")
 
@@ -28,6 +30,8 @@ BATCH = 200
 INTERVAL_S = 60.0
 """How often versions are looked for that a process of the version before wrote."""
 
+_MARK = "registry-baseline"
+"""Row of store_setting: the registries are on record."""
 _SALT = Prepared(
     update(resource_version)
     .where(resource_version.c.pk == bindparam("version_pk"), resource_version.c.salt.is_(None))
@@ -39,15 +43,24 @@ class Baseline:
     """Gives digests to the versions that have none. Every process may; what is done is done once."""
 
     def __init__(
-        self, database: Database, trail: Trail, *, platform: str, clock: Callable[[], datetime], batch: int = BATCH
+        self,
+        database: Database,
+        trail: Trail,
+        *,
+        platform: str,
+        clock: Callable[[], datetime],
+        registries: Sequence[Registered] = (),
+        batch: int = BATCH,
     ) -> None:
-        """`platform`: Organization that runs the server."""
+        """`platform`: Organization that runs the server. `registries`: rows that are logged once, as they are."""
         self._database = database
         self._trail = trail
         self._caller = Caller.system(platform)
         self._now = clock
+        self._registries = registries
         self._batch = batch
         self._after = 0
+        self._has_registries = not registries
         self._written: clinical.Written | None = None
 
     def loop(self) -> Loop:
@@ -63,6 +76,7 @@ class Baseline:
 
     def step(self) -> bool:
         """The next few versions; False where there are none."""
+        self._log_registries()
         with self._database.read() as connection:
             found = clinical.undigested(connection, self._after, self._batch)
             if not found:
@@ -99,6 +113,25 @@ class Baseline:
                 self._trail.append(connection, self._caller, accesses, self._now())
         self._after = found[-1].pk
         return True
+
+    def _log_registries(self) -> None:
+        """Once in the life of a log: what is registered now."""
+        if self._has_registries:
+            return
+        mark = select(store_setting.c.value).where(store_setting.c.name == _MARK)
+        with self._database.read() as connection:
+            self._has_registries = connection.execute(mark).first() is not None
+        if self._has_registries:
+            return
+        with self._database.write() as connection:
+            lock(connection, registry.BASELINE)
+            if connection.execute(mark).first() is None:
+                rows = tuple(registry.of_all(connection, self._registries))
+                detail = (("operation", registry.BASELINE), ("count", str(len(rows))))
+                access = Access(Interaction.ADMIN, detail=detail, digests=rows)
+                self._trail.append(connection, self._caller, [access], self._now())
+                connection.execute(insert(store_setting).values(name=_MARK, value="logged"))
+        self._has_registries = True
 
     def _known(self, connection: Connection) -> clinical.Written:
         """What the log's records of writes name, read once for all steps."""

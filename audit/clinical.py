@@ -159,8 +159,8 @@ class Clinical:
 
     def compare(self, connection: Connection) -> None:
         """Read the versions, and say in `findings` what is not as it was written."""
-        for _sign, one in _waiting(connection):
-            self._add(self._expected, one.reference, one.digest, 1)
+        for sign, one in _said_waiting(connection):
+            self._add(self._expected, one.reference, one.digest, sign)
         for version in versions(connection):
             if version.digest is not None:
                 self._add(self._there, version.reference, version.digest, 1)
@@ -224,7 +224,7 @@ class Clinical:
             pair for row in queries.stored(connection) if row.form != forms.FORM_1 and row.head is not None
             for pair in said(row.head, row.particulars, row.seq)
         )  # fmt: skip
-        for sign, one in chain(records, _waiting(connection)):
+        for sign, one in chain(records, _said_waiting(connection)):
             if self._bucket(one.reference) not in buckets:
                 continue
             if sign > 0:
@@ -348,8 +348,8 @@ def _bytes(value: Any) -> bytes:
     return value.encode() if isinstance(value, str) else bytes(value)
 
 
-def _waiting(connection: Connection) -> Iterator[tuple[int, Said]]:
-    """The same as `said`, of what waits in the inbox."""
+def waiting(connection: Connection) -> Iterator[tuple[str, str]]:
+    """Head and particulars of what waits in the inbox, as they will be logged."""
     after = -1
     while True:
         rows = connection.execute(
@@ -359,10 +359,15 @@ def _waiting(connection: Connection) -> Iterator[tuple[int, Said]]:
         for _pk, text in rows:
             record = entry.split(text)
             particulars = orjson.dumps(record.particulars).decode() if record.particulars else ""
-            yield from said(orjson.dumps(record.head).decode(), particulars, 0)
+            yield orjson.dumps(record.head).decode(), particulars
         if len(rows) < _CHUNK:
             return
         after = rows[-1][0]
+
+
+def _said_waiting(connection: Connection) -> Iterator[tuple[int, Said]]:
+    for head, particulars in waiting(connection):
+        yield from said(head, particulars, 0)
 
 
 def wrong_audiences(connection: Connection) -> Iterator[str]:

@@ -11,7 +11,7 @@ import gzip
 import json
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -23,6 +23,7 @@ from audit.checkpoint import Verifier
 from audit.finding import Kind
 from audit.forms import Row
 from audit.offline import FORMAT, Judge, Key, Report, named_in
+from audit.registry import Registered, Registry
 from resources.json import Json
 from resources.times import instant_text, microseconds, utc_now
 from store.engine.database import Database
@@ -44,8 +45,11 @@ def verify(
     elsewhere: Iterable[str] = (),
     now: datetime | None = None,
     spooled: tuple[int, int | None] = (0, None),
+    registries: Sequence[Registered] = (),
 ) -> Report:
-    """Verify the whole log. `spooled`: what waits in the spool (`Ledger.waiting_in_spool`).
+    """Verify the whole log, and what it proves. `spooled`: what waits in the spool (`Ledger.waiting_in_spool`).
+
+    `registries`: the rows whose changes are on record (`audit.registry`).
 
     `elsewhere`: checkpoints kept outside the database; a log cut after them is found so.
     """
@@ -54,7 +58,7 @@ def verify(
         pending = iter(queries.checkpoints(connection))
         checkpoint = next(pending, None)
         tree = queries.tree(connection)
-        record = clinical.Clinical.of(connection)
+        record, registry = clinical.Clinical.of(connection), Registry()
         index = _Index()
         through = 0
         for row in queries.stored(connection):
@@ -63,6 +67,7 @@ def verify(
                 checkpoint = next(pending, None)
             judged(judge, row)
             record.expect(row)
+            registry.expect(row)
             index.expect(row)
             count = forms.count_of(row)
             if count is not None and row.through != through + count:
@@ -83,10 +88,13 @@ def verify(
         for reference in queries.events_outside(connection):
             judge.outside(end, "outside", f"{reference} is not in the log")
         record.compare(connection)
-        for seq, kind, text in record.findings:
+        registry.compare(connection, registries)
+        for seq, kind, text in (*record.findings, *registry.findings):
             judge.outside(seq or end, kind, text)
         if record.undigested:
             judge.report.notes.append(f"{record.undigested} versions have no digest in the log yet")
+        if registry.unproven:
+            judge.report.notes.append(f"{registry.unproven} clients and AE titles have no digest in the log yet")
         if record.erased:
             judge.report.notes.append(f"{record.erased} versions were erased on legal grounds, and are on record so")
         _inbox(connection, judge, end, now or utc_now(), spooled)

@@ -176,7 +176,10 @@ class Clients:
             if queries.find_client(connection, record.client_id) is not None:
                 raise Conflict("A client with this client_id exists", expression="client_id")
             queries.insert_client(connection, record)
-            detail = (("organization", organization), ("role", role), ("scope", record.scope))
+            detail = (
+                ("organization", organization), ("role", role), ("scope", record.scope),
+                _row(connection, record.client_id),
+            )  # fmt: skip
             self._record(connection, by, "client-add", record.client_id, *detail)
         self.forget(record.client_id)
         return client_of(record), private
@@ -284,7 +287,9 @@ class Clients:
                 queries.update_client(connection, client_id, **values)
                 if revoke:
                     queries.revoke_tokens_of(connection, client_id, int(self._clock().timestamp()))
-            self._record(connection, by, operation, client_id, *detail, ("changed", "yes" if values else "no"))
+            # Of a row that was not changed, and so is not held, another may be about to say something else.
+            told = (("changed", "yes"), _row(connection, client_id)) if values else (("changed", "no"),)
+            self._record(connection, by, operation, client_id, *detail, *told)
             altered = self._required(connection, client_id)
         self.forget(client_id)
         return client_of(altered)
@@ -303,6 +308,11 @@ class Clients:
             Interaction.ADMIN, detail=(("operation", operation), ("client_id", client_id), *actor.detail, *detail)
         )
         self._trail.append(connection, actor.caller, [access], self._clock())
+
+
+def _row(connection: Connection, client_id: str) -> tuple[str, str]:
+    """What the record of a change says of the client's row."""
+    return "row", next(digest for _, digest in queries.client_rows(connection, client_id))
 
 
 def client_of(record: ClientRecord) -> Client:

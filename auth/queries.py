@@ -7,6 +7,7 @@ here decides; the callers do.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -16,6 +17,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from auth.tables import oauth_assertion, oauth_client, oauth_token
 from resources.json import Json
+from store.versions import digests
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,19 @@ def list_clients(connection: Connection) -> list[ClientRecord]:
     """Every client, the oldest first."""
     rows = connection.execute(select(oauth_client).order_by(oauth_client.c.created, oauth_client.c.client_id))
     return [_client(row) for row in rows]
+
+
+def client_rows(connection: Connection, client_id: str | None = None) -> Iterator[tuple[str, str]]:
+    """(``client_id/…``, digest of the row) of one client, or of every one: what the audit log says of the registry.
+
+    All but when it last fetched a token.
+    """
+    columns = [column for column in oauth_client.c if column is not oauth_client.c.last_token]
+    statement = select(*columns).order_by(oauth_client.c.client_id)
+    if client_id is not None:
+        statement = statement.where(oauth_client.c.client_id == client_id)
+    for row in connection.execute(statement):
+        yield f"client_id/{row.client_id}", digests.of_row("oauth_client", row._asdict())
 
 
 def update_client(connection: Connection, client_id: str, **values: Any) -> None:

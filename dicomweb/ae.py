@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection, insert, select, update
@@ -21,6 +21,7 @@ from dicomweb.tables import Row, ae_title
 from resources.outcomes import BadRequest, NotFound
 from store.access import Access, Caller, Interaction
 from store.unit_of_work import Store
+from store.versions import digests
 
 LOOPBACK = "loopback"
 """Stands for every loopback address of either family."""
@@ -122,7 +123,7 @@ class Registry:
             changed = uow.connection.execute(update(ae_title).where(ae_title.c.ae == entity.title).values(**values))
             if not changed.rowcount:
                 uow.connection.execute(insert(ae_title).values(ae=entity.title, **values))
-            uow.note(note)
+            uow.note(_with_row(uow.connection, note, entity.title))
             return _found(uow.connection, entity.title) or entity
 
     def set_active(
@@ -135,7 +136,7 @@ class Registry:
         note = self._note("ae-enable" if active else "ae-disable", entity, detail)
         with self._store.work(self._actor(by), intent=note) as uow:
             uow.connection.execute(update(ae_title).where(ae_title.c.ae == title).values(active=int(active)))
-            uow.note(note)
+            uow.note(_with_row(uow.connection, note, title))
         return replace(entity, active=active)
 
     def _actor(self, by: Caller | None) -> Caller:
@@ -149,6 +150,21 @@ class Registry:
 
 
 Detail = tuple[tuple[str, str], ...]
+
+
+def rows(connection: Connection, title: str | None = None) -> Iterator[tuple[str, str]]:
+    """(``ae/…``, digest of the row) of one title, or of every one: what the audit log says of the registry."""
+    statement = select(ae_title).order_by(ae_title.c.ae)
+    if title is not None:
+        statement = statement.where(ae_title.c.ae == title)
+    for row in connection.execute(statement):
+        yield f"ae/{row.ae}", digests.of_row("ae_title", row._asdict())
+
+
+def _with_row(connection: Connection, note: Access, title: str) -> Access:
+    """The record of a change, with what the row is after it."""
+    row = next(digest for _, digest in rows(connection, title))
+    return replace(note, detail=(*note.detail, ("row", row)))
 
 
 def _found(connection: Connection, title: str) -> ApplicationEntity | None:

@@ -18,7 +18,9 @@ from audit.checkpoint import Verifier
 from audit.offline import Report, split_notes
 from audit.service import Ledger
 from auth.admission import Admission, AdmissionLimits
+from auth.queries import client_rows
 from auth.service import Authority
+from dicomweb import ae
 from dicomweb.service import Imaging
 from fhir_server.server import keys
 from fhir_server.server.settings import Settings
@@ -43,6 +45,8 @@ SPOOL = "audit-spool"
 """Folder of the data folder in which disclosures are recorded until they are sequenced (SQLite)."""
 CLOCK = "clock"
 """File of the data folder: the time that the processes of this host believe in."""
+REGISTRIES = (client_rows, ae.rows)
+"""What is registered by operators: the audit log says of each row what it was made."""
 _ABANDONED_S = 3600.0
 """A temporary file of the object store that is older than this has no writer any more."""
 
@@ -173,7 +177,9 @@ class Services:
 
     def baseline(self) -> Baseline:
         """What gives digests to the versions from before there were any."""
-        return Baseline(self.database, self.ledger, platform=self.settings.platform, clock=self.clock)
+        return Baseline(
+            self.database, self.ledger, platform=self.settings.platform, clock=self.clock, registries=REGISTRIES
+        )
 
     def parse(self, type_name: str | None, parameters: Sequence[tuple[str, str]], *, lenient: bool = False) -> Query:
         """Search parameters as a Query, with this deployment's bases and clock; dates without time are UTC days."""
@@ -204,6 +210,7 @@ class Services:
             platform=self.settings.platform,
             elsewhere=elsewhere,
             spooled=self.ledger.waiting_in_spool(),
+            registries=REGISTRIES,
         )
 
     def export_audit(self, file: Path) -> int:

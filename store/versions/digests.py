@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import hmac
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
 
 FORMAT = "vigie-version/1"
+FORMAT_OF_ROW = "vigie-row/1"
 SALT_BYTES = 16
 
 
@@ -36,6 +38,16 @@ def digest(
     ]  # fmt: skip
     text = b"".join([b"%d:%s," % (len(one), one) for one in map(_bytes, fields)])
     return hmac.digest(salt, b"%s%d:%s," % (text, len(content), content), "sha256").hex()
+
+
+def of_row(table: str, values: Mapping[str, object]) -> str:
+    """SHA-256 of a row of a registry, in hexadecimal digits: nothing in it is anybody's secret."""
+    fields = [f"{FORMAT_OF_ROW}/{table}"]
+    for name in sorted(values):
+        value = values[name]
+        # Engines differ in what a boolean is.
+        fields += [name, "" if value is None else "=" + str(int(value) if isinstance(value, bool) else value)]
+    return sha256(b"".join([b"%d:%s," % (len(one), one) for one in map(_bytes, fields)])).hexdigest()
 
 
 def _bytes(text: str) -> bytes:
