@@ -20,6 +20,7 @@ from base64 import b64decode, b64encode
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Protocol
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -99,6 +100,24 @@ class Verifier:
                 raise BadCheckpoint("the signature does not fit the checkpoint") from None
             return _parsed(text, self.name)
         raise BadCheckpoint(f"not signed by {self.name}")
+
+
+class Signing(Protocol):
+    """Whoever signs the checkpoints of a log."""
+
+    @property
+    def name(self) -> str:
+        """Of the log (origin)."""
+        ...
+
+    @property
+    def verifier(self) -> Verifier:
+        """The public half of the key that is in use."""
+        ...
+
+    def sign(self, checkpoint: Checkpoint) -> str:
+        """The signed note."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ import orjson
 import structlog
 
 from audit import entry, finding, form2, forms, merkle, queries, spool
-from audit.checkpoint import BadCheckpoint, Checkpoint, Signer
+from audit.checkpoint import BadCheckpoint, Checkpoint, Signing
 from audit.forms import Part, Row
 from audit.offline import split_notes
 from resources.times import microseconds, utc_now
@@ -71,7 +71,7 @@ class Sequencer:
     def __init__(
         self,
         database: Database,
-        signer: Signer,
+        signer: Signing,
         *,
         observer: str,
         base_url: str,
@@ -88,7 +88,6 @@ class Sequencer:
         """
         self._database = database
         self._signer = signer
-        self._verifier = signer.verifier
         self._platform = platform
         self._observer = observer
         self._base_url = base_url
@@ -303,7 +302,7 @@ class Sequencer:
         try:
             frontier = queries.tree(connection)
             note = queries.last_checkpoint(connection)
-            signed = self._verifier.open(note) if note is not None else None
+            signed = self._signer.verifier.open(note) if note is not None else None
         except (ValueError, BadCheckpoint) as error:
             raise InconsistentLog(f"The audit log cannot be extended: {error}") from error
         if signed is None:
@@ -333,7 +332,7 @@ class Sequencer:
         self._published_torn = bool(tail) and not tail.endswith("\n\n")
         for note in split_notes(tail):
             try:
-                checkpoint = self._verifier.open(note)
+                checkpoint = self._signer.verifier.open(note)
             except BadCheckpoint:
                 continue
             if self._signed is None or checkpoint.size > self._signed.size:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from audit import entry, queries, spool
-from audit.checkpoint import Signer
+from audit.checkpoint import Signing
 from audit.committer import Drain, GroupCommitter
 from audit.pressure import BACKLOG, Pressure
 from audit.reading import Reading
@@ -41,7 +41,7 @@ class Ledger:
     def __init__(
         self,
         database: Database,
-        signer: Signer,
+        signer: Signing,
         *,
         observer: str,
         base_url: str,

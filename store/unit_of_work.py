@@ -41,6 +41,7 @@ from store.access import (
 from store.engine.database import Database
 from store.engine.faults import is_race, translated
 from store.engine.ids import random_id
+from store.engine.keyring import Keys
 from store.engine.locks import lock
 from store.repository import Repository
 from store.search.limits import Deadline
@@ -217,9 +218,9 @@ class Store:
         platform: str,
         base_urls: Sequence[str] = (),
         references: Literal["strict", "lenient"] = "strict",
-        page_key: bytes,
+        keys: Keys,
     ) -> None:
-        """`platform`: Organization id of the teleradiology platform. `page_key`: secret that signs page tokens."""
+        """`platform`: Organization id of the teleradiology platform. `keys`: page tokens are sealed with."""
         self.database = database
         self.permit = permit
         self.trail = trail
@@ -229,7 +230,7 @@ class Store:
         self.platform = platform
         self.base_urls = tuple(base_urls)
         self.lenient = references == "lenient"
-        self.pages = PageSeal(page_key)
+        self.pages = PageSeal(keys)
         self.audiences = Audiences()
         self.estimates = Estimates()
         self._epoch: int | None = None

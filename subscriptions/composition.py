@@ -174,7 +174,7 @@ class Composer:
             else f"sub/{state.subscription_id}/{kind}/{microseconds(now)}"
         )
         notice = Notice(
-            identifier, now, self._keyring.secret(state.subscription_id, state.client_id),
+            identifier, now, self._keyring.secrets(state.subscription_id, state.client_id, now),
             tuple(self._opened(accepted, state)), accepted.mime_type, body, resource,
         )  # fmt: skip
         detail = _detail(state, kind, numbers, accepted.address.origin)

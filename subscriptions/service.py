@@ -21,6 +21,7 @@ from resources.json import Json
 from resources.times import utc_now
 from store import items
 from store.access import Caller, Loop, Observer, Version, Waiting, Work
+from store.engine.keyring import Keys
 from store.unit_of_work import Store
 from subscriptions import leases, outbox, sequencer, topics
 from subscriptions.acceptance import Acceptance
@@ -47,8 +48,8 @@ MAINTENANCE = "subscription-maintenance"
 class SubscriptionSettings:
     """What a deployment says about delivery."""
 
-    key: bytes
-    """Secret of at least 32 bytes: signing keys are derived from it, channel headers are sealed by it."""
+    keys: Keys
+    """Signing keys are derived from `webhooks`, channel headers are sealed by `sealing`."""
     base_url: str
     """FHIR base URL used in notifications, without a slash at the end."""
     endpoints: EndpointPolicy = field(default_factory=EndpointPolicy)
@@ -82,7 +83,7 @@ class Subscriptions:
         accepted the notification of; perhaps more than once."""
         self._store = store
         self._clock = clock or utc_now
-        keyring, channels = Keyring(settings.key), channels_of(settings)
+        keyring, channels = Keyring(settings.keys), channels_of(settings)
         versions = Versions(store.permit, store.audiences, store.base_urls)
         composer = Composer(store, versions, caller_of, keyring, channels, settings.base_url)
         self._acceptance = Acceptance(keyring, channels)

@@ -20,6 +20,7 @@ import pytest
 
 from store.access import Caller
 from store.engine.database import Database, open_engine
+from store.engine.keyring import Fixed
 from store.engine.schema import metadata
 from store.unit_of_work import Store
 from tests.proven import Proof, is_whole
@@ -156,7 +157,7 @@ def make_store(
             "ids": ids,
             "platform": PLATFORM,
             "base_urls": (BASE_URL,),
-            "page_key": b"a page key of the tests",
+            "keys": Fixed(b"a page key of the tests"),
         }
         return Store(database, **(chosen | parts))
 

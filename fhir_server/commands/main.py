@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from fhir_server.commands import ae, audit, bench, client, demo, operations, serve, token
+from fhir_server.commands import ae, audit, bench, client, demo, operations, platform, serve, token
 from fhir_server.commands.options import Commands
 from fhir_server.server import logs
 
@@ -43,6 +43,7 @@ def test(arguments: tuple[str, ...]) -> None:
 
 for command in (
     serve.serve,
+    platform.platform,
     client.client,
     ae.ae,
     token.token,

@@ -29,11 +29,11 @@ def upgrade(**flags: Any) -> None:
 @click.argument("destination", type=click.Path(path_type=Path))
 @options(*DATA)
 def backup(destination: Path, **flags: Any) -> None:
-    """Copy database, objects and keys to the folder DESTINATION, consistently, while the service runs."""
+    """Copy database, objects and deployment secret to the folder DESTINATION, consistently, while the service runs."""
     from fhir_server.duties import backup as backups
 
-    backups.backup(settings_here(**flags), destination)
-    click.echo(f"backed up to {destination}")
+    needs = backups.backup(settings_here(**flags), destination)
+    click.echo(f"backed up to {destination}" + (f"; to restore it takes {needs}" if needs else ""))
 
 
 @click.command()

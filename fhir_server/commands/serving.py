@@ -37,7 +37,7 @@ def serve(settings: Settings) -> int:
         settings = _with_ports(settings)
         if settings.dimse_tls_port:
             tls_of(settings)  # told here in one line, not by a child that cannot start
-        deployment.upgrade(settings)
+        deployment.begin(settings)
         deployment.note(settings, "serve")
         if settings.demo:
             from fhir_server.demo import seed

@@ -1,4 +1,4 @@
-"""Back up and restore: database, objects, keys, spool and published checkpoints.
+"""Back up and restore: database (with the sealed keys), objects, deployment secret, spool, published checkpoints.
 
 Nothing takes its place in the destination before the act is on record. No password is given on a command line, which
 every account of the machine can read: PostgreSQL's tools have it from a file (libpq's PGPASSFILE, mode 0600).
@@ -20,7 +20,8 @@ from sqlalchemy.engine import URL
 from audit.offline import Report
 from fhir_server.duties import acts, deployment, upkeep
 from fhir_server.server.faults import CannotRun
-from fhir_server.server.services import CHECKPOINTS, SPOOL, Services
+from fhir_server.server.keys import CHECKPOINTS, SPOOL
+from fhir_server.server.services import Services
 from fhir_server.server.settings import Settings
 from store.engine.database import open_engine
 from store.versions import snapshots
@@ -28,8 +29,15 @@ from store.versions import snapshots
 _INCOMPLETE = ".incomplete"
 
 
-def backup(settings: Settings, destination: Path) -> None:
-    """Copy everything to the folder `destination`, consistently, while the service runs. Raises CannotRun."""
+NEEDS = "needs.txt"
+"""File of a backup: what restoring it needs that is not in it."""
+
+
+def backup(settings: Settings, destination: Path) -> str:
+    """Copy everything to the folder `destination`, consistently, while the service runs. Raises CannotRun.
+
+    What restoring it needs beside it, in a sentence: a secret that is mounted is not copied. Empty: nothing.
+    """
     with deployment.opened(settings) as services, acts.recorded(services, "backup") as act:
         if destination.exists() and any(destination.iterdir()):
             raise CannotRun("the destination is not empty")
@@ -40,6 +48,7 @@ def backup(settings: Settings, destination: Path) -> None:
         for path in draft.iterdir():
             path.rename(destination / path.name)
         draft.rmdir()
+    return _needs(settings)
 
 
 def restore(settings: Settings, source: Path) -> Report:
@@ -49,6 +58,8 @@ def restore(settings: Settings, source: Path) -> Report:
     """
     if (source / _INCOMPLETE).exists():
         raise CannotRun("this backup was interrupted: take another")
+    if (source / NEEDS).exists() and not settings.secret_file:
+        raise CannotRun(f"this backup needs {(source / NEEDS).read_text(encoding='utf-8').strip()}")
     url = make_url(settings.database_url)
     if url.get_backend_name() == "sqlite":
         target = Path(url.database or "")
@@ -109,6 +120,14 @@ def _copy(services: Services, destination: Path) -> None:
     for folder, name in ((settings.objects_folder, "objects"), (settings.data / "keys", "keys")):
         if folder.is_dir():
             shutil.copytree(folder, destination / name, dirs_exist_ok=True)
+    if needs := _needs(settings):
+        (destination / NEEDS).write_text(needs + "\n", encoding="utf-8")
+
+
+def _needs(settings: Settings) -> str:
+    if not settings.secret_file:
+        return ""
+    return f"the deployment secret that was mounted as {Path(settings.secret_file).name} (VIGIE_SECRET_FILE)"
 
 
 def _copy_spool(source: Path, destination: Path) -> None:

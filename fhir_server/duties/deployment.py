@@ -17,6 +17,31 @@ from store import migrations
 from store.engine.database import open_engine
 
 
+def is_alone(settings: Settings) -> bool:
+    """Whether this node is the only one: it has a database of its own (SQLite), or it is the demonstration.
+
+    Such a node is made, and brought to a new version, by being started. With several, a new one must not alter the
+    schema under the others, nor take a database that it does not find for a new one: the operator says when.
+    """
+    return settings.demo or make_url(settings.database_url).get_backend_name() == "sqlite"
+
+
+def begin(settings: Settings) -> None:
+    """What `serve` does with the deployment before anything else. Raises SchemaFault, KeyFault."""
+    if is_alone(settings):
+        upgrade(settings)
+        return
+    migrations.require_current(settings.database_url)
+    check_keys(settings)
+
+
+def init(settings: Settings) -> None:
+    """Make a new deployment, schema and keys; one that is there is checked. An act of the operator."""
+    permissions.repair(settings)
+    upgrade(settings)
+    note(settings, "platform-init")
+
+
 def upgrade(settings: Settings) -> None:
     """Bring the schema to this version's and make the keys of a new deployment; safe to run at every start.
 
@@ -34,6 +59,8 @@ def upgrade(settings: Settings) -> None:
 def upgrade_recorded(settings: Settings) -> None:
     """`upgrade` as an act of the operator."""
     permissions.repair(settings)
+    if not is_alone(settings) and migrations.state(settings.database_url)[0] is None:
+        raise CannotRun("there is no deployment in this database yet: ./vigie platform init")
     upgrade(settings)
     with opened(settings) as services, acts.recorded(services, "db-upgrade") as act:
         services.baseline().finish()
@@ -67,10 +94,19 @@ def require_database(settings: Settings) -> None:
 
 
 def check_keys(settings: Settings) -> None:
-    """Raise KeyFault unless the data folder holds the keys that the database is served with."""
+    """Raise KeyFault unless the deployment secret opens the keys that the database is served with."""
     database = open_engine(settings.database_url)
     try:
         keys.check(settings, database)
+    finally:
+        database.dispose()
+
+
+def public_key(settings: Settings) -> str:
+    """What the checkpoints of the log are verified with, as C2SP signed-note writes it."""
+    database = open_engine(settings.database_url)
+    try:
+        return keys.public(settings, database)
     finally:
         database.dispose()
 

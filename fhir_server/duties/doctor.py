@@ -24,7 +24,7 @@ from dicomweb import writes
 from fhir_server.duties import acts, deployment, permissions
 from fhir_server.server import checks, faults, figures, keys
 from fhir_server.server.checks import Finding, Status
-from fhir_server.server.services import SPOOL
+from fhir_server.server.keys import SPOOL
 from fhir_server.server.settings import Settings
 from fhir_server.server.timed import Timed
 from resources.times import microseconds, utc_now

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 from flask import Flask, request
@@ -17,6 +18,8 @@ from fhir_server.server.recorder import Recorder
 from fhir_server.server.services import Services
 from fhir_server.server.settings import Settings
 from fhir_server.server.threshold import Threshold
+from resources.outcomes import Unavailable
+from store.engine.faults import DRIVER_ERRORS
 
 
 class Application(Flask):
@@ -47,6 +50,8 @@ def create_app(services: Services | None = None) -> Flask:
     if services is None:
         settings = Settings.load().checked()
         services = Services.of(settings, waits=settings.waits)
+        with suppress(Unavailable, *DRIVER_ERRORS):  # the database is away: the first request asks again
+            services.keys.prove()
     services = dataclasses.replace(services, cors=True)  # by the middleware below
     app = Application(Edge(services))
     app.register_blueprint(health.blueprint(services))
@@ -60,5 +65,6 @@ def create_app(services: Services | None = None) -> Flask:
         app.wsgi_app, services.settings.bases,
         recorder=Recorder(services.store, services.authority),
         cors=Cors(services.authority.clients, app.url_map),
+        keys=services.keys,
     )  # fmt: skip
     return app

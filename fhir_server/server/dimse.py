@@ -21,6 +21,7 @@ def main() -> None:
     told = processes.StopSignals()
     settings = Settings.load().checked()
     services = Services.of(settings, waits=settings.waits)
+    services.keys.prove()
     server = services.imaging.scp(ae_titles=settings.dimse_ae_titles, limits=limits_of(settings))
     own = figures.begin(settings.data, "dimse", settings.dimse_port or settings.dimse_tls_port)
     metrics.sample(own, services)

@@ -17,6 +17,7 @@ from audit.checkpoint import BadKey
 from fhir_server.server.settings import SettingsError
 from resources.outcomes import FhirError
 from store.engine.faults import driver_error
+from store.engine.keyring import KeyFault
 from store.migrations import SchemaFault
 
 
@@ -58,7 +59,7 @@ _MISSING_TABLES = "the database lacks tables of this version: ./vigie db upgrade
 
 def line_of(error: BaseException) -> str | None:
     """The one line for the operator, or None for what nobody foresaw."""
-    if isinstance(error, CannotRun | SettingsError | SchemaFault | BadKey):
+    if isinstance(error, CannotRun | SettingsError | SchemaFault | BadKey | KeyFault):
         return str(error)
     if isinstance(error, FhirError):
         where = next((f" ({place})" for issue in error.issues for place in issue.expression), "")

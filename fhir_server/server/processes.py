@@ -23,6 +23,7 @@ from audit.checkpoint import BadKey
 from fhir_server.server import faults, private
 from fhir_server.server.faults import CannotRun
 from fhir_server.server.settings import Settings, SettingsError
+from store.engine.keyring import KeyFault
 from store.migrations import SchemaFault
 
 log = structlog.get_logger("vigie.processes")
@@ -87,7 +88,7 @@ def told(process: str) -> Iterator[None]:
             log.error("a process failed", child=process, exc_info=error)
             sys.exit(1)
         log.error("a process cannot run", child=process, exc_info=error)
-        if not isinstance(error, CannotRun | SettingsError | BadKey | SchemaFault) and not _is_port(error):
+        if not isinstance(error, CannotRun | SettingsError | BadKey | KeyFault | SchemaFault) and not _is_port(error):
             sys.exit(1)
         with suppress(OSError, ValueError):
             os.write(int(os.environ.get(FAULTS, _STANDARD_ERROR)), f"{process}: {line}\n".encode())

@@ -41,6 +41,8 @@ class Running:
     base_urls: tuple[str, ...]
     platform: str
     objects: str
+    secret_file: str
+    """Where the deployment secret is mounted; empty: in the data folder."""
     database: str
     """The URL; empty where it holds a password, which stands in no file of ours."""
 
@@ -57,6 +59,7 @@ class Running:
             base_urls=settings.base_urls,
             platform=settings.platform,
             objects=str(settings.objects_folder.resolve()),
+            secret_file=str(Path(settings.secret_file).resolve()) if settings.secret_file else "",
             database="" if url.password else settings.database_url,
         )
 

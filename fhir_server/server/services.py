@@ -23,6 +23,7 @@ from auth.service import Authority
 from dicomweb import ae
 from dicomweb.service import Imaging
 from fhir_server.server import keys
+from fhir_server.server.keys import CHECKPOINTS, SPOOL
 from fhir_server.server.settings import Settings
 from resources import search
 from resources.search import Query
@@ -30,6 +31,7 @@ from store.access import Caller, Loop, Version, Waiting
 from store.engine.clock import BelievedClock
 from store.engine.database import Database, Waits, open_engine
 from store.engine.ids import ordered_id, random_id
+from store.engine.keyring import KeyRing
 from store.loops import statistician, sweeper
 from store.objects import ObjectStore
 from store.unit_of_work import Store
@@ -37,12 +39,6 @@ from subscriptions.endpoints import EndpointPolicy
 from subscriptions.service import Subscriptions, SubscriptionSettings
 from workflow.service import Workflow
 
-CHECKPOINTS = "checkpoints.txt"
-"""File of the data folder that the signed checkpoints are published to, beside the database."""
-
-
-SPOOL = "audit-spool"
-"""Folder of the data folder in which disclosures are recorded until they are sequenced (SQLite)."""
 CLOCK = "clock"
 """File of the data folder: the time that the processes of this host believe in."""
 REGISTRIES = (client_rows, ae.rows)
@@ -58,6 +54,7 @@ class Services:
     settings: Settings
     database: Database
     objects: ObjectStore
+    keys: KeyRing
     ledger: Ledger
     authority: Authority
     store: Store
@@ -79,6 +76,8 @@ class Services:
     ) -> Services:
         """Assemble the server that `settings` describe. Opens nothing: each process connects when it first needs to.
 
+        Whoever serves with it has `keys.prove` first that it is a node of this deployment.
+
         `waits`: how long the process waits for the database; `Settings.waits` where somebody waits for an answer.
         """
         settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -88,9 +87,10 @@ class Services:
         spool = settings.data / "spool"
         spool.mkdir(exist_ok=True, mode=0o700)
         bases = tuple(f"{base}/fhir" for base in settings.bases)
+        ring = keys.ring(settings, database)
         ledger = Ledger(
             database,
-            keys.signer(settings),
+            keys.RingSigner(ring, settings),
             observer="Device/vigie",
             base_url=bases[0],
             base_urls=bases,
@@ -127,7 +127,7 @@ class Services:
             platform=settings.platform,
             base_urls=bases,
             references="lenient" if settings.references == "lenient" else "strict",
-            page_key=keys.secret(settings, "pages"),
+            keys=ring,
         )
         workflow = Workflow(platform=settings.platform, zone=settings.report_zone)
         imaging = Imaging(
@@ -140,14 +140,15 @@ class Services:
         subscriptions = Subscriptions(
             store,
             authority.caller_of,
-            SubscriptionSettings(keys.secret(settings, "webhooks"), bases[0], endpoint_policy(settings)),
+            SubscriptionSettings(ring, bases[0], endpoint_policy(settings)),
             clock=clock,
             on_delivered=workflow.delivered,
         )
         # Order matters: the workflow completes a write before its outbox row is made.
         store.observers += [*authority.observers, *workflow.observers, imaging.observer, subscriptions.observer]
         return Services(
-            settings, database, objects, ledger, authority, store, imaging, subscriptions, workflow, clock, new_id
+            settings, database, objects, ring, ledger, authority, store, imaging, subscriptions, workflow, clock,
+            new_id,
         )
 
     @property
@@ -219,7 +220,7 @@ class Services:
 
     @property
     def _verifier(self) -> Verifier:
-        return keys.signer(self.settings).verifier
+        return keys.RingSigner(self.keys, self.settings).verifier
 
     def queues(self, connection: Connection) -> Mapping[str, Waiting]:
         """Everything that waits to be worked off in the background: queue → how much, since when."""

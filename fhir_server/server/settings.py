@@ -2,8 +2,8 @@
 
 From a declaration derive the typed attribute, the reading of the environment, the command's option and its line in
 `docs/settings.md`. The environment variable is ``VIGIE_`` and the field's name in capitals. No secret has a default and
-none is a flag: the keys of a new deployment are made in its data folder, a database's password comes from the
-environment or a file.
+none is a flag: the keys of a new deployment are made in its database, sealed under a secret that lies in a file; a
+database's password comes from the environment or a file.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Settings:
         flag=True,
     )
     data: Path = setting(  # noqa: RUF009 - what it gives is a dataclass field
-        Path("var"), Folder(), "Data folder: the SQLite file, the objects, the keys.", flag=True
+        Path("var"), Folder(), "Data folder: the SQLite file, the objects, the deployment secret.", flag=True
     )
     database: str = setting(
         "",
@@ -120,6 +120,13 @@ class Settings:
     )
     database_file: str = setting(
         "", _text(), "File that holds the database URL, readable by its owner alone (mode 0600).", flag=True
+    )
+    secret_file: str = setting(
+        "",
+        _text(),
+        "File of the deployment secret, which opens the keys in the database: at least 32 characters, mounted by the "
+        "operator, the same on all nodes. Empty: `keys/secret` in the data folder, made with a new deployment.",
+        flag=True,
     )
     objects: str = setting(
         "",

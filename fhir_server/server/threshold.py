@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+import structlog
+
 from auth.admission import ADMITTED, Admitted
 from auth.guard import REQUEST_ID
 from fhir_server.edge import errors
@@ -27,7 +29,11 @@ from fhir_server.edge.wire import ROUTE_KIND
 from fhir_server.server import encoding, logs
 from fhir_server.server.recorder import Recorder
 from resources.outcomes import Unavailable
+from store.engine.faults import DRIVER_ERRORS
 from store.engine.ids import random_digits
+from store.engine.keyring import KeyFault
+
+log = structlog.get_logger("vigie.threshold")
 
 Environ = dict[str, Any]
 Headers = list[tuple[str, str]]
@@ -48,16 +54,31 @@ class Sharing(Protocol):
     def complete(self, environ: Environ, headers: Headers, /) -> None: ...
 
 
+class Belonging(Protocol):
+    """The keys of the deployment (`store.engine.keyring.KeyRing`)."""
+
+    def prove(self) -> None:
+        """Open them, unless that is done. Raises KeyFault, and what the database raises."""
+        ...
+
+
 class Threshold:
     """WSGI middleware, the outermost part of the application, around all facades."""
 
     def __init__(
-        self, application: Any, bases: Sequence[str], *, recorder: Recorder | None = None, cors: Sharing | None = None
+        self,
+        application: Any,
+        bases: Sequence[str],
+        *,
+        recorder: Recorder | None = None,
+        cors: Sharing | None = None,
+        keys: Belonging | None = None,
     ) -> None:
-        """`recorder`: None where others see to the record."""
+        """`recorder`: None where others see to the record. `keys`: asked until they are open."""
         self._application = application
         self._recorder = recorder
         self._cors = cors
+        self._unproven = keys
         parts = [urlsplit(base) for base in bases]
         self._by_host = {part.netloc: part.scheme for part in reversed(parts)}
         self._exact = {(part.scheme, part.netloc) for part in parts}
@@ -91,6 +112,8 @@ class Threshold:
 
     def _answer(self, environ: Environ) -> tuple[str, Headers, Iterable[bytes]]:
         """Ask the application. PEP 3333 lets it start its answer late; none of ours does."""
+        if self._unproven is not None and (refused := self._refused(environ)) is not None:
+            return refused
         cors, recorder = self._cors, self._recorder
         if cors is not None and (preflight := cors.preflight(environ)) is not None:
             return preflight
@@ -112,6 +135,30 @@ class Threshold:
         if cors is not None:
             cors.complete(environ, headers)
         return status, headers, encoding.encoded(environ, status, headers, result)
+
+    def _refused(self, environ: Environ) -> tuple[str, Headers, Iterable[bytes]] | None:
+        """Nothing is served until this process has opened the keys: another deployment's node must not answer."""
+        if environ["PATH_INFO"].removeprefix("/") in _ALONE:
+            return None
+        error = Unavailable("This server has not opened the keys of its database", retry_after_s=2)
+        try:
+            if self._unproven is not None:
+                self._unproven.prove()
+            self._unproven = None
+        except KeyFault:
+            log.exception("this node does not belong to its database")
+        except (Unavailable, *DRIVER_ERRORS):
+            log.warning("the keys are not open yet")
+        else:
+            return None
+        told: list[Any] = []
+
+        def hold(*given: Any) -> Callable[[bytes], object]:
+            told[:] = given
+            return _no_write
+
+        result = errors.wsgi_answer(error, environ, hold)
+        return told[0], told[1], result
 
     def _set_base(self, environ: Environ) -> None:
         """Another Host than ours."""

@@ -66,6 +66,7 @@ def main() -> None:
     logs.configure("worker")
     told = processes.StopSignals()
     services = Services.of(Settings.load().checked())
+    services.keys.prove()
     own = figures.begin(services.settings.data, "worker", services.settings.dimse_port)
     metrics.sample(own, services)
     items.count_with(lambda loop: own.count("vigie_loop_items_failed_total", (loop,)))

@@ -75,8 +75,10 @@ class Silence:
     def close(self) -> None:
         """End the thread."""
         self._closing.set()
-        if self._thread is not None:
-            self._thread.join(2 * SILENT_S)
+        with self._lock:  # whoever is just starting it has started it then
+            thread = self._thread
+        if thread is not None:
+            thread.join(2 * SILENT_S)
 
     def begin(self, driver: Any) -> None:
         """`driver` is used from now on."""

@@ -58,6 +58,8 @@ def state(url: str) -> tuple[str | None, str | None]:
 def require_current(url: str) -> None:
     """Raise SchemaFault unless the schema is this code's."""
     current, head = state(url)
+    if current is None:
+        raise SchemaFault("there is no deployment in this database yet: ./vigie platform init")
     if current != head:
         _refuse_newer(current)
         raise SchemaFault("the database is not at this version's schema: ./vigie db upgrade")

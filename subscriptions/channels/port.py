@@ -33,8 +33,8 @@ class Notice:
     identifier: str
     """Stable over repeats, so that a receiver can tell them (Standard Webhooks `webhook-id`)."""
     at: datetime
-    secret: str
-    """The key that this subscriber verifies signatures with."""
+    secrets: tuple[str, ...]
+    """What it is signed with: the subscriber verifies one of the signatures."""
     headers: tuple[tuple[str, str], ...]
     """channel.header, opened."""
     content_type: str

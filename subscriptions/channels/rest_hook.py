@@ -56,7 +56,7 @@ class RestHook:
             endpoint, method = endpoint.below(notice.resource), "PUT"
         headers = [("Content-Type", notice.content_type)] if notice.content_type else []
         headers += notice.headers
-        headers += signature.webhook_headers(notice.secret, notice.identifier, notice.at, notice.body)
+        headers += signature.webhook_headers(notice.secrets, notice.identifier, notice.at, notice.body)
         return self._sender.send(method, endpoint, headers, notice.body, timeout_s=timeout_s)
 
     def close(self) -> None:

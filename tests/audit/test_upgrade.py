@@ -25,6 +25,7 @@ from resources.search import parse
 from store import migrations
 from store.access import Access, Interaction
 from store.engine.database import Database, open_engine
+from store.engine.keyring import Fixed
 from store.unit_of_work import Store
 from store.versions.tables import INDEX_TABLES, resource_version
 from tests.audit.logbook import AT, logged
@@ -48,7 +49,7 @@ class World:
             platform=PLATFORM, published=self.published,
         )  # fmt: skip
         self.store = Store(
-            self.database, permit=OpenPermit(), trail=self.ledger, platform=PLATFORM, page_key=b"x" * 32,
+            self.database, permit=OpenPermit(), trail=self.ledger, platform=PLATFORM, keys=Fixed(b"x" * 32),
             base_urls=("https://vigie.example/fhir",),
         )  # fmt: skip
 

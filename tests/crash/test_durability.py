@@ -23,7 +23,8 @@ from audit.service import Ledger
 from audit.verify import verify
 from fhir_server.duties import deployment
 from fhir_server.server.app import create_app
-from fhir_server.server.services import CHECKPOINTS, Services
+from fhir_server.server.keys import CHECKPOINTS
+from fhir_server.server.services import Services
 from fhir_server.server.settings import Settings
 from store.access import Access, Interaction
 from store.engine.database import Database, open_engine

@@ -161,10 +161,12 @@ def test_a_key_whose_making_was_interrupted_is_made_anew(tmp_path: Path, monkeyp
         with pytest.raises(Killed):
             deployment.upgrade(settings)
     deployment.upgrade(settings)
-    key = keys.secret(settings, "pages")
+    database = open_engine(settings.database_url)
+    found = keys.ring(settings, database).of("pages")
     deployment.upgrade(settings)
-    assert len(key) == 32
-    assert keys.secret(settings, "pages") == key
+    assert len(found[0].secret) == 32
+    assert keys.ring(settings, database).of("pages") == found
+    database.dispose()
 
 
 def test_a_file_of_clients_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from audit import spool as audit_spool
 from audit.tables import audit_inbox
 from dicomweb.tables import dicom_study
 from fhir_server.duties import deployment, doctor, permissions
-from fhir_server.server import checks, figures, health, keys
+from fhir_server.server import checks, figures, health
 from fhir_server.server.app import create_app
 from fhir_server.server.checks import Status
 from fhir_server.server.figures import Figures
@@ -295,8 +295,6 @@ def silent_database() -> Iterator[str]:
 def test_a_silent_database_is_not_waited_for(tmp_path: Path, silent_database: str) -> None:
     """503 within 5 s for everyone who asks, each time; /livez answers meanwhile (reliability.md 3)."""
     settings = Settings.load({"data": tmp_path, "database": silent_database, "port": 1}, environ={})
-    for name in keys.NAMES:
-        keys._make(settings, name)
     app = create_app(Services.of(settings))
     threads = _threads("check-database")
     answers: list[int] = []
@@ -480,18 +478,18 @@ def test_the_doctor_finds_what_is_wrong_and_writes_nothing(api: Api, quiet: None
     settings = api.services.settings
     permissions.repair(settings)
     assert [line for line in doctor.examine(settings) if not line.ok] == []
-    key = settings.data / "keys" / "webhooks"
+    key = settings.data / "keys" / "secret"
     content = key.read_bytes()
     key.unlink()
     settings.data.chmod(0o750)
     try:
         lines = doctor_lines(api.services)
-        assert "the key webhooks is missing" in lines["keys"].told
+        assert "the deployment secret is missing" in lines["keys"].told
         assert lines["modes"].told.startswith(f"readable by others: {settings.data.name}")
         assert not key.exists(), "a doctor makes no key (reliability.md 7)"
         assert doctor.doctor(settings) == 2
         key.touch(mode=0o600)
-        assert "the key webhooks in the data folder is damaged" in doctor_lines(api.services)["keys"].told
+        assert "the deployment secret is shorter" in doctor_lines(api.services)["keys"].told
     finally:
         key.write_bytes(content)
         settings.data.chmod(0o700)

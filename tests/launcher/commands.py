@@ -78,6 +78,9 @@ ROWS: dict[str, Row] = {
         "audit-export",
         failing=lambda place: ["audit", "export", str(place.folder / "nowhere" / "log.gz")],
     ),
+    "platform init": Row(lambda place: ["platform", "init"], "platform-init"),
+    "platform keys": Row(lambda place: ["platform", "keys"], "platform-keys"),
+    "platform rotate": Row(lambda place: ["platform", "rotate", "pages"], "platform-rotate"),
     "db upgrade": Row(lambda place: ["db", "upgrade"], "db-upgrade"),
     "backup": Row(
         lambda place: ["backup", str(place.folder / "backup")],

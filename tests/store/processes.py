@@ -11,6 +11,7 @@ from typing import Any
 from resources.outcomes import FhirError
 from resources.search import parse
 from store.engine.database import open_engine
+from store.engine.keyring import Fixed
 from store.unit_of_work import Store, UnitOfWork
 from tests.support import BASE_URL, PLATFORM, MemoryTrail, OpenPermit, caller, patient
 
@@ -25,7 +26,7 @@ def store_at(url: str, **parts: Any) -> Store:
         trail=MemoryTrail(),
         platform=PLATFORM,
         base_urls=(BASE_URL,),
-        page_key=b"a page key of the tests",
+        keys=Fixed(b"a page key of the tests"),
         **parts,
     )
 

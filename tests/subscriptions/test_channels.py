@@ -88,7 +88,7 @@ def test_a_further_channel_is_shaken_hands_with_and_delivered_to(ward: Ward, hol
     assert _type(handshake) == "handshake"
     assert _type(event) == "event-notification"
     assert report.reference in event.body.decode()
-    assert event.secret
+    assert event.secrets
     assert event.content_type == "application/fhir+json"
     assert not ward.hospital.received
 

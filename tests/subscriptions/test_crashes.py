@@ -21,6 +21,7 @@ from fhir_server.server import checks
 from resources.times import microseconds
 from store.access import Access, Caller, Version, Waiting
 from store.engine.database import Database
+from store.engine.keyring import Fixed
 from store.engine.queue import Floor
 from store.unit_of_work import Store, UnitOfWork
 from subscriptions import outbox, sequencer
@@ -92,7 +93,7 @@ def mortal(ward: Ward, fate: Fate) -> Subscriptions:
     store: Any = Store(
         MortalDatabase(ward.store.database, fate),  # type: ignore[arg-type]
         permit=ward.permit, trail=MortalTrail(ward.trail, fate), clock=ward.clock, platform=PLATFORM,
-        base_urls=(BASE_URL,), page_key=b"x" * 32,
+        base_urls=(BASE_URL,), keys=Fixed(b"x" * 32),
     )  # fmt: skip
     made = ward.assemble(store)
     store.observers.append(made.observer)

@@ -15,6 +15,7 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from resources.outcomes import BadRequest, NotFound, Unavailable
 from store.access import Access, Interaction, Loop
+from store.engine.keyring import Fixed
 from subscriptions.acceptance import WEBHOOK_SECRET
 from subscriptions.notifications import STATUS_PROFILE
 from subscriptions.signature import Keyring
@@ -254,7 +255,7 @@ def test_a_notification_is_signed_as_standard_webhooks_say(ward: Ward) -> None:
     with pytest.raises(WebhookVerificationError):
         _verify(webhook, accepted.raw.replace(b"active", b"error "), accepted.headers)
     with pytest.raises(WebhookVerificationError):
-        _verify(Webhook(Keyring(KEY).secret(made.id, "another client")), accepted.raw, accepted.headers)
+        _verify(Webhook(Keyring(Fixed(KEY)).secret(made.id, "another client")), accepted.raw, accepted.headers)
 
 
 def _verify(webhook: Webhook, raw: bytes, headers: dict[str, str]) -> None:

@@ -12,6 +12,7 @@ from audit.service import Ledger
 from auth.service import Authority
 from store.access import Caller
 from store.engine.database import Database
+from store.engine.keyring import Fixed
 from store.unit_of_work import Store
 from subscriptions.endpoints import EndpointPolicy
 from subscriptions.service import Subscriptions, SubscriptionSettings
@@ -34,9 +35,9 @@ class Service:
         )
         self.store = Store(
             database, permit=self.authority.permit, trail=self.ledger, clock=clock, platform=PLATFORM,
-            base_urls=(BASE_URL,), page_key=b"x" * 32,
+            base_urls=(BASE_URL,), keys=Fixed(b"x" * 32),
         )  # fmt: skip
-        settings = SubscriptionSettings(KEY, BASE_URL, EndpointPolicy(allow_insecure_loopback=True))
+        settings = SubscriptionSettings(Fixed(KEY), BASE_URL, EndpointPolicy(allow_insecure_loopback=True))
         self.subscriptions = Subscriptions(self.store, self.authority.caller_of, settings, clock=clock)
         self.store.observers += [*self.authority.observers, self.subscriptions.observer]
         with self.store.work(Caller.system(PLATFORM)) as uow:

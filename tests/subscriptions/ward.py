@@ -6,6 +6,7 @@ from typing import Any
 
 from resources.json import Json
 from store.access import Audience, Caller, Version
+from store.engine.keyring import Fixed
 from store.unit_of_work import Store
 from subscriptions import leases, outbox, terms
 from subscriptions.endpoints import EndpointPolicy
@@ -98,7 +99,7 @@ class Ward:
 
     def assemble(self, store: Store | None = None) -> Subscriptions:
         """The package as a process that has just started has it."""
-        settings = SubscriptionSettings(key=KEY, base_url=BASE_URL, endpoints=self.policy, **self.settings)
+        settings = SubscriptionSettings(keys=Fixed(KEY), base_url=BASE_URL, endpoints=self.policy, **self.settings)
         return Subscriptions(store or self.store, self.clients.get, settings, clock=self.clock)
 
     def restart(self) -> None:

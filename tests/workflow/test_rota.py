@@ -13,6 +13,7 @@ import pytest
 from auth.policy import Policy
 from resources.outcomes import Conflict, FhirError, Forbidden, ForbiddenTransition, InvalidContent
 from store.engine.database import open_engine
+from store.engine.keyring import Fixed
 from store.unit_of_work import Store
 from tests import builders
 from tests.support import BASE_URL, PLATFORM, MemoryTrail, caller
@@ -172,7 +173,7 @@ def test_of_racing_bookings_of_one_person_exactly_one_wins(scene: Scene) -> None
 
 def _book_in_a_process(url: str, role: str, barrier: Any, told: Any) -> None:
     store = Store(open_engine(url), permit=Policy(PLATFORM), trail=MemoryTrail(), platform=PLATFORM,
-                  base_urls=(BASE_URL,), observers=Workflow(platform=PLATFORM).observers, page_key=b"k")
+                  base_urls=(BASE_URL,), observers=Workflow(platform=PLATFORM).observers, keys=Fixed(b"k"))
     results: list[str] = []
     _book(store, role, results, barrier)
     told.put(results[0])

@@ -14,6 +14,7 @@ from auth.policy import Policy
 from resources.lifecycle import SIGNED
 from resources.outcomes import FhirError
 from store.engine.database import open_engine
+from store.engine.keyring import Fixed
 from store.unit_of_work import Store
 from tests.support import BASE_URL, PLATFORM, Clock, MemoryTrail
 from tests.workflow.conftest import Scene
@@ -35,7 +36,7 @@ class SignedReport(RuleBasedStateMachine):
         self.database = database
         workflow = Workflow(platform=PLATFORM)
         store = Store(database, permit=Policy(PLATFORM), trail=MemoryTrail(), clock=Clock(), platform=PLATFORM,
-                      base_urls=(BASE_URL,), observers=workflow.observers, page_key=b"k")
+                      base_urls=(BASE_URL,), observers=workflow.observers, keys=Fixed(b"k"))
         self.scene = Scene(store, workflow)
         self.scene.furnish()
         self.report = self.scene.drafted()

@@ -1,0 +1,51 @@
+"""The operator's duties with keys: which there are, and new ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sqlalchemy import Connection, select
+
+from fhir_server.duties import acts, deployment
+from fhir_server.server import keys
+from fhir_server.server.faults import CannotRun
+from fhir_server.server.settings import Settings
+from resources.times import instant_text, of_microseconds
+from store.engine.keyring import deployment_key
+
+SECRET = "secret"  # noqa: S105 - what is rotated, not a secret
+ROTATED = keys.SECRETS
+"""Keys that are rotated by themselves."""
+
+
+def listed(settings: Settings) -> Iterator[str]:
+    """A line for each key, in use or retired."""
+    column = deployment_key.c
+    with deployment.opened(settings) as services:
+        with services.database.read() as connection:
+            rows = connection.execute(
+                select(column.name, column.number, column.made, column.retired).order_by(column.name, column.number)
+            ).all()
+        with acts.recorded(services, "platform-keys"):
+            for row in rows:
+                until = "in use" if row.retired is None else f"until {instant_text(of_microseconds(row.retired))}"
+                yield f"{row.name} {row.number} since {instant_text(of_microseconds(row.made))} {until}"
+
+
+def rotate(settings: Settings, name: str) -> str:
+    """Rotate one key, or the deployment secret; what was done, in a line. Raises CannotRun, KeyFault."""
+    if name not in (*ROTATED, SECRET):
+        raise CannotRun(f"rotate one of {', '.join((*ROTATED, SECRET))}")
+    detail = ("key", name)
+    with deployment.opened(settings) as services, acts.attempted(services, "platform-rotate", detail):
+
+        def record(connection: Connection) -> None:
+            done = acts.access("platform-rotate", detail)
+            services.ledger.append(connection, acts.operator(settings), [done], services.clock())
+
+        if name == SECRET:
+            return f"{keys.rotate_secret(settings, services.database, record)} keys are sealed under the new secret"
+        with services.database.write() as connection:
+            number = keys.rotate(settings, connection, name)
+            record(connection)
+        return f"{name} {number} is in use"
