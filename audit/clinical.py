@@ -17,13 +17,13 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 import orjson
-from sqlalchemy import ColumnElement, Connection, LargeBinary, and_, cast, func, or_, select, true, tuple_, type_coerce
-from sqlalchemy.types import Text
+from sqlalchemy import ColumnElement, Connection, and_, func, or_, select, true, tuple_
 
 from audit import entry, forms, queries
 from audit.finding import Kind, number
 from audit.forms import Row
 from audit.patterns import PATTERNS
+from audit.queries import as_bytes, as_text
 from audit.tables import audit_inbox
 from resources.registry import type_name
 from store.versions import digests
@@ -300,8 +300,9 @@ def _rows(connection: Connection, where: ColumnElement[bool], limit: int) -> lis
     """On SQLite texts as bytes: a damaged one is no text any more, and is to be compared all the same."""
     v = resource_version.c
     columns = (
-        v.pk, v.type_id, _blob(connection, v.resource_id), v.version, v.tx_id, v.deleted, _blob(connection, v.method),
-        v.owner_id, v.audience_id, v.last_updated, _blob(connection, v.patients), _blob(connection, v.content), v.salt,
+        v.pk, v.type_id, as_bytes(connection, v.resource_id), v.version, v.tx_id, v.deleted,
+        as_bytes(connection, v.method), v.owner_id, v.audience_id, v.last_updated, as_bytes(connection, v.patients),
+        as_bytes(connection, v.content), v.salt,
     )  # fmt: skip
     rows = connection.execute(
         select(*columns).where(where, v.type_id != queries.AUDIT_EVENT).order_by(v.pk).limit(limit)
@@ -309,8 +310,9 @@ def _rows(connection: Connection, where: ColumnElement[bool], limit: int) -> lis
     members = _members(connection, {number for row in rows for number in (row[7], row[8])})
     return [
         Found(
-            pk, type_id, _text(id), version, tx, deleted, _text(method), members.get(owner, ()),
-            members.get(audience, ()), at_us, _text(patients), _bytes(content), None if salt is None else bytes(salt),
+            pk, type_id, as_text(id), version, tx, deleted, as_text(method), members.get(owner, ()),
+            members.get(audience, ()), at_us, as_text(patients), _bytes(content),
+            None if salt is None else bytes(salt),
         )
         for pk, type_id, id, version, tx, deleted, method, owner, audience, at_us, patients, content, salt in rows
     ]
@@ -320,11 +322,11 @@ def _members(connection: Connection, numbers: set[int]) -> dict[int, tuple[str, 
     """The names in these audiences."""
     found: dict[int, list[str]] = {}
     rows = connection.execute(
-        select(audience_member.c.audience_id, _blob(connection, audience_member.c.organization))
+        select(audience_member.c.audience_id, as_bytes(connection, audience_member.c.organization))
         .where(audience_member.c.audience_id.in_(numbers))
     )
     for one, organization in rows:
-        found.setdefault(one, []).append(_text(organization))
+        found.setdefault(one, []).append(as_text(organization))
     return {one: tuple(sorted(names)) for one, names in found.items()}
 
 
@@ -334,14 +336,6 @@ def kind_of(type_id: int) -> str:
         return type_name(type_id)
     except (LookupError, ValueError):
         return f"#{type_id}"
-
-
-def _blob(connection: Connection, column: ColumnElement[Any]) -> ColumnElement[Any]:
-    return cast(column, LargeBinary) if connection.dialect.name == "sqlite" else type_coerce(column, Text)
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else bytes(value).decode("utf-8", "surrogateescape")
 
 
 def _bytes(value: Any) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 from hashlib import sha256
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ import orjson
 
 from audit import form2, merkle
 from resources.json import Json
+from resources.times import microseconds
 
 FORM_1 = 1
 FORM_2 = form2.FORM
@@ -79,17 +81,33 @@ def leaf_of(row: Row) -> bytes | None:
     """The leaf hash of a row by what stands in it; None where it is gone or cannot be read."""
     if row.head is None:
         return None
-    if row.form == FORM_1:
-        return merkle.leaf_hash(merkle.commitment(row.seq, row.head.encode(), row.salt))
-    if row.form != FORM_2:
-        return None
     try:
+        if row.form == FORM_1:
+            is_bare = not (row.particulars or row.parts)
+            return merkle.leaf_hash(merkle.commitment(row.seq, row.head.encode(), row.salt)) if is_bare else None
+        if row.form != FORM_2:
+            return None
         parts = [part.committed for part in parts_of(row)]
-    except (ValueError, TypeError):
+        return form2.leaf(
+            row.seq, row.event_id, row.recorded, row.logged, row.salt, row.head.encode(), row.particulars.encode(),
+            parts,
+        )  # fmt: skip
+    except (ValueError, TypeError, OverflowError):
         return None
-    return form2.leaf(
-        row.seq, row.event_id, row.recorded, row.logged, row.salt, row.head.encode(), row.particulars.encode(), parts
-    )
+
+
+def is_dated(row: Row, logged_before: int) -> bool:
+    """Whether the two instants of a row of form 1 are what the AuditEvent says: its leaf does not cover them.
+
+    `logged_before`: when the record before it was logged, in µs: a log never steps back.
+    """
+    try:
+        event = orjson.loads(row.head or "")
+        logged = max(logged_before, microseconds(datetime.fromisoformat(event["meta"]["lastUpdated"])))
+        recorded = microseconds(datetime.fromisoformat(event["recorded"]))
+    except (ValueError, KeyError, TypeError):
+        return row.head is None  # that is found otherwise
+    return row.logged == logged and row.recorded // 1000 * 1000 == recorded
 
 
 def events_of(row: Row) -> list[Event]:

@@ -25,6 +25,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
+from heapq import heappop, heappush
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 FORMAT = "vigie-audit-export/2"
 FORMATS = (FORMAT, "vigie-audit-export/1")
 """In the first one a record is `event`, an AuditEvent as form 1 has it."""
+
+
+KEPT = 1000
+"""Findings that are kept one by one: a log that was rewritten has as many as it has records."""
+WINDOW = 10_000
+"""Checkpoints kept elsewhere that are held at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +64,8 @@ class Report:
     root: bytes = b""
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    more: int = 0
+    """Findings beyond those that are kept."""
 
     @property
     def ok(self) -> bool:
@@ -75,8 +84,8 @@ class Report:
         told += [f"note        {note}" for note in self.notes]
         ordered = sorted(self.findings, key=lambda finding: finding.position)
         told += [f"FOUND       record {f.position}: {f.kind}: {f.text}" for f in ordered[:20]]
-        if len(ordered) > 20:
-            told.append(f"FOUND       and {len(ordered) - 20} more")
+        if len(ordered) + self.more > 20:
+            told.append(f"FOUND       and {len(ordered) + self.more - 20} more")
         told.append("verified: nothing is missing, nothing was altered" if self.ok else "NOT VERIFIED")
         return told
 
@@ -119,8 +128,12 @@ class Key:
 class Judge:
     """Takes records and checkpoints in order of position and says what is wrong with them."""
 
-    def __init__(self, key: Key, elsewhere: Iterable[str] = ()) -> None:
-        """`elsewhere`: notes kept outside the log. A log that was cut or rewritten after them is found by them."""
+    def __init__(self, key: Key, elsewhere: Iterable[str] = (), trusted: str | None = None) -> None:
+        """`elsewhere`: notes kept outside the log. A log that was cut or rewritten after them is found by them.
+
+        `trusted`: a checkpoint up to which the log was verified before: of the records that it covers only the leaves
+        are given, by `passed`, or the frontier, by `begin`. Raises ValueError where this key did not sign it.
+        """
         self.report = Report(key.name)
         self._key = key
         self._size = 0
@@ -128,11 +141,41 @@ class Judge:
         self._whole = True
         self._signed = 0
         self._ahead: list[int] = []
-        self._elsewhere: dict[int, set[str]] = {}
-        for note in elsewhere:
-            size = note.split("\n")[1:2]
-            if size and size[0].isascii() and size[0].isdigit():
-                self._elsewhere.setdefault(int(size[0]), set()).add(note)
+        self._elsewhere = _InOrder(elsewhere)
+        self.trusted, self._trusted_root = key.open(trusted) if trusted else (0, b"")
+        """How many records were verified before."""
+        self._foreign = self._unused = self._furthest = 0
+
+    @property
+    def position(self) -> int:
+        """Of the last record that was given."""
+        return self._size
+
+    def begin(self, size: int, nodes: list[bytes]) -> None:
+        """The log that is given begins behind the record at position `size`: the frontier of what is before it.
+
+        It leads to the root of the trusted checkpoint, or nothing that follows is proven.
+        """
+        if len(nodes) != size.bit_count() or any(len(node) != 32 for node in nodes):
+            raise ValueError("the frontier does not fit its size")
+        self._size, self._nodes = size, list(nodes)
+        if size != self.trusted:
+            self._found(size + 1, "missing", f"the records up to {size} are not given, and no trusted checkpoint says "
+                        "what they were" if not self.trusted else f"the log is given from {size + 1} on, and trusted "
+                        f"up to {self.trusted}")
+        self._check_trusted()
+
+    def passed(self, leaf: bytes) -> None:
+        """The leaf of the next record, which the trusted checkpoint covers."""
+        self._append(self._size + 1, leaf)
+        self._check_trusted()
+
+    def _check_trusted(self) -> None:
+        if self._size == self.trusted and self._whole:
+            if self._root() != self._trusted_root:
+                self._found(self._size, "root", f"the trusted checkpoint of {self._size} signs another history")
+                self._whole = False
+            self._signed = max(self._signed, self._size)
 
     def record(
         self, seq: int, event_id: str, leaf: bytes, made: bytes | None, *, is_gone: bool = False, own: str | None = None
@@ -153,11 +196,10 @@ class Judge:
             self._found(seq, "missing", f"AuditEvent/{event_id} is in the log and its content is gone")
         elif made is None:
             self._found(seq, "altered", "the record cannot be read")
+        elif own is not None and own != event_id:
+            self._found(seq, "misplaced", f"AuditEvent/{own} stands in the place of AuditEvent/{event_id}")
         elif made != leaf:
-            if own is not None and own != event_id:
-                self._found(seq, "misplaced", f"AuditEvent/{own} stands in the place of AuditEvent/{event_id}")
-            else:
-                self._found(seq, "altered", f"AuditEvent/{event_id} is not what was logged at this position")
+            self._found(seq, "altered", f"AuditEvent/{event_id} is not what was logged at this position")
         self.report.records += 1
         self._append(seq, leaf)
         self._check_elsewhere()
@@ -181,14 +223,20 @@ class Judge:
     def finish(self) -> Report:
         """The verdict, once everything was given."""
         beyond = [(size, "a checkpoint") for size in self._ahead]
-        beyond += [(size, "a checkpoint kept elsewhere") for size in sorted(self._elsewhere)
-                   if size > self._size and any(self._genuine(note) for note in self._elsewhere[size])]
-        for size, which in beyond:
+        beyond += [(size, "a checkpoint kept elsewhere") for size, note in self._elsewhere.rest()
+                   if size > self._size and self._genuine(note)]
+        if self.trusted > self._size:
+            beyond.append((self.trusted, "the trusted checkpoint"))
+        for size, which in sorted(set(beyond)):
             if size > self._size:
                 self._found(self._size + 1, "truncated", f"{which} signs {size} records, the log ends at {self._size}")
         if self._whole and self._signed < self._size and not self._explained():
             self._found(self._signed + 1, "unsigned",
                         f"no checkpoint covers records {self._signed + 1} to {self._size}")
+        if self._foreign:
+            self.report.notes.append(f"{self._foreign} checkpoints kept elsewhere were not used: not of this key")
+        if self._unused:
+            self.report.notes.append(f"{self._unused} checkpoints kept elsewhere were not used: out of order")
         self.report.root = self._root()
         return self.report
 
@@ -212,19 +260,23 @@ class Judge:
 
     def _explained(self) -> bool:
         """Whether something after the last good checkpoint was already found, at a position of its own."""
-        return any(finding.position > self._signed for finding in self.report.findings)
+        return self._furthest > self._signed
 
     def _check_elsewhere(self) -> None:
         """Compare with the notes kept elsewhere; a signature is only worth checking where a note disagrees."""
-        for note in self._elsewhere.get(self._size, ()) if self._whole else ():
-            if note.split("\n")[2:3] != [b64encode(self._root()).decode()] and self._genuine(note):
+        for size, note in self._elsewhere.upto(self._size):
+            if not self._whole or note.split("\n")[2:3] == [b64encode(self._root()).decode()]:
+                continue
+            if size < max(self._size, self.trusted):
+                self._unused += size > self.trusted
+            elif self._genuine(note):
                 self._judge(self._size, self._key.open(note)[1], "a checkpoint kept elsewhere")
 
     def _genuine(self, note: str) -> bool:
         try:
             self._key.open(note)
-        except ValueError as error:
-            self.report.notes.append(f"a checkpoint kept elsewhere was not used: {error}")
+        except ValueError:
+            self._foreign += 1
             return False
         return True
 
@@ -246,7 +298,47 @@ class Judge:
         return root
 
     def _found(self, position: int, kind: str, text: str) -> None:
-        self.report.findings.append(Finding(position, kind, text))
+        self._furthest = max(self._furthest, position)
+        if len(self.report.findings) < KEPT:
+            self.report.findings.append(Finding(position, kind, text))
+        else:
+            self.report.more += 1
+
+
+class _InOrder:
+    """Notes by the size that they sign, read when they are asked for.
+
+    A file of checkpoints grows without end, so only `WINDOW` of them are held. Processes that append to it pass one
+    another by moments; what stands further from its place is not used, and said so.
+    """
+
+    def __init__(self, notes: Iterable[str]) -> None:
+        self._notes = iter(notes)
+        self._heap: list[tuple[int, str]] = []
+        self._fill()
+
+    def upto(self, size: int) -> Iterator[tuple[int, str]]:
+        """The next ones that sign at most this many records."""
+        while self._heap and self._heap[0][0] <= size:
+            yield heappop(self._heap)
+            self._fill()
+
+    def rest(self) -> Iterator[tuple[int, str]]:
+        """The first `KEPT` of all that are left."""
+        seen = 0
+        while self._heap and seen < KEPT:
+            yield heappop(self._heap)
+            self._fill()
+            seen += 1
+
+    def _fill(self) -> None:
+        while len(self._heap) < WINDOW:
+            note = next(self._notes, None)
+            if note is None:
+                return
+            size = note.split("\n")[1:2]
+            if size and size[0].isascii() and size[0].isdigit() and len(size[0]) < 20:
+                heappush(self._heap, (int(size[0]), note))
 
 
 def leaf_of(
@@ -374,24 +466,35 @@ def _judge_record(judge: Judge, line: dict[str, Any], projection: Projection | N
         made = leaf_of(
             form, seq, event_id, salt, line["recorded"], line["logged"], content, line["particulars"], line["parts"]
         )
-    own = named_in(form, content) if content is not None and made != leaf else None
+    own = named_in(form, content) if form == 1 and content is not None else None
     judge.record(seq, event_id, leaf, made, is_gone=content is None, own=own)
     if projection is not None and form == 2 and made == leaf and not projection.fits(line):
         judge.outside(seq, "altered", f"the AuditEvents shown of record {event_id} are not those of the record")
 
 
 def split_notes(text: str) -> list[str]:
-    """The signed notes of an append-only file, one after another. One that was torn does not swallow the next: an empty
-    line stands only before signatures and after a note."""
-    notes: list[str] = []
+    """The signed notes of a text, one after another."""
+    return list(notes_in(text.splitlines()))
+
+
+def notes_of(path: Path) -> Iterator[str]:
+    """The signed notes of a file, read as they are asked for."""
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        yield from notes_in(line.rstrip("\n") for line in lines)
+
+
+def notes_in(lines: Iterable[str]) -> Iterator[str]:
+    """The signed notes of an append-only file. One that was torn does not swallow the next: an empty line stands only
+    before signatures and after a note."""
     block: list[str] = []
-    for line in text.splitlines():
+    for line in lines:
         if block and (not block[-1] or block[-1].startswith("— ")) and not line.startswith("— "):
-            notes.append("\n".join(block) + "\n")
+            yield "\n".join(block) + "\n"
             block = []
         if block or line:
             block.append(line)
-    return [*notes, "\n".join(block) + "\n"] if block else notes
+    if block:
+        yield "\n".join(block) + "\n"
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -415,7 +518,7 @@ def main(arguments: list[str] | None = None) -> int:
     key = chosen.key
     if key and Path(key).is_file():
         key = Path(key).read_text(encoding="utf-8")
-    notes = split_notes(chosen.checkpoints.read_text(encoding="utf-8")) if chosen.checkpoints else []
+    notes = notes_of(chosen.checkpoints) if chosen.checkpoints else ()
     report = verify_export(chosen.export, key, notes, events=not chosen.no_events)
     sys.stdout.write("\n".join(report.lines()) + "\n")
     return 0 if report.ok else 1

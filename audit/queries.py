@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 import orjson
 from sqlalchemy import (
     BigInteger,
+    ColumnElement,
     Connection,
+    LargeBinary,
     Text,
     bindparam,
     cast,
@@ -23,6 +25,7 @@ from sqlalchemy import (
     literal_column,
     select,
     tuple_,
+    type_coerce,
     update,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
@@ -252,6 +255,12 @@ def end(connection: Connection) -> End:
     return End(int(row[0]), int(row[1]), int(row[2])) if row else End(0, 0, 0)
 
 
+def logged_at(connection: Connection, seq: int) -> int | None:
+    """When the record at this position was logged, in µs; None: there is none."""
+    found = connection.execute(select(audit_log.c.logged).where(audit_log.c.seq == seq)).scalar()
+    return None if found is None else int(found)
+
+
 def known(connection: Connection, ids: Sequence[str]) -> set[str]:
     """Which of these records are in the log already."""
     return {row[0] for row in _KNOWN.all(connection, {"keys": _texts(connection, ids)})} if ids else set()
@@ -345,12 +354,23 @@ def last_checkpoint(connection: Connection) -> str | None:
     ).scalar_one_or_none()
 
 
-def checkpoints(connection: Connection) -> list[tuple[int, str]]:
-    """Every checkpoint, by size."""
-    rows = connection.execute(
-        select(audit_checkpoint.c.size, audit_checkpoint.c.note).order_by(audit_checkpoint.c.size)
-    )
-    return [(int(size), note) for size, note in rows]
+def last_signed(connection: Connection) -> int:
+    """The largest size that is signed; 0: none."""
+    return int(connection.execute(select(func.coalesce(func.max(audit_checkpoint.c.size), 0))).scalar_one())
+
+
+def checkpoints(connection: Connection, after: int = -1, chunk: int = 1000) -> Iterator[tuple[int, str, int]]:
+    """(size, note, when it was signed) of every checkpoint, by size, of more than `after` records."""
+    c = audit_checkpoint.c
+    while True:
+        rows = connection.execute(
+            select(c.size, c.note, c.signed).where(c.size > after).order_by(c.size).limit(chunk)
+        ).all()
+        for size, note, signed in rows:
+            yield int(size), note, int(signed)
+        if len(rows) < chunk:
+            return
+        after = int(rows[-1][0])
 
 
 def leaves(connection: Connection, size: int) -> list[bytes]:
@@ -375,17 +395,51 @@ def rows(connection: Connection, seqs: Sequence[int]) -> dict[int, Row]:
     return {row.seq: row for row in map(_row, found)}
 
 
-def stored(connection: Connection, after: int = 0, chunk: int = 2000) -> Iterator[Row]:
-    """Every row of the log in order, from behind position `after`."""
+def stored(connection: Connection, after: int = 0, chunk: int = 1000) -> Iterator[Row]:
+    """Every row of the log in order, from behind position `after`; damaged texts too (`as_bytes`)."""
+    columns = [as_bytes(connection, column) if isinstance(column.type, Text) else column for column in audit_log.c]
     while True:
         rows = connection.execute(
-            select(audit_log).where(audit_log.c.seq > after).order_by(audit_log.c.seq).limit(chunk)
+            select(*columns).where(audit_log.c.seq > after).order_by(audit_log.c.seq).limit(chunk)
         ).all()
-        for row in rows:
-            yield _row(row)
+        for seq, event_id, form, leaf, salt, recorded, logged, through, head, particulars, parts in rows:
+            yield Row(
+                seq, as_text(event_id), form, bytes(leaf), bytes(salt), recorded, logged, through,
+                None if head is None else as_text(head), as_text(particulars), as_text(parts),
+            )
         if len(rows) < chunk:
             return
         after = int(rows[-1][0])
+
+
+def as_bytes(connection: Connection, column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """A text as SQLite has it in its file: what was damaged is no text any more, and has to be read all the same."""
+    return cast(column, LargeBinary) if connection.dialect.name == "sqlite" else type_coerce(column, Text)
+
+
+def as_text(value: Any) -> str:
+    """The text of such a column; a byte that is none of UTF-8 becomes a surrogate (PEP 383)."""
+    return value if isinstance(value, str) else bytes(value).decode("utf-8", "surrogateescape")
+
+
+def leaves_to(connection: Connection, size: int, chunk: int = 10_000) -> Iterator[bytes]:
+    """The first `size` leaf hashes, read as they are asked for."""
+    after = 0
+    while after < size:
+        rows = connection.execute(
+            select(audit_log.c.seq, audit_log.c.leaf)
+            .where(audit_log.c.seq > after, audit_log.c.seq <= size).order_by(audit_log.c.seq).limit(chunk)
+        ).all()
+        if not rows:
+            return
+        for _seq, leaf in rows:
+            yield bytes(leaf)
+        after = int(rows[-1][0])
+
+
+def through(connection: Connection, seq: int) -> int:
+    """How many AuditEvents there are up to this position."""
+    return int(connection.execute(select(audit_log.c.through).where(audit_log.c.seq == seq)).scalar() or 0)
 
 
 def index_rows(connection: Connection, chunk: int = 10_000) -> Iterator[IndexRow]:

@@ -11,7 +11,6 @@ bound on transactions is asked for, so none that stands open anywhere keeps a re
 
 from __future__ import annotations
 
-import fcntl
 import gc
 import os
 import threading
@@ -26,10 +25,9 @@ from typing import TYPE_CHECKING
 import orjson
 import structlog
 
-from audit import entry, finding, form2, forms, merkle, queries, spool
+from audit import entry, finding, form2, forms, merkle, published, queries, spool
 from audit.checkpoint import BadCheckpoint, Checkpoint, Signing
 from audit.forms import Part, Row
-from audit.offline import split_notes
 from resources.times import microseconds, utc_now
 from store.access import Loop
 from store.engine import process
@@ -53,8 +51,6 @@ PUBLISH_INTERVAL_S = 1.0
 TIDY_INTERVAL_S = 5.0
 CHECKPOINT_INTERVAL_S = 1.0
 """Of the checkpoints that are kept: one in between goes when the next is signed."""
-PUBLISHED_TAIL_BYTES = 65_536
-"""How much of the published file is looked at on start."""
 RESTS_BELOW_S = 1.0
 """A log that is less far behind than this gives way to requests: it rests as long as its batch took."""
 _REST_MAX_S = 0.1
@@ -108,6 +104,8 @@ class Sequencer:
         self._published_at = 0.0
         self._published_read = False
         self._published_torn = False
+        self._published_fault = ""
+        self._followed_at = 0.0
         self._lag_s = 0.0
         """Age of the oldest record that the last step found."""
 
@@ -139,6 +137,7 @@ class Sequencer:
             self._drop_doubles(batch)
             self._tidy(batch.consumed)
             self._lag_s = 0.0
+            self._follow()
             self._publish(force=True)
             return False
         self._lag_s = self._now().timestamp() - min(row.recorded for row in batch.records) / 1_000_000
@@ -320,37 +319,67 @@ class Sequencer:
     # --- what is told to the outside
 
     def _recall_published(self) -> None:
-        """Before the first batch: the log may not be shorter than what was already published."""
-        if self._published_read:
+        """Before the first batch: the log may not be shorter than what was already published.
+
+        What the process before left unpublished is published now; into a file that is missing or older than that
+        nothing is, until an operator has looked.
+        """
+        if self._published is None or self._published_read:
             return
-        self._published_read = True
-        if self._published is None or not self._published.exists():
+        if self._published_fault and time.monotonic() - self._followed_at < TIDY_INTERVAL_S:
             return
-        with self._published.open("rb") as file:
-            file.seek(max(0, self._published.stat().st_size - PUBLISHED_TAIL_BYTES))
-            tail = file.read().decode("utf-8", "replace")
-        self._published_torn = bool(tail) and not tail.endswith("\n\n")
-        for note in split_notes(tail):
-            try:
-                checkpoint = self._signer.verifier.open(note)
-            except BadCheckpoint:
-                continue
-            if self._signed is None or checkpoint.size > self._signed.size:
-                self._signed = checkpoint
+        self._followed_at = time.monotonic()
+        seen = published.look(self._published, self._signer.verifier)
+        with self._database.read() as connection:
+            if seen is None and not queries.end(connection).seq:
+                published.begin(self._published)
+            found = published.fault(connection, self._published, seen)
+            note = queries.last_checkpoint(connection)
+        newest = seen.newest if seen is not None else None
+        if newest is not None and (self._signed is None or newest.size > self._signed.size):
+            self._signed = newest
+        if found is not None:
+            if not self._published_fault:
+                log.error("no checkpoint is published: see `vigie audit verify`", reason=found)
+            self._published_fault = found
+            return
+        self._published_fault, self._published_read = "", True
+        self._published_torn = seen is not None and seen.is_torn
+        self._overtake(note, newest)
+
+    def _follow(self) -> None:
+        """Publish what another process signed, where this one's file is another."""
+        if self._published is None or not self._published_read:
+            return
+        if time.monotonic() - self._followed_at < TIDY_INTERVAL_S:
+            return
+        self._followed_at = time.monotonic()
+        seen = published.look(self._published, self._signer.verifier)
+        with self._database.read() as connection:
+            self._overtake(queries.last_checkpoint(connection), seen.newest if seen is not None else None)
+
+    def _overtake(self, note: str | None, newest: Checkpoint | None) -> None:
+        """Have the database's newest checkpoint published, if it is more than what is."""
+        if note is None:
+            return
+        try:
+            if self._signer.verifier.open(note).size > (newest.size if newest is not None else 0):
+                self._unpublished = note
+        except BadCheckpoint:
+            return  # nothing is sequenced on it either, and verification names it
 
     def _publish(self, *, force: bool) -> None:
         """Append the newest checkpoint to the published file, once a second under load and before resting."""
         note = self._unpublished
-        if note is None or self._published is None:
+        if note is None or self._published is None or not self._published_read:
             return
         if not force and time.monotonic() - self._published_at < PUBLISH_INTERVAL_S:
             return
-        self._published.parent.mkdir(parents=True, exist_ok=True)
-        with self._published.open("a", encoding="utf-8") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            file.write(("\n\n" if self._published_torn else "") + note + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            published.append(self._published, note, is_torn=self._published_torn)
+        except FileNotFoundError:
+            self._published_read = False  # it is looked at again, and named
+            return
         self._unpublished, self._published_at, self._published_torn = None, time.monotonic(), False
 
 

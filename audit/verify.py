@@ -12,13 +12,14 @@ import json
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from audit import clinical, finding, form2, forms, merkle, queries
+from audit import clinical, finding, form2, forms, merkle, published, queries
 from audit.checkpoint import Verifier
 from audit.finding import Kind
 from audit.forms import Row
@@ -27,6 +28,7 @@ from audit.registry import Registered, Registry
 from resources.json import Json
 from resources.times import instant_text, microseconds, utc_now
 from store.engine.database import Database
+from store.engine.faults import DRIVER_ERRORS, driver_error
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -46,65 +48,126 @@ def verify(
     now: datetime | None = None,
     spooled: tuple[int, int | None] = (0, None),
     registries: Sequence[Registered] = (),
+    published_to: Path | None = None,
+    trusted: str | None = None,
 ) -> Report:
-    """Verify the whole log, and what it proves. `spooled`: what waits in the spool (`Ledger.waiting_in_spool`).
+    """Verify the whole log, and what it proves, in constant memory.
 
-    `registries`: the rows whose changes are on record (`audit.registry`).
-
-    `elsewhere`: checkpoints kept outside the database; a log cut after them is found so.
+    `elsewhere`: checkpoints kept outside the database; a log cut after them is found so. `spooled`: what waits in the
+    spool (`Ledger.waiting_in_spool`). `registries`: the rows whose changes are on record (`audit.registry`).
+    `published_to`: the file that checkpoints are copied to; that it is missing or older than the log is found.
+    `trusted`: a checkpoint up to which it was verified before. That the log continues what it signed is shown by the
+    leaves; records, their index and checkpoints are verified behind it alone, and the clinical record and the
+    registry, which go by the whole log, are not compared. Raises ValueError where the key did not sign it.
     """
-    judge = Judge(Key(verifier.text()), elsewhere)
+    judge = Judge(Key(verifier.text()), elsewhere, trusted)
     with database.read() as connection:
-        pending = iter(queries.checkpoints(connection))
-        checkpoint = next(pending, None)
-        tree = queries.tree(connection)
-        record, registry = clinical.Clinical.of(connection), Registry()
-        index = _Index()
-        through = 0
-        for row in queries.stored(connection):
-            while checkpoint is not None and checkpoint[0] < row.seq:
-                judge.checkpoint(*checkpoint)
-                checkpoint = next(pending, None)
-            judged(judge, row)
-            record.expect(row)
-            registry.expect(row)
-            index.expect(row)
-            count = forms.count_of(row)
-            if count is not None and row.through != through + count:
-                judge.outside(row.seq, "altered", "the number of AuditEvents up to here is another")
-            through = row.through
-        while checkpoint is not None:
-            judge.checkpoint(*checkpoint)
-            checkpoint = next(pending, None)
-        end = judge.report.records + 1
+        proofs = _Proofs(clinical.Clinical.of(connection), Registry(), _Index(judge.trusted))
+        with _readable(judge, "the log"):
+            _log(connection, judge, proofs)
+        end = max(judge.report.records + judge.trusted, judge.position) + 1
         report = judge.finish()
-        if (tree.size, tree.root()) != (end - 1, report.root):
-            judge.outside(end, "root", f"the kept frontier of {tree.size} is not that of the log")
-        for digest, content in queries.sites(connection):
-            if not forms.is_site(digest, content):
-                judge.outside(end, "altered", f"what the server said of itself as {digest} is not what was logged")
-        for seq, text in index.compare(connection):
-            judge.outside(seq, "altered", text)
-        for reference in queries.events_outside(connection):
-            judge.outside(end, "outside", f"{reference} is not in the log")
-        record.compare(connection)
-        registry.compare(connection, registries)
-        for seq, kind, text in (*record.findings, *registry.findings):
-            judge.outside(seq or end, kind, text)
-        if record.undigested:
-            judge.report.notes.append(f"{record.undigested} versions have no digest in the log yet")
-        if registry.unproven:
-            judge.report.notes.append(f"{registry.unproven} clients and AE titles have no digest in the log yet")
-        if record.erased:
-            judge.report.notes.append(f"{record.erased} versions were erased on legal grounds, and are on record so")
+        with _readable(judge, "the log's tree and index"):
+            _derived(connection, judge, proofs.index, end)
+        if trusted is None:
+            with _readable(judge, "the clinical record"):
+                proofs.clinical.compare(connection)
+            with _readable(judge, "the registry"):
+                proofs.registry.compare(connection, registries)
+            _tell(judge, proofs, end)
+        else:
+            report.notes.append(
+                f"verified from record {judge.trusted + 1} on; clinical record and registry were not compared")
+        if published_to is not None:
+            fault = published.fault(connection, published_to, published.look(published_to, verifier))
+            if fault is not None:
+                judge.outside(end, "published", fault)
         _inbox(connection, judge, end, now or utc_now(), spooled)
     return report
+
+
+@dataclass(frozen=True, slots=True)
+class _Proofs:
+    """What is compared with the log: each takes every record."""
+
+    clinical: clinical.Clinical
+    registry: Registry
+    index: _Index
+
+
+@contextmanager
+def _readable(judge: Judge, what: str) -> Iterator[None]:
+    """What is so damaged that the database refuses to read it is a finding, and the rest is verified all the same."""
+    try:
+        yield
+    except DRIVER_ERRORS as error:
+        judge.outside(judge.position + 1, "altered", f"{what} cannot be read: {type(driver_error(error)).__name__}")
+
+
+def _log(connection: Connection, judge: Judge, proofs: _Proofs) -> None:
+    """Records and checkpoints, in order."""
+    for leaf in queries.leaves_to(connection, judge.trusted):
+        judge.passed(leaf)
+    pending = queries.checkpoints(connection, after=judge.trusted)
+    checkpoint = next(pending, None)
+    through = queries.through(connection, judge.trusted)
+    logged = queries.logged_at(connection, judge.trusted) or 0
+    for row in queries.stored(connection, judge.trusted):
+        while checkpoint is not None and checkpoint[0] < row.seq:
+            judge.checkpoint(*checkpoint[:2])
+            checkpoint = next(pending, None)
+        is_signed = checkpoint is not None and (checkpoint[0], row.form) == (row.seq, forms.FORM_2)
+        if is_signed and checkpoint is not None and checkpoint[2] != row.logged:
+            judge.outside(row.seq, "checkpoint", f"the checkpoint at {row.seq} was signed at another time")
+        judged(judge, row)
+        proofs.clinical.expect(row)
+        proofs.registry.expect(row)
+        proofs.index.expect(row)
+        count = forms.count_of(row)
+        if count is not None and row.through != through + count:
+            judge.outside(row.seq, "altered", "the number of AuditEvents up to here is another")
+        if row.form == forms.FORM_1 and not forms.is_dated(row, logged):
+            judge.outside(row.seq, "altered", "the instants beside the record are not its own")
+        through, logged = row.through, row.logged
+    while checkpoint is not None:
+        judge.checkpoint(*checkpoint[:2])
+        checkpoint = next(pending, None)
+
+
+def _derived(connection: Connection, judge: Judge, index: _Index, end: int) -> None:
+    """The kept frontier, what records name, and what they are found by."""
+    try:
+        tree = queries.tree(connection)
+    except ValueError:
+        tree = merkle.Frontier(-1, [])
+    if (tree.size, tree.root()) != (end - 1, judge.report.root):
+        judge.outside(end, "root", "the kept frontier is not that of the log")
+    for digest, content in queries.sites(connection):
+        if not forms.is_site(digest, content):
+            judge.outside(end, "altered", f"what the server said of itself as {digest} is not what was logged")
+    for seq, text in index.compare(connection):
+        judge.outside(seq, "altered", text)
+    for reference in queries.events_outside(connection):
+        judge.outside(end, "outside", f"{reference} is not in the log")
+
+
+def _tell(judge: Judge, proofs: _Proofs, end: int) -> None:
+    record, registry = proofs.clinical, proofs.registry
+    for seq, kind, text in (*record.findings, *registry.findings):
+        judge.outside(seq or end, kind, text)
+    for count, told in (
+        (record.undigested, "versions have no digest in the log yet"),
+        (registry.unproven, "clients and AE titles have no digest in the log yet"),
+        (record.erased, "versions were erased on legal grounds, and are on record so"),
+    ):
+        if count:
+            judge.report.notes.append(f"{count} {told}")
 
 
 def judged(judge: Judge, row: Row) -> None:
     """Give the judge a row of the log."""
     made = forms.leaf_of(row)
-    own = named_in(row.form, row.head) if row.head is not None and made != row.leaf else None
+    own = named_in(row.form, row.head) if row.form == forms.FORM_1 and row.head is not None else None
     judge.record(row.seq, row.event_id, row.leaf, made, is_gone=row.head is None, own=own)
 
 
@@ -114,7 +177,9 @@ class _Index:
     Two sums over all rows, keyed at random, so that nobody can make other rows that have the same sums.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, after: int = 0) -> None:
+        """`after`: only what is found of records behind this position is compared."""
+        self._after = after
         self._keys = secrets.randbits(61), secrets.randbits(61)
         self._expected = [0, 0, 0]
 
@@ -133,20 +198,21 @@ class _Index:
         """(position, what is wrong) of the first rows that are too many or missing; nothing where all is well."""
         there = [0, 0, 0]
         for row in queries.index_rows(connection):
-            self._add(there, row, 1)
+            if row[3] > self._after:
+                self._add(there, row, 1)
         if there == self._expected:
             return
         yield from islice(self._located(connection), LOCATED)
 
     def _located(self, connection: Connection) -> Iterator[tuple[int, str]]:
-        for row in queries.stored(connection):
+        for row in queries.stored(connection, self._after):
             for kind, value in sorted(finding.keys_of(row)):
                 if not queries.is_indexed(connection, (kind, value, row.recorded, row.seq)):
                     yield row.seq, f"AuditEvent/{row.event_id} is hidden from those who search it by {Kind(kind).name}"
         for kind, value, at, seq in queries.index_rows(connection):
             found = queries.rows(connection, [seq]).get(seq)
             says = found is not None and found.recorded == at and (kind, value) in finding.keys_of(found)
-            if not says:
+            if not says and seq > self._after:
                 yield seq, f"record {seq} is found by what it does not say (kind {kind})"
 
 
@@ -169,13 +235,13 @@ def proof(database: Database, event_id: str) -> Proof | None:
     """
     with database.read() as connection:
         row = queries.by_id(connection, event_id.partition(".")[0])
-        kept = queries.checkpoints(connection)
-        if row is None or row.head is None or not kept:
+        note = queries.last_checkpoint(connection)
+        size = queries.last_signed(connection)
+        if row is None or row.head is None or note is None or row.seq > size:
             return None
         event = next((one for one in forms.events_of(row) if one.id == event_id), None)
         if event is None:
             return None
-        size, note = kept[-1]
         path = merkle.inclusion_proof(queries.leaves(connection, size), row.seq - 1, size)
     return Proof(row.seq, row.leaf, _opening(row, event), tuple(path), note)
 
@@ -256,24 +322,25 @@ def _export_lines(database: Database, verifier: Verifier) -> Iterator[dict[str, 
            "exported": instant_text(utc_now())}
     with database.read() as connection:
         notes = queries.checkpoints(connection)
-        at = 0
+        checkpoint = next(notes, None)
         last = 0
         sites = {}
         for digest, content in queries.sites(connection):
             sites[digest] = forms.site_of(content)
             yield {"site": digest, "content": content}
         for row in queries.stored(connection):
-            while at < len(notes) and notes[at][0] < row.seq:
-                yield {"checkpoint": notes[at][1], "size": notes[at][0]}
-                at += 1
+            while checkpoint is not None and checkpoint[0] < row.seq:
+                yield {"checkpoint": checkpoint[1], "size": checkpoint[0]}
+                checkpoint = next(notes, None)
             yield {
                 "seq": row.seq, "id": row.event_id, "form": row.form, "leaf": row.leaf.hex(), "salt": row.salt.hex(),
                 "recorded": row.recorded, "logged": row.logged, "head": row.head, "particulars": row.particulars,
                 "parts": row.parts, "events": _events(row, sites),
             }
             last = row.seq
-        for size, note in notes[at:]:
-            yield {"checkpoint": note, "size": size}
+        while checkpoint is not None:
+            yield {"checkpoint": checkpoint[1], "size": checkpoint[0]}
+            checkpoint = next(notes, None)
     yield {"end": last}
 
 

@@ -26,6 +26,15 @@ def verify(**flags: Any) -> None:
 
 
 @audit.command()
+@options(*DATA)
+def publish(**flags: Any) -> None:
+    """Go on publishing checkpoints where the file is missing or older than the log, once you know why."""
+    from fhir_server.duties import upkeep
+
+    click.echo(f"published: {upkeep.audit_publish(settings_here(**flags))} records are signed")
+
+
+@audit.command()
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @options(*DATA)
 def export(file: Path, **flags: Any) -> None:

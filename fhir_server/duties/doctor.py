@@ -17,14 +17,14 @@ from pathlib import Path
 import click
 from sqlalchemy import func, select, text
 
+from audit import published, spool
 from audit import queries as audit_queries
-from audit import spool
 from auth.tables import oauth_client
 from dicomweb import writes
 from fhir_server.duties import acts, deployment, permissions
 from fhir_server.server import checks, faults, figures, keys
 from fhir_server.server.checks import Finding, Status
-from fhir_server.server.keys import SPOOL
+from fhir_server.server.keys import CHECKPOINTS, SPOOL
 from fhir_server.server.settings import Settings
 from fhir_server.server.timed import Timed
 from resources.times import microseconds, utc_now
@@ -73,7 +73,10 @@ def examine(settings: Settings) -> Iterator[Line]:
         if not first.ok:
             return
         yield _line("schema", lambda: _strict(checks.schema(database)))
-        yield _line("keys", lambda: _keys(settings, database))
+        held = _line("keys", lambda: _keys(settings, database))
+        yield held
+        if held.ok:  # without them no checkpoint can be told from a forged one
+            yield _line("checkpoints", lambda: _checkpoints(settings, database))
         yield _line("clock", lambda: _clock(database))
         yield _line("objects", lambda: _objects(settings.objects_folder))
         if database.is_sqlite:
@@ -130,6 +133,17 @@ def _database(settings: Settings, database: Database) -> str:
 def _keys(settings: Settings, database: Database) -> str:
     """They are there, and those that the database was served with. They are looked at, never made."""
     keys.check(settings, database)
+    return ""
+
+
+def _checkpoints(settings: Settings, database: Database) -> str:
+    """The published file is there, and as new as the log."""
+    path = settings.data / CHECKPOINTS
+    verifier = keys.RingSigner(keys.ring(settings, database), settings).verifier
+    with database.read() as connection:
+        fault = published.fault(connection, path, published.look(path, verifier))
+    if fault is not None:
+        raise _Wrong(fault)
     return ""
 
 

@@ -35,6 +35,16 @@ def verified(services: Services) -> Report:
     return services.verify_audit()
 
 
+def audit_publish(settings: Settings) -> int:
+    """Say that the published file may be missing, or older than the log: the newest checkpoint goes into it.
+
+    How many records it signs. What it said before is not needed any more, or was kept elsewhere.
+    """
+    with deployment.opened(settings) as services, acts.recorded(services, "audit-publish") as act:
+        act.conclude()
+        return services.publish_checkpoint()
+
+
 def audit_export(settings: Settings, file: Path) -> int:
     """Export the log for the offline verifier (audit/offline.py), with all that was recorded until now; how many."""
     with deployment.opened(settings) as services, acts.recorded(services, "audit-export") as act:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
-from audit import verify
+from audit import published, queries, verify
 from audit.baseline import Baseline
 from audit.checkpoint import Verifier
-from audit.offline import Report, split_notes
+from audit.offline import Report, notes_of
 from audit.service import Ledger
 from auth.admission import Admission, AdmissionLimits
 from auth.queries import client_rows
@@ -204,15 +204,26 @@ class Services:
     def verify_audit(self) -> Report:
         """Verify the whole audit log, against the checkpoints published beside the database too."""
         published = self.settings.data / CHECKPOINTS
-        elsewhere = split_notes(published.read_text(encoding="utf-8")) if published.exists() else []
         return verify.verify(
             self.database,
             self._verifier,
             platform=self.settings.platform,
-            elsewhere=elsewhere,
+            elsewhere=notes_of(published) if published.is_file() else (),
+            published_to=published,
             spooled=self.ledger.waiting_in_spool(),
             registries=REGISTRIES,
         )
+
+    def publish_checkpoint(self) -> int:
+        """Publish the newest checkpoint, into a file that is made if there is none; how many records it signs."""
+        self.ledger.catch_up()
+        path = self.settings.data / CHECKPOINTS
+        with self.database.read() as connection:
+            note, size = queries.last_checkpoint(connection), queries.last_signed(connection)
+        published.begin(path)
+        if note is not None:
+            published.append(path, note, is_torn=True)
+        return size
 
     def export_audit(self, file: Path) -> int:
         """Export the log for the offline verifier; the number of records."""

@@ -39,7 +39,7 @@ def test_records_become_audit_events_in_a_gapless_log_that_verifies(ledger: Ledg
         assert queries.waiting(connection) == (0, None)
         assert [row.seq for row in queries.stored(connection)] == list(range(1, SIZE + 1))
         leaves = queries.leaves(connection, SIZE)
-        size, note = queries.checkpoints(connection)[-1]
+        size, note, _ = [*queries.checkpoints(connection)][-1]
     shown = events(ledger, database)
     assert [event["entity"][0]["what"]["reference"] for event in shown] == [
         f"Patient/p-{n}/_history/1" for n in range(1, SIZE + 1)]
@@ -97,7 +97,7 @@ def test_checkpoints_in_between_are_let_go(make_ledger: Callable[..., Ledger], d
     assert report.findings == []
     assert report.checkpoints == 2
     with database.read() as connection:
-        assert [size for size, _note in queries.checkpoints(connection)] == [5, SIZE]
+        assert [size for size, _note, _ in queries.checkpoints(connection)] == [5, SIZE]
 
 
 # --- never sign an inconsistent checkpoint
