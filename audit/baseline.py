@@ -96,7 +96,7 @@ class Baseline:
                 if one.pk > found[-1].pk:
                     break
                 if one.reference in written.digested:
-                    log.error("a version has lost the salt of its digest: it is left as it is", version=one.reference)
+                    log.error("a version has lost the salt of its digest: it is left as it is")
                     continue
                 salt = digests.new_salt()
                 digest = one.digest_under(salt)

@@ -14,9 +14,11 @@ https://c2sp.org/tlog-checkpoint, https://c2sp.org/signed-note
 from __future__ import annotations
 
 import binascii
+import hmac
 import os
 import secrets
 from base64 import b64decode, b64encode
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -119,6 +121,10 @@ class Signing(Protocol):
         """The signed note."""
         ...
 
+    def derived(self, purpose: bytes) -> Sequence[bytes]:
+        """Secrets for another purpose: of the key that is in use, then of those before it."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Signer:
@@ -139,6 +145,10 @@ class Signer:
         text = checkpoint.text()
         signature = self.verifier.key_id + self.key.sign(text.encode())
         return f"{text}\n— {self.name} {b64encode(signature).decode()}\n"
+
+    def derived(self, purpose: bytes) -> Sequence[bytes]:
+        """As `Signing` says: 32 bytes."""
+        return (hmac.digest(self.key.private_bytes_raw(), purpose, "sha256"),)
 
     @staticmethod
     def generate(name: str) -> Signer:

@@ -83,7 +83,10 @@ class Pressure:
             self._look_due_s = now_s + LOOK_S
             found = self._waiting()
             if (found > self._bound) != (self._found > self._bound):
-                log.warning("the audit log is over its bound" if found > self._bound else "the audit log is within it")
+                if found > self._bound:
+                    log.warning("more waits for the audit log than may: reads are refused", count=found)
+                else:
+                    log.warning("the audit log has caught up: reads are answered again", count=found)
             self._found = found
         except Exception:  # the record itself will say whether it can be written
             log.exception("what waits for the audit log could not be counted")

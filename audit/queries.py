@@ -38,7 +38,6 @@ from audit.tables import (
     audit_index,
     audit_log,
     audit_site,
-    audit_spool,
     audit_tree,
 )
 from resources.hashing import hash64
@@ -91,20 +90,6 @@ _WAITING = select(func.count(), func.min(audit_inbox.c.recorded)).select_from(au
 
 
 _INBOX = queue.Queue(audit_inbox, "pk")
-_CONSUMED = Prepared(select(audit_spool.c.file, audit_spool.c.consumed))
-_ADVANCE = Prepared(
-    update(audit_spool)
-    .where(audit_spool.c.file == bindparam("file"), audit_spool.c.consumed == bindparam("before"))
-    .values(consumed=bindparam("after"))
-)
-_BEGIN_FILE = Prepared(
-    insert(audit_spool).from_select(
-        ["file", "consumed"],
-        select(bindparam("file", type_=Text), bindparam("after", type_=BigInteger)).where(
-            ~select(audit_spool.c.file).where(audit_spool.c.file == bindparam("file", type_=Text)).exists()
-        ),
-    )
-)
 
 
 class InboxRow(NamedTuple):
@@ -139,22 +124,6 @@ def pending(connection: Connection, floor: Floor, size: int) -> list[Pending]:
 def take(connection: Connection, floor: Floor, batch: Sequence[Pending]) -> bool:
     """Remove `batch` from the inbox; False where another sequencer was faster."""
     return _INBOX.remove(connection, floor, [row.pk for row in batch])
-
-
-def consumed(connection: Connection) -> dict[str, int]:
-    """How far each file of the spool is in the log, in bytes."""
-    return {str(name): int(offset) for name, offset in _CONSUMED.all(connection, {})}
-
-
-def advance(connection: Connection, name: str, before: int, after: int) -> bool:
-    """Remember that a file of the spool is in the log up to `after`; False where another sequencer was faster."""
-    row = {"file": name, "before": before, "after": after}
-    return (_BEGIN_FILE if before == 0 else _ADVANCE).run(connection, row) == 1
-
-
-def forget(connection: Connection, names: Sequence[str]) -> None:
-    """Files that are removed."""
-    connection.execute(delete(audit_spool).where(audit_spool.c.file.in_(names)))
 
 
 def last_pending(connection: Connection) -> int:

@@ -15,7 +15,7 @@ import gc
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,9 +25,11 @@ from typing import TYPE_CHECKING
 import orjson
 import structlog
 
-from audit import entry, finding, form2, forms, merkle, published, queries, spool
+from audit import entry, finding, form2, forms, merkle, published, queries
 from audit.checkpoint import BadCheckpoint, Checkpoint, Signing
 from audit.forms import Part, Row
+from audit.intake import Intake
+from audit.spool import Taken
 from resources.times import microseconds, utc_now
 from store.access import Loop
 from store.engine import process
@@ -76,9 +78,9 @@ class Sequencer:
         clock: Callable[[], datetime] = utc_now,
         batch: int | None = None,
         checkpoint_interval_s: float = CHECKPOINT_INTERVAL_S,
-        spooled: Path | None = None,
+        intake: Intake | None = None,
     ) -> None:
-        """`observer`, `base_url`, `platform`: as of the Ledger. `spooled`: folder of the spool, if there is one.
+        """`observer`, `base_url`, `platform`: as of the Ledger. `intake`: the spool, if there is one.
 
         `published`: an append-only file that checkpoints are copied to; keep it on another volume.
         """
@@ -88,7 +90,7 @@ class Sequencer:
         self._observer = observer
         self._base_url = base_url
         self._published = published
-        self._spooled = spooled
+        self._intake = intake
         self._tidied_at = 0.0
         self._now = clock
         self._batch = batch or BATCH[database.dialect]
@@ -135,7 +137,7 @@ class Sequencer:
                 prepared = self._prepared(connection, batch)
         if not batch.records:
             self._drop_doubles(batch)
-            self._tidy(batch.consumed)
+            self._tidy()
             self._lag_s = 0.0
             self._follow()
             self._publish(force=True)
@@ -151,6 +153,7 @@ class Sequencer:
             raise
         self._unpublished = note
         self._publish(force=False)
+        self._tidy()
         return batch.is_full
 
     def loop(self) -> Loop:
@@ -182,9 +185,10 @@ class Sequencer:
 
     def _next(self, connection: Connection) -> _Batch:
         """What is to be sequenced next: out of the inbox, then out of the spool; what the log has is left out."""
-        consumed = queries.consumed(connection) if self._spooled is not None else {}
         inbox = queries.pending(connection, self._floor, self._batch)
-        spooled = self._from_spool(consumed, self._batch - len(inbox))
+        left = self._batch - len(inbox)
+        taken = self._intake.next(connection, left) if self._intake is not None and left > 0 else []
+        spooled = [row for one in taken for row in one.rows]
         # A file of the spool that was brought back from a backup, or beside an older database, is replayed.
         known = queries.known(connection, [row.event_id for row in spooled])
         records = [_Waiting(row.event_id, row.recorded, row.entry) for row in inbox]
@@ -193,7 +197,7 @@ class Sequencer:
                 known.add(row.event_id)
                 records.append(_Waiting(row.event_id, row.recorded, row.entry))
         is_full = len(inbox) + len(spooled) >= self._batch
-        return _Batch(inbox, spooled, consumed, records, is_full)
+        return _Batch(inbox, taken, records, is_full)
 
     def _prepared(self, connection: Connection, batch: _Batch) -> _Prepared:
         """All that can be computed before the transaction, so that nobody waits for it."""
@@ -251,32 +255,22 @@ class Sequencer:
         self._owners = {**(kept if len(kept) < _OWNERS_KEPT else {}), **fresh} if fresh else kept
         return found | fresh
 
-    def _from_spool(self, consumed: Mapping[str, int], size: int) -> list[spool.SpoolRow]:
-        if self._spooled is None or size <= 0:
-            return []
-        return spool.read(self._spooled, consumed, size)
-
     def _drop_doubles(self, batch: _Batch) -> None:
-        """A spool that only repeats what is in the log is past."""
+        """A spool that only repeats what is in the log, or in which nothing verifies, is past."""
         if batch.spooled:
             with suppress(_Lost), self._database.write() as connection:
                 self._advance(connection, batch)
 
     def _advance(self, connection: Connection, batch: _Batch) -> None:
-        for name, end in {row.file: row.end for row in batch.spooled}.items():
-            if not queries.advance(connection, name, batch.consumed.get(name, 0), end):
-                raise _Lost
+        if self._intake is not None and not self._intake.advance(connection, batch.spooled):
+            raise _Lost
 
-    def _tidy(self, consumed: Mapping[str, int]) -> None:
-        """Now and then, remove the files of the spool that are finished."""
-        if self._spooled is None or time.monotonic() - self._tidied_at < TIDY_INTERVAL_S:
+    def _tidy(self) -> None:
+        """Now and then, look after the files of the spool that are finished."""
+        if self._intake is None or time.monotonic() - self._tidied_at < TIDY_INTERVAL_S:
             return
         self._tidied_at = time.monotonic()
-        gone = [*spool.remove_finished(self._spooled, consumed), *(consumed.keys() - set(spool.files(self._spooled)))]
-        known = [name for name in gone if name in consumed]
-        if known:
-            with self._database.write() as connection:
-                queries.forget(connection, known)
+        self._intake.tidy()
 
     def _sequence(self, batch: _Batch, prepared: _Prepared) -> str:
         frontier = prepared.frontier
@@ -397,8 +391,7 @@ class _Batch:
     """What is sequenced in one turn."""
 
     inbox: list[queries.Pending]
-    spooled: list[spool.SpoolRow]
-    consumed: Mapping[str, int]
+    spooled: list[Taken]
     records: list[_Waiting]
     is_full: bool
     """There may be more."""

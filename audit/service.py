@@ -14,13 +14,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from audit import entry, queries, spool
+from audit import entry, queries, spool, spool_rows
 from audit.checkpoint import Signing
 from audit.committer import Drain, GroupCommitter
+from audit.intake import Intake, KeyOf
 from audit.pressure import BACKLOG, Pressure
 from audit.reading import Reading
 from audit.sequencer import CHECKPOINT_INTERVAL_S, Sequencer
-from audit.spool import SpoolWriter
+from audit.spool import Gap, SpoolWriter
 from resources.times import microseconds, utc_now
 from store.access import COUNTED, Access, Caller, Loop, Shelf, Waiting
 from store.engine.database import Database
@@ -64,9 +65,12 @@ class Ledger:
         self._timeout_s = timeout_s
         self._pressure = Pressure(self._backlog, bound=backlog)
         self._spooled = spooled if database.is_sqlite else None
+        self._intake: Intake | None = None
         if self._spooled is not None:
             self._spooled.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._writer = SpoolWriter(self._spooled)
+            key = KeyOf(signer)
+            self._intake = Intake(database, self._spooled, key, platform=platform, clock=clock)
+            self._writer = SpoolWriter(self._spooled, key, self._intake)
             self._committer = GroupCommitter(self._append_to_spool)
         else:
             self._committer = GroupCommitter(self._commit)
@@ -76,7 +80,7 @@ class Ledger:
         """The log as AuditEvents."""
         self.sequencer = Sequencer(
             database, signer, observer=observer, base_url=base_url, platform=platform,
-            published=published, clock=clock, checkpoint_interval_s=checkpoint_interval_s, spooled=self._spooled,
+            published=published, clock=clock, checkpoint_interval_s=checkpoint_interval_s, intake=self._intake,
         )
 
     def append(self, connection: Connection, caller: Caller, accesses: Sequence[Access], at: datetime) -> None:
@@ -120,9 +124,9 @@ class Ledger:
         """
         with self._database.read() as connection:
             last = queries.last_pending(connection)
-        sizes = spool.sizes(self._spooled) if self._spooled is not None else {}
+        files = spool.files(self._spooled) if self._spooled is not None else []
         deadline = time.monotonic() + timeout_s
-        while not self._is_past(last, sizes):
+        while not self._is_past(last, files):
             more = self.sequencer.step()
             if time.monotonic() > deadline:
                 return False
@@ -131,16 +135,12 @@ class Ledger:
                 time.sleep(0.005)
         return True
 
-    def _is_past(self, last: int, sizes: Mapping[str, int]) -> bool:
-        """Whether everything up to these marks of inbox and spool is in the log."""
+    def _is_past(self, last: int, files: Sequence[str]) -> bool:
+        """Whether everything up to this key of the inbox, and all of these files of the spool, is in the log."""
         with self._database.read() as connection:
             if last and queries.any_pending_to(connection, last):
                 return False
-            consumed = queries.consumed(connection) if sizes else {}
-        folder = self._spooled
-        return folder is None or all(
-            spool.is_past(folder, name, consumed.get(name, 0), size) for name, size in sizes.items()
-        )
+            return self._intake is None or self._intake.is_past(connection, files)
 
     def waiting(self) -> int:
         """How many records wait to be sequenced, in inbox and spool."""
@@ -150,27 +150,36 @@ class Ledger:
 
     def waiting_in_spool(self) -> tuple[int, int | None]:
         """How many records of the spool wait, and the oldest one's time in µs."""
-        if self._spooled is None:
+        if self._intake is None:
             return 0, None
         with self._database.read() as connection:
-            consumed = queries.consumed(connection)
-        return spool.waiting(self._spooled, consumed)
+            return self._intake.waiting(connection)
+
+    def spool_findings(self) -> list[Gap]:
+        """What does not verify in the spool, found until now or here."""
+        if self._intake is None:
+            return []
+        with self._database.read() as connection:
+            return self._intake.findings(connection)
+
+    def acknowledge_spool(self, connection: Connection) -> int:
+        """An operator knows of all that did not verify until now; how much it was."""
+        return spool_rows.acknowledge(connection, microseconds(self._now()))
 
     def _backlog(self) -> int:
         """About how many records wait, at the price of a few short statements and reads."""
         with self._database.read() as connection:
             count = queries.span(connection)
-            consumed = queries.consumed(connection) if self._spooled is not None else {}
-        if self._spooled is not None:
-            count += spool.bytes_waiting(self._spooled, consumed) // RECORD_BYTES
+            if self._intake is not None:
+                count += self._intake.bytes_waiting(connection) // RECORD_BYTES
         return count
 
     def queues(self, connection: Connection) -> Mapping[str, Waiting]:
-        """What waits to be sequenced: in the inbox, and in this node's spool."""
+        """What waits to be sequenced, in the inbox and in this node's spool; how much of the spool did not verify."""
         found = {"audit-inbox": queries.backlog(connection)}
-        if self._spooled is not None:
-            count, oldest = spool.backlog(self._spooled, queries.consumed(connection), COUNTED)
-            found["audit-spool"] = Waiting(count, oldest)
+        if self._intake is not None:
+            found["audit-spool"] = Waiting(*self._intake.backlog(connection, COUNTED))
+            found["audit-spool-damaged"] = Waiting(spool_rows.count_unseen(connection), None)
         return found
 
     def check_writable(self) -> None:

@@ -33,7 +33,30 @@ audit_spool = Table(
     "audit_spool",
     metadata,
     Column("file", Text, primary_key=True, comment="name of a file of the spool"),
+    Column("format", SmallInteger, nullable=False, comment="2: chained; 1: of a version before that"),
+    Column("header", LargeBinary, nullable=False, comment="what the file begins with; format 1: empty"),
+    Column("created", BigInteger, nullable=False, comment="µs since 1970-01-01T00:00Z; 0: not known"),
+    Column("owner", Text, nullable=False, comment="process and host that write it"),
     Column("consumed", BigInteger, nullable=False, comment="bytes of it that are in the log"),
+    Column("count", BigInteger, nullable=False, comment="records in these"),
+    Column("chain", LargeBinary, nullable=False, comment="MAC of the frame that ends there"),
+    Column("head_offset", BigInteger, nullable=False, comment="bytes that its writer has said are written"),
+    Column("head_count", BigInteger, nullable=False, comment="records in these"),
+    Column("head_mac", LargeBinary, nullable=False, comment="MAC of the frame that ends there"),
+    Column("done", SmallInteger, nullable=False, comment="1: only to be removed"),
+)
+
+audit_spool_gap = Table(
+    "audit_spool_gap",
+    metadata,
+    Column("pk", Key, primary_key=True),
+    Column("file", Text, nullable=False, comment="name of the file; it lies in the folder aside, if anywhere"),
+    Column("begin", BigInteger, nullable=False, comment="offset from which it does not verify"),
+    Column("end", BigInteger, nullable=False, comment="offset up to which it does not"),
+    Column("records", BigInteger, nullable=True, comment="how many records stood there; null: nobody knows"),
+    Column("kind", Text, nullable=False, comment="altered, truncated, removed, foreign"),
+    Column("found", BigInteger, nullable=False, comment="µs since 1970-01-01T00:00Z"),
+    Column("seen", BigInteger, nullable=True, comment="when an operator said that it is known; null: not yet"),
 )
 
 audit_log = Table(

@@ -25,6 +25,7 @@ from audit.finding import Kind
 from audit.forms import Row
 from audit.offline import FORMAT, Judge, Key, Report, named_in
 from audit.registry import Registered, Registry
+from audit.spool import Gap
 from resources.json import Json
 from resources.times import instant_text, microseconds, utc_now
 from store.engine.database import Database
@@ -50,6 +51,7 @@ def verify(
     registries: Sequence[Registered] = (),
     published_to: Path | None = None,
     trusted: str | None = None,
+    damaged: Iterable[Gap] = (),
 ) -> Report:
     """Verify the whole log, and what it proves, in constant memory.
 
@@ -59,6 +61,7 @@ def verify(
     `trusted`: a checkpoint up to which it was verified before. That the log continues what it signed is shown by the
     leaves; records, their index and checkpoints are verified behind it alone, and the clinical record and the
     registry, which go by the whole log, are not compared. Raises ValueError where the key did not sign it.
+    `damaged`: what does not verify in the spool (`Ledger.spool_findings`).
     """
     judge = Judge(Key(verifier.text()), elsewhere, trusted)
     with database.read() as connection:
@@ -82,7 +85,7 @@ def verify(
             fault = published.fault(connection, published_to, published.look(published_to, verifier))
             if fault is not None:
                 judge.outside(end, "published", fault)
-        _inbox(connection, judge, end, now or utc_now(), spooled)
+        _waiting(connection, judge, end, now or utc_now(), spooled, damaged)
     return report
 
 
@@ -302,9 +305,12 @@ def export(database: Database, file: Path, verifier: Verifier) -> int:
     return count
 
 
-def _inbox(
-    connection: Connection, judge: Judge, end: int, now: datetime, spooled: tuple[int, int | None]
+def _waiting(
+    connection: Connection, judge: Judge, end: int, now: datetime, spooled: tuple[int, int | None],
+    damaged: Iterable[Gap],
 ) -> None:
+    for gap in damaged:
+        judge.outside(end, "spool", gap.text())
     count, oldest = queries.waiting(connection)
     count += spooled[0]
     oldest = min((one for one in (oldest, spooled[1]) if one is not None), default=None)

@@ -182,7 +182,7 @@ class _Ledger:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._written: dict[str, str] = {}
-        self._read: dict[str, int] = {}
+        self._read: dict[str, spool.SpoolFile] = {}
         self._rows = services.ledger._rows
         services.ledger._rows = self._noted  # type: ignore[method-assign]
 
@@ -207,9 +207,11 @@ class _Ledger:
                     found |= set(connection.scalars(select(table.c.event_id).where(table.c.event_id.in_(some))))
         folder = self._services.ledger._spooled
         if folder is not None:
-            for row in spool.read(folder, self._read, 10**9):
-                self._read[row.file] = row.end
-                found.add(row.event_id)
+            for taken in spool.take(folder, self._services.ledger._writer._key(), self._read, 10**9):
+                place = taken.place
+                self._read[taken.file] = spool.SpoolFile(
+                    taken.file, spool.CHAINED, taken.header, place.offset, place.records, place.mac, None, False)
+                found.update(row.event_id for row in taken.rows)
         return found
 
 

@@ -42,3 +42,12 @@ def export(file: Path, **flags: Any) -> None:
     from fhir_server.duties import upkeep
 
     click.echo(f"{upkeep.audit_export(settings_here(**flags), file)} records")
+
+
+@audit.command("spool-known")
+@options(*DATA)
+def spool_known(**flags: Any) -> None:
+    """Say that what did not verify in the spool is known; doctor and the metric tell no more of it."""
+    from fhir_server.duties import upkeep
+
+    click.echo(f"{upkeep.audit_spool_known(settings_here(**flags))} findings are known now")

@@ -11,13 +11,16 @@ import shutil
 import sqlite3
 import subprocess
 import tempfile
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from sqlalchemy import make_url
 from sqlalchemy.engine import URL
 
 from audit.offline import Report
+from audit.spool import ASIDE
 from fhir_server.duties import acts, deployment, upkeep
 from fhir_server.server.faults import CannotRun
 from fhir_server.server.keys import CHECKPOINTS, SPOOL
@@ -105,8 +108,17 @@ def _copy(services: Services, destination: Path) -> None:
     published = settings.data / CHECKPOINTS
     if published.is_file():  # before the database: a log may be longer than its checkpoints, never shorter
         shutil.copy2(published, destination / CHECKPOINTS)
-    _copy_spool(settings.data / SPOOL, destination / SPOOL)
     url = make_url(settings.database_url)
+    with _spool(settings.data / SPOOL, destination / SPOOL):
+        _copy_database(url, destination)
+    for folder, name in ((settings.objects_folder, "objects"), (settings.data / "keys", "keys")):
+        if folder.is_dir():
+            shutil.copytree(folder, destination / name, dirs_exist_ok=True)
+    if needs := _needs(settings):
+        (destination / NEEDS).write_text(needs + "\n", encoding="utf-8")
+
+
+def _copy_database(url: URL, destination: Path) -> None:
     if url.get_backend_name() == "sqlite":
         with (
             closing(sqlite3.connect(f"file:{url.database}?mode=ro", uri=True)) as source,
@@ -117,11 +129,6 @@ def _copy(services: Services, destination: Path) -> None:
         _postgres(
             "pg_dump", url, "--format=custom", f"--file={destination / 'vigie.pgdump'}", _without_password(url)
         )
-    for folder, name in ((settings.objects_folder, "objects"), (settings.data / "keys", "keys")):
-        if folder.is_dir():
-            shutil.copytree(folder, destination / name, dirs_exist_ok=True)
-    if needs := _needs(settings):
-        (destination / NEEDS).write_text(needs + "\n", encoding="utf-8")
 
 
 def _needs(settings: Settings) -> str:
@@ -130,14 +137,34 @@ def _needs(settings: Settings) -> str:
     return f"the deployment secret that was mounted as {Path(settings.secret_file).name} (VIGIE_SECRET_FILE)"
 
 
-def _copy_spool(source: Path, destination: Path) -> None:
-    """Before the database: what is sequenced meanwhile, and its file removed, stands in the copy of the database."""
+@contextmanager
+def _spool(source: Path, destination: Path) -> Iterator[None]:
+    """Copy the files of the spool as they are behind the database that is copied inside.
+
+    So none is shorter than that copy says. What is sequenced meanwhile, and its file removed, is held open until then.
+    """
     if not source.is_dir():
+        yield
         return
     destination.mkdir(mode=0o700)
-    for file in source.glob("*.spool"):
-        with suppress(FileNotFoundError):
-            shutil.copy2(file, destination / file.name)
+    with ExitStack() as stack:
+        held: dict[str, BinaryIO] = {}
+
+        def hold() -> None:
+            for path in source.glob("*.spool"):
+                if path.name not in held:
+                    with suppress(FileNotFoundError):
+                        held[path.name] = stack.enter_context(path.open("rb"))
+
+        hold()
+        yield
+        hold()
+        for name, file in held.items():
+            with (destination / name).open("wb") as copy:
+                (destination / name).chmod(0o600)
+                shutil.copyfileobj(file, copy)
+    if (source / ASIDE).is_dir():
+        shutil.copytree(source / ASIDE, destination / ASIDE)
 
 
 def _without_password(url: URL) -> str:

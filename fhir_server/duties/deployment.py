@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sqlalchemy import make_url
 
+from audit import intake
 from fhir_server.duties import acts, permissions
 from fhir_server.server import keys
 from fhir_server.server.faults import CannotRun
@@ -52,6 +53,7 @@ def upgrade(settings: Settings) -> None:
     database = open_engine(settings.database_url)
     try:
         keys.provide(settings, database)
+        intake.adopt(database, settings.data / keys.SPOOL)
     finally:
         database.dispose()
 

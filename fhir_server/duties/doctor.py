@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import TimeoutError as NoAnswer
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC
 from pathlib import Path
@@ -17,8 +18,10 @@ from pathlib import Path
 import click
 from sqlalchemy import func, select, text
 
-from audit import published, spool
+from audit import intake, published, spool, spool_rows
 from audit import queries as audit_queries
+from audit.frames import Key
+from audit.spool import ASIDE
 from auth.tables import oauth_client
 from dicomweb import writes
 from fhir_server.duties import acts, deployment, permissions
@@ -30,6 +33,7 @@ from fhir_server.server.timed import Timed
 from resources.times import microseconds, utc_now
 from store.access import COUNTED, Waiting
 from store.engine.database import Database, open_engine
+from store.engine.keyring import KeyFault
 from store.objects import ObjectStore
 from store.versions.tables import tx
 from subscriptions import leases
@@ -80,7 +84,7 @@ def examine(settings: Settings) -> Iterator[Line]:
         yield _line("clock", lambda: _clock(database))
         yield _line("objects", lambda: _objects(settings.objects_folder))
         if database.is_sqlite:
-            yield _line("spool", lambda: _spool(settings.data / SPOOL, database))
+            yield _line("spool", lambda: _spool(settings, database))
         yield from _queues(settings, database)
         yield _line("clients", lambda: _clients(database))
         yield _line("worker", lambda: _worker(settings.data))
@@ -176,28 +180,38 @@ def _objects(folder: Path) -> str:
     return _strict(checks.object_put(ObjectStore(folder)))
 
 
-def _spool(folder: Path, database: Database) -> str:
-    """The files are ours, nobody else's to read, and not shorter than what is in the log; a record could be written."""
+def _spool(settings: Settings, database: Database) -> str:
+    """The files are ours, nobody else's to read, and verify as far as the database knows; a record could be written."""
+    folder = settings.data / SPOOL
     if not folder.is_dir():
         raise _Wrong("the folder of the spool does not exist")
+    key = _spool_key(settings, database)
     with database.read() as connection:
-        consumed = audit_queries.consumed(connection)
-    sizes = spool.sizes(folder)
-    short = [name for name, offset in consumed.items() if name in sizes and sizes[name] < offset]
-    strange = [path.name for path in folder.iterdir() if path.suffix not in (".spool", ".probe")]
-    loose = [name for name in sizes if (folder / name).stat().st_mode & 0o077]
+        gaps = intake.findings(folder, key, connection) if key is not None else []
+        unseen = {gap.file for gap in gaps} - {gap.file for gap in spool_rows.gaps(connection)}
+        unseen |= {gap.file for gap in spool_rows.gaps(connection, seen=False)}
+    names = spool.files(folder)
+    strange = [path.name for path in folder.iterdir() if path.suffix not in (".spool", ".probe") and path.name != ASIDE]
+    loose = [name for name in names if (folder / name).stat().st_mode & 0o077]
     wrong = [
-        f"{len(names)} files {what}"
-        for names, what in (
-            (short, "are shorter than what the log has of them"), (strange, "are not the spool's"),
+        f"{len(found)} files {what}"
+        for found, what in (
+            (unseen, "do not verify: ./vigie audit verify names them"), (strange, "are not the spool's"),
             (loose, "are readable by others"),
         )
-        if names
+        if found
     ]  # fmt: skip
     if wrong:
         raise _Wrong("; ".join(wrong))
     spool.check_writable(folder)
-    return f"{len(sizes)} files"
+    return f"{len(names)} files"
+
+
+def _spool_key(settings: Settings, database: Database) -> Key | None:
+    """None: no key opens. That stands in a line of its own."""
+    with suppress(KeyFault):
+        return intake.KeyOf(keys.RingSigner(keys.ring(settings, database), settings))()
+    return None
 
 
 def _queues(settings: Settings, database: Database) -> Iterator[Line]:
@@ -207,9 +221,10 @@ def _queues(settings: Settings, database: Database) -> Iterator[Line]:
         now = utc_now()
         with database.read() as connection:
             found = {"audit-inbox": audit_queries.backlog(connection)}
-            if database.is_sqlite and (settings.data / SPOOL).is_dir():
-                consumed = audit_queries.consumed(connection)
-                found["audit-spool"] = Waiting(*spool.backlog(settings.data / SPOOL, consumed, COUNTED))
+            key = _spool_key(settings, database) if database.is_sqlite else None
+            if key is not None and (settings.data / SPOOL).is_dir():
+                states = spool_rows.states(connection)
+                found["audit-spool"] = Waiting(*spool.backlog(settings.data / SPOOL, key, states, COUNTED))
             return {**found, **leases.queues(connection, now), "studies-unpublished": writes.backlog(connection)}
 
     try:

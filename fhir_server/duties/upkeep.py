@@ -45,6 +45,15 @@ def audit_publish(settings: Settings) -> int:
         return services.publish_checkpoint()
 
 
+def audit_spool_known(settings: Settings) -> int:
+    """An operator has looked into what did not verify in the spool; how many findings that is."""
+    with deployment.opened(settings) as services, acts.recorded(services, "audit-spool-known") as act:
+        services.ledger.catch_up()
+        act.conclude()
+        with services.database.write() as connection:
+            return services.ledger.acknowledge_spool(connection)
+
+
 def audit_export(settings: Settings, file: Path) -> int:
     """Export the log for the offline verifier (audit/offline.py), with all that was recorded until now; how many."""
     with deployment.opened(settings) as services, acts.recorded(services, "audit-export") as act:

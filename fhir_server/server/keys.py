@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -83,6 +83,11 @@ class RingSigner:
     def sign(self, checkpoint: Checkpoint) -> str:
         """The signed note. Raises KeyFault."""
         return self._signer.sign(checkpoint)
+
+    def derived(self, purpose: bytes) -> Sequence[bytes]:
+        """As `Signing` says. Raises KeyFault."""
+        found = self._keys.of(SIGNING)
+        return [secret for key in found for secret in _signer(key.secret, self._origin).derived(purpose)]
 
     @property
     def _signer(self) -> Signer:

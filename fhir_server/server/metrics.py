@@ -120,7 +120,7 @@ class Collector:
             return self._services.queues(connection)
 
 
-_AGELESS = frozenset({"subscriptions-in-error"})
+_AGELESS = frozenset({"subscriptions-in-error", "audit-spool-damaged"})
 
 
 def _family(families: dict[str, Any], name: str) -> Any:

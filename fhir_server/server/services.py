@@ -212,6 +212,7 @@ class Services:
             published_to=published,
             spooled=self.ledger.waiting_in_spool(),
             registries=REGISTRIES,
+            damaged=self.ledger.spool_findings(),
         )
 
     def publish_checkpoint(self) -> int:

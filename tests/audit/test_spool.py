@@ -18,8 +18,9 @@ from typing import Any
 
 import pytest
 
-from audit import queries, spool, verify
+from audit import frames, queries, spool, spool_rows, verify
 from audit.checkpoint import create
+from audit.frames import Key
 from audit.service import Ledger
 from resources.outcomes import Unavailable
 from store.access import Access, Caller, Interaction
@@ -62,59 +63,128 @@ def logged(database: Database) -> list[str]:
         return [json.loads(row.head or "")["caller"]["client_id"] for row in queries.stored(connection)]
 
 
+KEY = Key(b"k" * 32)
+
+
+def written(folder: Path, *names: str) -> tuple[spool.SpoolWriter, Path]:
+    """A file that holds a frame for each name; the second is in two records."""
+    writer = spool.SpoolWriter(folder, lambda: KEY)
+    for number, name in enumerate(names):
+        writer.append([(name, number, "{}" * 50)])
+    return writer, folder / spool.files(folder)[0]
+
+
+def taken(folder: Path, states: dict[str, spool.SpoolFile] | None = None) -> list[spool.Taken]:
+    return spool.take(folder, KEY, states or {}, 10_000)
+
+
+def ids(folder: Path) -> list[str]:
+    return [row.event_id for one in taken(folder) for row in one.rows]
+
+
+def state(one: spool.Taken) -> spool.SpoolFile:
+    """As the database has a file up to where it was taken."""
+    place = one.place
+    return spool.SpoolFile(
+        one.file, spool.CHAINED, one.header, place.offset, place.records, place.mac, None, is_done=False)
+
+
 def test_a_frame_comes_back_as_it_was_written(tmp_path: Path) -> None:
-    writer = spool.SpoolWriter(tmp_path)
+    writer = spool.SpoolWriter(tmp_path, lambda: KEY)
     rows = [("id-1", 5, '{"é":1}'), ("id-2", 6, "x" * 100_000)]
-    writer.append(rows)
-    assert [(row.event_id, row.recorded, row.entry) for row in spool.read(tmp_path, {}, 10)] == rows
-    first = spool.read(tmp_path, {}, 1)[0]
-    assert [row.event_id for row in spool.read(tmp_path, {first.file: first.end}, 10)] == ["id-2"]
+    writer.append(rows[:1])
+    (first,) = taken(tmp_path)
+    writer.append(rows[1:])
+    assert [tuple(row) for one in taken(tmp_path) for row in one.rows] == rows
+    assert [row.event_id for one in taken(tmp_path, {first.file: state(first)}) for row in one.rows] == ["id-2"]
 
 
-@pytest.mark.parametrize("kept", [1, 7, 8, 9, 30])
+@pytest.mark.parametrize("kept", [0, 1, 3, 4, 6, 7, 8, 9, 30, 56, 60, 87, 88, 89, 150])
 def test_a_torn_frame_ends_its_file_and_hides_nothing_before_it(tmp_path: Path, kept: int) -> None:
     """A writer that dies in the middle of a frame never acknowledged it."""
-    writer = spool.SpoolWriter(tmp_path)
-    writer.append([("whole", 1, "{}")])
-    name = spool.files(tmp_path)[0]
-    size = spool.read(tmp_path, {}, 1)[0].end
-    writer.append([("torn", 2, "{}" * 50)])
+    writer, path = written(tmp_path, "whole", "torn")
     writer.close()
-    content = (tmp_path / name).read_bytes()
-    (tmp_path / name).write_bytes(content[: size + kept] + bytes(len(content) - size - kept))
-    assert [row.event_id for row in spool.read(tmp_path, {}, 10)] == ["whole"]
-    assert spool.is_past(tmp_path, name, size, len(content))
-    assert spool.remove_finished(tmp_path, {name: size}) == [name]
+    first = frames.HEADER_BYTES
+    content = path.read_bytes()
+    length = frames.length_at(content, first)
+    assert length is not None
+    end = first + length + kept
+    path.write_bytes(content[:end] + bytes(len(content) - end))
+    (one,) = taken(tmp_path)
+    assert ([row.event_id for row in one.rows], one.gaps) == (["whole"], [])
+    assert spool.examine(tmp_path, KEY, path.name, state(one)) == []
 
 
-def test_a_damaged_frame_is_not_read(tmp_path: Path) -> None:
-    writer = spool.SpoolWriter(tmp_path)
-    writer.append([("one", 1, "{}"), ("two", 2, "{}")])
+def test_a_frame_of_which_a_sector_is_missing_is_torn(tmp_path: Path) -> None:
+    """A disk writes sectors in any order: power that failed in between leaves a hole in what was never acknowledged."""
+    writer = spool.SpoolWriter(tmp_path, lambda: KEY)
+    writer.append([("one", 1, "x" * 3000)])
+    writer.close()
     path = tmp_path / spool.files(tmp_path)[0]
     content = bytearray(path.read_bytes())
-    content[spool.read(tmp_path, {}, 2)[1].end - 1] ^= 1
+    content[1024:1536] = bytes(512)
     path.write_bytes(content)
-    assert [row.event_id for row in spool.read(tmp_path, {}, 10)] == ["one"]
+    assert spool.examine(tmp_path, KEY, path.name, None) == []
+    content[1024:1536] = b"y" * 512
+    path.write_bytes(content)
+    assert [gap.kind for gap in spool.examine(tmp_path, KEY, path.name, None)] == ["altered"]
+
+
+def test_what_stands_behind_a_damaged_frame_is_read_and_the_gap_is_named(tmp_path: Path) -> None:
+    """Corruption is not the end of data (security.md B3)."""
+    writer, path = written(tmp_path, "one", "two", "three")
+    content = bytearray(path.read_bytes())
+    at = content.index(b"two")
+    content[at] ^= 1
+    path.write_bytes(content)
+    (one,) = taken(tmp_path)
+    assert [row.event_id for row in one.rows] == ["one", "three"]
+    assert [(gap.records, gap.kind, gap.begin < at < gap.end) for gap in one.gaps] == [(1, "altered", True)]
+    writer.close()
+
+
+def test_a_frame_is_not_taken_from_another_file_or_place_or_key(tmp_path: Path) -> None:
+    """The MAC covers the file, the offset and the frame before."""
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder in folders:
+        folder.mkdir()
+    (_, mine), (_, other) = (written(folder, "one", "two", "six") for folder in folders)
+    content, foreign = bytearray(mine.read_bytes()), other.read_bytes()
+    second = content.index(frames.MARK, frames.HEADER_BYTES + 1)
+    third = content.index(frames.MARK, second + 1)
+    length = third - second
+    end = third + length
+    mine.write_bytes(content[:second] + content[third:end] + content[second:third] + content[end:])
+    assert ids(folders[0]) == ["one"]
+    mine.write_bytes(content[:second] + foreign[second:third] + content[third:])
+    assert ids(folders[0]) == ["one", "six"]
+    mine.write_bytes(content)
+    assert spool.take(folders[0], Key(b"another" * 4), {}, 10) == []
 
 
 def test_a_file_in_use_is_never_removed(tmp_path: Path) -> None:
     """The writer's lock tells that it is alive, also when all that it wrote is in the log."""
-    writer = spool.SpoolWriter(tmp_path)
-    writer.append([("one", 1, "{}")])
-    row = spool.read(tmp_path, {}, 1)[0]
-    assert spool.remove_finished(tmp_path, {row.file: row.end}) == []
+    writer, path = written(tmp_path, "one")
+    assert not spool.is_dead(tmp_path, path.name)
+    assert not spool.remove(tmp_path, path.name, if_empty=False)
     writer.close()
-    assert spool.remove_finished(tmp_path, {}) == []  # not consumed yet
-    assert spool.remove_finished(tmp_path, {row.file: row.end}) == [row.file]
+    assert spool.is_dead(tmp_path, path.name)
+    assert not spool.remove(tmp_path, path.name, if_empty=True)
+    assert spool.remove(tmp_path, path.name, if_empty=False)
+    assert spool.files(tmp_path) == []
 
 
 def test_a_long_file_is_finished_and_another_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spool, "FILE_BYTES", 300)
-    writer = spool.SpoolWriter(tmp_path)
+    monkeypatch.setattr(spool, "FILE_BYTES", 700)
+    writer = spool.SpoolWriter(tmp_path, lambda: KEY)
     for number in range(6):
         writer.append([(f"id-{number}", number, "{}" * 30)])
     assert len(spool.files(tmp_path)) == 2
-    assert {row.event_id for row in spool.read(tmp_path, {}, 100)} == {f"id-{number}" for number in range(6)}
+    assert set(ids(tmp_path)) == {f"id-{number}" for number in range(6)}
+    writer.append([("large", 7, "x" * 2000)])
+    assert "large" in ids(tmp_path)
+    writer.close()
+    assert not any(spool.examine(tmp_path, KEY, name, None) for name in spool.files(tmp_path))
 
 
 def test_what_was_disclosed_is_in_the_log_after_catching_up(ledger: Ledger, database: Database) -> None:
@@ -125,7 +195,7 @@ def test_what_was_disclosed_is_in_the_log_after_catching_up(ledger: Ledger, data
     assert ledger.catch_up(30)
     assert ledger.waiting_in_spool() == (0, None)
     assert sorted(logged(database)) == sorted(f"c{number}" for number in range(250))
-    signer_key = ledger.sequencer._verifier
+    signer_key = ledger.sequencer._signer.verifier
     report = verify.verify(database, signer_key, platform="platform", spooled=ledger.waiting_in_spool())
     assert report.ok, report.lines()
 
@@ -135,14 +205,16 @@ def test_verification_tells_of_records_that_nobody_sequences(ledger: Ledger, dat
     disclose(ledger, "c")
     later = datetime.now(UTC).replace(year=2030)
     waiting = ledger.waiting_in_spool()
-    report = verify.verify(database, ledger.sequencer._verifier, platform="platform", now=later, spooled=waiting)
+    report = verify.verify(database, ledger.sequencer._signer.verifier, platform="platform", now=later, spooled=waiting)
     assert not report.ok
 
 
 def test_each_write_to_the_spool_returns_once_it_is_on_the_disk(ledger: Ledger) -> None:
     """DESIGN §3: durable before the answer leaves. kill -9 would not show it: the page cache outlives a process."""
     disclose(ledger, "x")
-    assert fcntl.fcntl(ledger._writer._descriptor, fcntl.F_GETFL) & os.O_DSYNC
+    file = ledger._writer._file
+    assert file is not None
+    assert fcntl.fcntl(file.descriptor, fcntl.F_GETFL) & os.O_DSYNC
 
 
 def test_where_the_spool_cannot_be_written_nothing_is_acknowledged(
@@ -217,7 +289,7 @@ def test_kill_9_loses_no_acknowledged_record_and_doubles_none(
     found = logged(database)
     assert len(found) == len(set(found))
     assert set(acknowledged) <= set(found)
-    report = verify.verify(database, survivor.sequencer._verifier, platform="platform")
+    report = verify.verify(database, survivor.sequencer._signer.verifier, platform="platform")
     assert report.ok, report.lines()
     survivor.sequencer._tidied_at = 0.0
     survivor.sequencer.step()
@@ -279,7 +351,7 @@ def descriptors() -> int:
 def test_a_full_disk_leaves_no_descriptor_and_no_file_behind_and_heals(full: Any) -> None:
     """Each refused request once kept a locked descriptor and an empty file: at 1,024 the process never came back."""
     folder, free = full
-    writer = spool.SpoolWriter(folder)
+    writer = spool.SpoolWriter(folder, lambda: KEY)
     before = descriptors()
     for _ in range(50):
         with pytest.raises(OSError, match=r"\[Errno"):
@@ -289,7 +361,7 @@ def test_a_full_disk_leaves_no_descriptor_and_no_file_behind_and_heals(full: Any
 
     free()
     writer.append([("id", 1, "{}")])
-    assert [row.event_id for row in spool.read(folder, {}, 10)] == ["id"]
+    assert ids(folder) == ["id"]
     writer.close()
 
 
@@ -302,7 +374,7 @@ def test_a_file_that_cannot_be_made_takes_nothing_of_the_space_that_is_left(tmp_
     try:
         free = os.statvfs(folder).f_bavail
         with pytest.raises(OSError, match="No space"):
-            spool.SpoolWriter(folder).append([("id", 1, "{}")])
+            spool.SpoolWriter(folder, lambda: KEY).append([("id", 1, "{}")])
         assert os.statvfs(folder).f_bavail == free
     finally:
         subprocess.run(["umount", str(folder)], check=True)
@@ -324,11 +396,12 @@ def test_a_spool_that_is_replayed_is_logged_once(ledger: Ledger, database: Datab
     kept = (tmp_path / "spool" / name).read_bytes()
     assert ledger.catch_up()
     with database.write() as connection:
-        queries.forget(connection, [name])
+        spool_rows.forget(connection, [name])
     again = tmp_path / "spool" / "1-again.spool"
     again.write_bytes(kept)
     disclose(ledger, "after")
     assert ledger.catch_up()
     assert sorted(logged(database)) == [*(["after"]), *(f"n{number}" for number in range(5))]
     with database.read() as connection:
-        assert set(queries.consumed(connection)) == {name, again.name}
+        assert set(spool_rows.states(connection)) == {name, again.name}
+    assert ledger.spool_findings() == []

@@ -553,21 +553,30 @@ def test_the_doctor_holds_the_clocks_together(api: Api, quiet: None, monkeypatch
 
 @pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
 def test_the_doctor_looks_into_the_spool(api: Api, quiet: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that lost what the log has of it, one that others can read, a folder in which no record can be made."""
+    """A file that was altered, one that others can read, a folder in which no record can be made."""
     services = api.services
     folder = services.settings.data / "audit-spool"
     api.hospital_a.get("Patient")
     assert services.ledger.catch_up(60)
     api.hospital_a.get("Patient")
-    (name,) = audit_spool.sizes(folder)
+    (name,) = audit_spool.files(folder)
     file = folder / name
     assert doctor_lines(services)["spool"].told == "1 files"
     file.chmod(0o640)
     assert doctor_lines(services)["spool"].told == "1 files are readable by others"
     file.chmod(0o600)
-    with monkeypatch.context() as patch:
-        patch.setattr(audit_spool, "sizes", lambda _: {name: 1})
-        assert doctor_lines(services)["spool"].told == "1 files are shorter than what the log has of them"
+    (folder / "1-strange.spool").write_bytes(b"x" * 100)
+    (folder / "1-strange.spool").chmod(0o600)
+    wrong = "1 files do not verify: ./vigie audit verify names them"
+    assert doctor_lines(services)["spool"].told == wrong
+    services.ledger.sequencer._tidied_at = 0.0
+    assert services.ledger.catch_up(60)
+    services.ledger.sequencer.step()
+    assert [path.name for path in (folder / "aside").iterdir()] == ["1-strange.spool"]
+    assert doctor_lines(services)["spool"].told == wrong
+    with services.database.write() as connection:
+        assert services.ledger.acknowledge_spool(connection) == 1
+    assert doctor_lines(services)["spool"].told == "1 files"
 
     def full(_: Path) -> None:
         raise OSError(errno.ENOSPC, "x")

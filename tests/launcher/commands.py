@@ -81,6 +81,7 @@ ROWS: dict[str, Row] = {
     "platform init": Row(lambda place: ["platform", "init"], "platform-init"),
     "platform keys": Row(lambda place: ["platform", "keys"], "platform-keys"),
     "platform rotate": Row(lambda place: ["platform", "rotate", "pages"], "platform-rotate"),
+    "audit spool-known": Row(lambda place: ["audit", "spool-known"], "audit-spool-known"),
     "db upgrade": Row(lambda place: ["db", "upgrade"], "db-upgrade"),
     "backup": Row(
         lambda place: ["backup", str(place.folder / "backup")],
