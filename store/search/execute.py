@@ -156,6 +156,13 @@ def ids(reader: Reader, type_name: str, criterion: Criterion, limit: int) -> lis
     return [str(row[2]) for row in _Search.of(reader, query, None).rows(limit, None)]
 
 
+def ids_within(reader: Reader, visible: Visibility, type_name: str, criterion: Criterion, limit: int) -> list[str]:
+    """The same among what is `visible`, whatever scope the caller has on the type."""
+    query = Query(type_name, (criterion,))
+    search = _Search(reader, query, asked_by(reader), ((visible, (type_name,)),))
+    return [str(row[2]) for row in search.rows(limit, None)]
+
+
 def asked_by(reader: Reader, snapshot: Snapshot | None = None) -> Asked:
     """How criteria are compiled for the caller of `reader`."""
     return Asked(reader.uow.store.database.dialect, snapshot, reader)

@@ -14,7 +14,7 @@ from datetime import datetime
 from resources import indexing
 from resources import search as search_parameters
 from resources.budgets import ANSWER_BYTES, HISTORY_TOTAL, PAGE_MATCHES, RULE_MATCHES
-from resources.criteria import Chain, Criterion, Leaf, Query, ReferenceValue
+from resources.criteria import Chain, Criterion, Leaf, Query, ReferenceValue, TokenValue
 from resources.index_rows import Table
 from resources.outcomes import Forbidden
 from resources.registry import type_id
@@ -38,7 +38,7 @@ def page(reader: Reader, shelf: Shelf, query: Query, *, token: str | None = None
     found = uow.store.pages.open(token, reader.caller, subject, uow.now) if token else None
     visible = reader.visibility(Interaction.SEARCH_TYPE, shelf.type)
     with uow.deadline.running(uow.connection, write=uow.write):
-        asked = _resolved(reader, query)
+        asked = _resolved(reader, query, visible)
         upto = found.snapshot.xmax if found else shelf.end(uow.connection)
         total = found.total if found else None
         counted = query.summary == "count" or query.count == 0
@@ -150,7 +150,7 @@ def _all(reader: Reader, shelf: Shelf, query: Query, limit: int) -> list[Version
     connection = reader.uow.connection
     upto = shelf.end(connection)
     with reader.uow.deadline.running(connection, write=reader.uow.write):
-        query = _resolved(reader, query)
+        query = _resolved(reader, query, visible)
         return shelf.some(
             connection, visible, query, upto=upto, after=None, limit=limit, check=reader.uow.deadline.check
         ).versions
@@ -172,12 +172,13 @@ def _taken(
     return found
 
 
-def _resolved(reader: Reader, query: Query) -> Query:
+def _resolved(reader: Reader, query: Query, visible: Visibility) -> Query:
     """The query with each chain replaced by what it leads to."""
-    return replace(query, criteria=tuple(_of_chain(reader, one) for one in query.criteria))
+    return replace(query, criteria=tuple(_of_chain(reader, one, visible) for one in query.criteria))
 
 
-def _of_chain(reader: Reader, criterion: Criterion) -> Criterion:
+def _of_chain(reader: Reader, criterion: Criterion, visible: Visibility) -> Criterion:
+    """`visible`: what the caller may see of the shelf."""
     if not isinstance(criterion, Chain):
         return criterion
     values: list[ReferenceValue] = []
@@ -185,7 +186,10 @@ def _of_chain(reader: Reader, criterion: Criterion) -> Criterion:
     permitted = False
     for type_name, inner in criterion.alternatives:
         try:
-            ids = execute.ids(reader, type_name, inner, RULE_MATCHES.value + 1)
+            if type_name == "Patient" and _is_identifier(inner):
+                ids = _patients(reader, inner, visible)
+            else:
+                ids = execute.ids(reader, type_name, inner, RULE_MATCHES.value + 1)
         except Forbidden as error:
             refusal = error
             continue
@@ -195,6 +199,23 @@ def _of_chain(reader: Reader, criterion: Criterion) -> Criterion:
     if refusal is not None and not permitted:
         raise refusal
     return Leaf(criterion.name, criterion.parameter, "", Table.REFERENCE, criterion.param_id, tuple(values))
+
+
+def _is_identifier(inner: Criterion) -> bool:
+    """Whether it asks for whole identifiers: ``system|value``, and nothing that could be guessed at."""
+    return (
+        isinstance(inner, Leaf) and inner.parameter.code == "identifier" and not inner.modifier and not inner.negated
+        and all(isinstance(value, TokenValue) and value.system_id and value.code for value in inner.values)
+    )  # fmt: skip
+
+
+def _patients(reader: Reader, inner: Criterion, visible: Visibility) -> list[str]:
+    """Patients by their IPP or INS, of whom the caller may see the events: no scope on Patient is needed.
+
+    Nothing of them is shown but events that are the caller's to see, found by what the caller has said. A patient
+    without events, another organisation's and one that there is not are the same.
+    """
+    return execute.ids_within(reader, Visibility(visible.organizations), "Patient", inner, RULE_MATCHES.value + 1)
 
 
 def _referred(

@@ -18,10 +18,11 @@ from audit.checkpoint import Signer
 from audit.finding import ACTS, Kind
 from audit.service import Ledger
 from audit.verify import opened, proof
+from auth.policy import Policy
 from resources import indexing, matching
 from resources.budgets import AUDIT_SCAN
 from resources.criteria import Query
-from resources.outcomes import BadRequest, NotFound
+from resources.outcomes import BadRequest, Forbidden, NotFound
 from resources.search import parse
 from store.access import EVERYONE, Access, Caller, Interaction, Outcome, Version, Visibility
 from store.engine.database import Database
@@ -419,6 +420,70 @@ def test_a_chain_leads_from_the_log_into_the_store(hospitals: Store) -> None:
     events = shown(hospitals, caller("hospital-a"), ("patient.family", "martin"))
     assert {patient for event in events for patient in _patients(event)} == {"Patient/p-a"}
     assert shown(hospitals, caller("hospital-a"), ("patient.family", "nobody"), ("date", "ge2020")) == []
+
+
+IPP = "urn:oid:1.2.250.1.71.4.2.7.5|12345"
+INS = "urn:oid:1.2.250.1.213.1.4.10"
+
+
+@pytest.fixture
+def identified(hospitals: Store, ledger: Ledger, make_store: Callable[..., Store]) -> Store:
+    """A patient of each hospital with the same INS and an IPP of its own; rights by the real policy."""
+    for name, ipp in (("a", "12345"), ("b", "999")):
+        with hospitals.work(caller(f"hospital-{name}")) as uow:
+            identifiers = [
+                {"system": IPP.partition("|")[0], "value": ipp}, {"system": INS, "value": "279035121518989"}
+            ]
+            uow.resources.update("Patient", f"p-{name}", {**patient(), "id": f"p-{name}", "identifier": identifiers})
+    assert ledger.catch_up()
+    return make_store(trail=ledger, clock=lambda: AT, permit=Policy(PLATFORM))
+
+
+def officer(organization: str, *scopes: str) -> Caller:
+    return caller(organization, scopes=frozenset(scopes or ("system/AuditEvent.rs",)))
+
+
+@pytest.mark.parametrize("parameter", ["patient.identifier", "entity:Patient.identifier"])
+def test_events_are_found_by_a_patients_identifier_without_a_scope_on_patients(
+    identified: Store, parameter: str
+) -> None:
+    """By IPP or INS, as the auditor was given it (R4 §3.1.1.5.4 chained parameters)."""
+    of_a = shown(identified, officer(PLATFORM), (parameter, IPP))
+    assert {patient for event in of_a for patient in _patients(event)} == {"Patient/p-a"}
+    of_both = shown(identified, officer(PLATFORM), (parameter, f"{INS}|279035121518989"))
+    assert {patient for event in of_both for patient in _patients(event)} == {"Patient/p-a", "Patient/p-b"}
+
+
+def test_an_identifier_tells_an_officer_of_its_own_patients_alone(identified: Store) -> None:
+    """Another hospital's patient, one that there is not and one without events are the same."""
+    found = shown(identified, officer("hospital-a"), ("patient.identifier", f"{INS}|279035121518989"))
+    assert {patient for event in found for patient in _patients(event)} == {"Patient/p-a"}
+    for value in (IPP.replace("12345", "999"), IPP.replace("12345", "no")):
+        assert shown(identified, officer("hospital-a"), ("patient.identifier", value)) == []
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("patient.identifier", "12345"), ("patient.identifier", "|12345"), ("patient.identifier", f"{INS}|"),
+    ("patient.identifier:not", IPP), ("patient.identifier", f"{IPP},12345"), ("patient.family", "Martin"),
+])
+def test_only_whole_identifiers_need_no_scope_on_patients(identified: Store, name: str, value: str) -> None:
+    """A name, a number of any system, all numbers of one: who asks so looks for patients, and needs the right to."""
+    with pytest.raises(Forbidden):
+        shown(identified, officer(PLATFORM), (name, value))
+
+
+def test_without_a_scope_on_events_an_identifier_tells_nothing(identified: Store) -> None:
+    for value in (IPP, IPP.replace("12345", "no")):
+        with pytest.raises(Forbidden, match="AuditEvent"):
+            shown(identified, officer(PLATFORM, "system/Patient.rs"), ("patient.identifier", value))
+
+
+def test_a_search_by_identifier_is_on_record(identified: Store, ledger: Ledger, database: Database) -> None:
+    """With what was asked for, and whom it concerned."""
+    shown(identified, officer(PLATFORM), ("patient.identifier", IPP))
+    assert ledger.catch_up()
+    last = everything(ledger, database)[-1].json()
+    assert (last["subtype"][0]["code"], _patients(last)) == ("search-type", ["Patient/p-a"])
 
 
 def test_what_an_event_names_is_included(hospitals: Store) -> None:
