@@ -1,10 +1,11 @@
 """Every R4 search parameter of every type, numbered for ever.
 
-The number of a parameter is its position, from 1, in the list of all (base type, code) pairs of the standard sorted by
-both: each type has parameters of its own, also where the standard shares one definition (`clinical-code`). The common
-ones (`_id`, `_lastUpdated`, `_profile`, `_security`, `_source`, `_tag`) are numbered once, under `Resource`: a row's
-type is told by the version it belongs to, so one number serves type and system searches. R4 4.0.1 is closed, so
-the list does not move. Those of our own (`own_parameters`) are numbered by hand, from 50,000 and below TEXT.
+Numbers are a registry (`definitions/parameter_numbers.json`) that is only ever appended to, and that each database has
+a copy of: whatever order or further rows the standard's file comes with, what is on disk keeps its meaning. Each type
+has parameters of its own, also where the standard shares one definition (`clinical-code`). The common ones (`_id`,
+`_lastUpdated`, `_profile`, `_security`, `_source`, `_tag`) are numbered once, under `Resource`: a row's type is told by
+the version it belongs to, so one number serves type and system searches. Those of our own (`own_parameters`) are
+numbered by hand, from 50,000 and below TEXT.
 
 http://hl7.org/fhir/R4/searchparameter-registry.html
 """
@@ -128,6 +129,11 @@ def component_parameter(composite: SearchParameter, position: int) -> SearchPara
     )
 
 
+def numbers() -> Mapping[int, tuple[str, str]]:
+    """Number → (type, code) of every parameter: what a database's copy of the registry has."""
+    return {number: (row.type, row.code) for number, row in _numbered().items()}
+
+
 @cache
 def _numbered() -> Mapping[int, SearchParameter]:
     return {row.id: row for of_type in _registry().values() for row in of_type.values()}
@@ -138,8 +144,12 @@ def _registry() -> Mapping[str, Mapping[str, SearchParameter]]:
     rows = definitions.search_parameters()
     by_definition = {row["id"]: row for row in rows}
     pairs = sorted((base, row["code"], row["id"]) for row in rows for base in row["base"])
+    numbers = definitions.parameter_numbers()
     found: dict[str, dict[str, SearchParameter]] = {base: {} for base in _COMMON_BASES}
-    for number, (base, code, definition) in enumerate(pairs, start=1):
+    for base, code, definition in pairs:
+        number = numbers.get((base, code))
+        if number is None:
+            raise ValueError(f"{base} has a parameter {code} without a number: scripts/number_parameters.py")
         found.setdefault(base, {})[code] = _parameter(number, base, by_definition[definition], by_definition)
     taken = {row.id for of_type in found.values() for row in of_type.values()}
     for own in own_parameters.TABLE:

@@ -20,8 +20,10 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from resources.times import microseconds
 from store.access import Loop
 from store.engine.database import Database
+from store.engine.locks import lock
 from store.search.pages import LIFETIME
 from store.unit_of_work import Store
+from store.versions.sweeping import LOCK, SETTING, swept_to
 from store.versions.tables import CURRENT, INDEX_TABLES, MAX, audience_member, resource_version, store_setting, tx
 
 BATCH = 200
@@ -35,7 +37,6 @@ _AT_LEAST = 200
 
 CURRENT_TX = MAX - 1
 """Every transaction."""
-_SETTING = "swept_to"
 
 
 def sweeper(store: Store) -> Loop:
@@ -56,6 +57,7 @@ def sweep(store: Store) -> bool:
     if not ended:
         return False
     with store.database.write() as connection:
+        lock(connection, LOCK)
         keys = [pk for _, pk in ended]
         for table in INDEX_TABLES:
             connection.execute(delete(table).where(table.c.version_pk.in_(keys)))
@@ -66,13 +68,12 @@ def sweep(store: Store) -> bool:
 def _ended(connection: Connection, boundary: int) -> list[tuple[int, int]]:
     """(valid_to, pk) of versions that ended by `boundary` and are not swept, oldest first."""
     version = resource_version
-    kept = connection.execute(select(store_setting.c.value).where(store_setting.c.name == _SETTING)).scalar()
-    swept_to = tuple(int(part) for part in (kept or "0 0").split())
+    swept = swept_to(connection)
     rows = connection.execute(
         select(version.c.valid_to, version.c.pk)
         .where(
-            tuple_(version.c.valid_to, version.c.pk) > tuple_(*swept_to),
-            version.c.valid_to >= swept_to[0],
+            tuple_(version.c.valid_to, version.c.pk) > tuple_(*swept),
+            version.c.valid_to >= swept[0],
             version.c.valid_to <= boundary,
             version.c.valid_to < CURRENT,
         )
@@ -87,7 +88,7 @@ def _remember(connection: Connection, last: tuple[int, int]) -> None:
     value = f"{last[0]} {last[1]}"
     connection.execute(
         insert(store_setting)
-        .values(name=_SETTING, value=value)
+        .values(name=SETTING, value=value)
         .on_conflict_do_update(index_elements=["name"], set_={"value": value})
     )
 

@@ -52,6 +52,7 @@ from store.versions.audiences import Audiences
 from store.versions.integrity import Integrity
 from store.versions.queries import IndexBuffer
 from store.versions.snapshots import Snapshot
+from store.versions.standing import Standing
 
 T = TypeVar("T")
 
@@ -233,6 +234,7 @@ class Store:
         self.pages = PageSeal(keys)
         self.audiences = Audiences()
         self.estimates = Estimates()
+        self.standing = Standing()
         self._epoch: int | None = None
 
     def shelf(self, type_name: str | None) -> Shelf | None:

@@ -23,7 +23,6 @@ from datetime import datetime, timedelta
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from resources.times import microseconds
 from store.engine.keyring import Keys
 
 SECRET_PREFIX = "whsec_"  # noqa: S105  (the standard's prefix, not a secret)
@@ -33,7 +32,6 @@ SIGNING, SEALING = "webhooks", "sealing"
 """Names of the deployment's keys."""
 OVERLAP = timedelta(days=7)
 """How long notifications are signed by the former secret too."""
-_OVERLAP_US = int(OVERLAP / timedelta(microseconds=1))
 
 
 class Keyring:
@@ -48,7 +46,7 @@ class Keyring:
 
     def secrets(self, subscription: str, client_id: str, now: datetime) -> tuple[str, ...]:
         """What a notification is signed by at `now`: the subscriber's secret, and one that it may still have."""
-        serving = [key for key in self._keys.of(SIGNING) if key.serves(microseconds(now), _OVERLAP_US)]
+        serving = [key for key in self._keys.of(SIGNING) if key.serves(now, OVERLAP)]
         return tuple(_secret(key.secret, subscription, client_id) for key in serving)
 
     def seal(self, value: str, subscription: str, client_id: str) -> str:

@@ -50,6 +50,7 @@ for command in (
     demo.demo,
     audit.audit,
     operations.db,
+    operations.reindex,
     operations.backup,
     operations.restore,
     operations.doctor,

@@ -26,6 +26,20 @@ def upgrade(**flags: Any) -> None:
 
 
 @click.command()
+@click.argument("types", nargs=-1)
+@click.option("--rate", type=click.IntRange(1), default=2000, show_default=True, help="Versions a second, at most.")
+@options(*DATA)
+def reindex(types: tuple[str, ...], rate: int, **flags: Any) -> None:
+    """Make the index rows of TYPES anew while the service runs; without TYPES, of those whose rules have changed.
+
+    Interrupted, it goes on from where it was.
+    """
+    from fhir_server.duties import reindex as duty
+
+    duty.reindex(settings_here(**flags), types, rate=rate)
+
+
+@click.command()
 @click.argument("destination", type=click.Path(path_type=Path))
 @options(*DATA)
 def backup(destination: Path, **flags: Any) -> None:

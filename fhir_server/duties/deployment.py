@@ -16,6 +16,7 @@ from fhir_server.server.services import Services
 from fhir_server.server.settings import Settings
 from store import migrations
 from store.engine.database import open_engine
+from store.versions import standing
 
 
 def is_alone(settings: Settings) -> bool:
@@ -52,6 +53,8 @@ def upgrade(settings: Settings) -> None:
     migrations.upgrade(settings.database_url)
     database = open_engine(settings.database_url)
     try:
+        with database.write() as connection:
+            standing.settle(connection)
         keys.provide(settings, database)
         intake.adopt(database, settings.data / keys.SPOOL)
     finally:
@@ -100,6 +103,8 @@ def check_keys(settings: Settings) -> None:
     database = open_engine(settings.database_url)
     try:
         keys.check(settings, database)
+        with database.read() as connection:
+            standing.check(connection)
     finally:
         database.dispose()
 

@@ -35,6 +35,7 @@ from store.access import COUNTED, Waiting
 from store.engine.database import Database, open_engine
 from store.engine.keyring import KeyFault
 from store.objects import ObjectStore
+from store.versions import standing
 from store.versions.tables import tx
 from subscriptions import leases
 
@@ -82,6 +83,7 @@ def examine(settings: Settings) -> Iterator[Line]:
         if held.ok:  # without them no checkpoint can be told from a forged one
             yield _line("checkpoints", lambda: _checkpoints(settings, database))
         yield _line("clock", lambda: _clock(database))
+        yield _line("index", lambda: _index(database))
         yield _line("objects", lambda: _objects(settings.objects_folder))
         if database.is_sqlite:
             yield _line("spool", lambda: _spool(settings, database))
@@ -148,6 +150,16 @@ def _checkpoints(settings: Settings, database: Database) -> str:
         fault = published.fault(connection, path, published.look(path, verifier))
     if fault is not None:
         raise _Wrong(fault)
+    return ""
+
+
+def _index(database: Database) -> str:
+    """Parameters are numbered as this version numbers them, and the rows are of its rules."""
+    with database.read() as connection:
+        standing.check(connection)
+        stale = sorted(standing.stale(connection))
+    if stale:
+        raise _Wrong(f"rows of older rules: {', '.join(stale[:5])}: ./vigie reindex")
     return ""
 
 
@@ -225,7 +237,12 @@ def _queues(settings: Settings, database: Database) -> Iterator[Line]:
             if key is not None and (settings.data / SPOOL).is_dir():
                 states = spool_rows.states(connection)
                 found["audit-spool"] = Waiting(*spool.backlog(settings.data / SPOOL, key, states, COUNTED))
-            return {**found, **leases.queues(connection, now), "studies-unpublished": writes.backlog(connection)}
+            return {
+                **found,
+                **leases.queues(connection, now),
+                "studies-unpublished": writes.backlog(connection),
+                "versions-to-index": standing.waiting(connection),
+            }
 
     try:
         found = Timed("doctor-queues", read, limit_s=LIMIT_S).answer()

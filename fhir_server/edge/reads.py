@@ -121,6 +121,9 @@ def search(uow: UnitOfWork, asked: Asked, shown: Shown, new_id: Callable[[], str
     if asked.is_behind:
         behind = "The log is behind: what was recorded last is not in it yet. Ask again in a minute"
         entries.append(_warning("incomplete", behind))
+    stale = uow.store.standing.stale(uow.connection)
+    if stale and (asked.route.type is None or asked.route.type in stale or _goes_on(asks)):
+        entries.append(_warning("incomplete", "An index is being rebuilt: what was stored before may be missing"))
     path = f"{asked.base}/{asked.route.type}" if asked.route.type else asked.base
     processed = query.parameters()
     return _bundle("searchset", uow, new_id, entries, path, processed, page.total, page.next)
@@ -189,6 +192,11 @@ def _instant(name: str, value: str | None) -> datetime | None:
     except ValueError:
         raise BadRequest(f"{name} must be an instant", code="value", expression=f"http.{name}") from None
     return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+
+
+def _goes_on(asks: Sequence[tuple[str, str]]) -> bool:
+    """Whether a search looks at other types too: a chain, `_has`, an include."""
+    return any("." in name or name.startswith(("_has", "_include", "_revinclude")) for name, _ in asks)
 
 
 def _warning(code: str, text: str, *expression: str) -> bundles.Entry:

@@ -19,6 +19,7 @@ from resources.outcomes import FhirError
 from store.engine.faults import driver_error
 from store.engine.keyring import KeyFault
 from store.migrations import SchemaFault
+from store.versions.standing import IndexFault
 
 
 class CannotRun(Exception):
@@ -59,7 +60,7 @@ _MISSING_TABLES = "the database lacks tables of this version: ./vigie db upgrade
 
 def line_of(error: BaseException) -> str | None:
     """The one line for the operator, or None for what nobody foresaw."""
-    if isinstance(error, CannotRun | SettingsError | SchemaFault | BadKey | KeyFault):
+    if isinstance(error, CannotRun | SettingsError | SchemaFault | BadKey | KeyFault | IndexFault):
         return str(error)
     if isinstance(error, FhirError):
         where = next((f" ({place})" for issue in error.issues for place in issue.expression), "")

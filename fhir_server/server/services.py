@@ -35,6 +35,7 @@ from store.engine.keyring import KeyRing
 from store.loops import statistician, sweeper
 from store.objects import ObjectStore
 from store.unit_of_work import Store
+from store.versions import standing
 from subscriptions.endpoints import EndpointPolicy
 from subscriptions.service import Subscriptions, SubscriptionSettings
 from workflow.service import Workflow
@@ -240,6 +241,7 @@ class Services:
             **self.ledger.queues(connection),
             **self.subscriptions.queues(connection),
             **self.imaging.queues(connection),
+            "versions-to-index": standing.waiting(connection),
         }
 
     def close(self) -> None:

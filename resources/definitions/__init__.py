@@ -88,6 +88,12 @@ def search_parameters() -> list[Json]:
 
 
 @cache
+def parameter_numbers() -> Mapping[tuple[str, str], int]:
+    """(base, code) → the number of each standard parameter, given once and for ever (scripts/number_parameters.py)."""
+    return {(base, code): number for number, base, code in _read("parameter_numbers.json")}
+
+
+@cache
 def compartments() -> Mapping[str, Mapping[str, tuple[str, ...]]]:
     """Compartment (`Patient`, `Encounter`, …) → type → codes of the parameters that put a resource into it.
 

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from hashlib import blake2b
 from typing import Protocol
 
@@ -21,6 +22,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy import BigInteger, Column, Connection, Integer, LargeBinary, Table, Text, select, update
 
 from resources.outcomes import Unavailable
+from resources.times import of_microseconds
 from store.engine.database import Database
 from store.engine.faults import DRIVER_ERRORS
 from store.engine.schema import metadata
@@ -59,9 +61,9 @@ class Key:
     retired: int | None = None
     """µs since 1970; None: in use."""
 
-    def serves(self, now_us: int, grace_us: int) -> bool:
-        """Whether it is in use, or was within the last `grace_us`."""
-        return self.retired is None or now_us - self.retired <= grace_us
+    def serves(self, now: datetime, grace: timedelta) -> bool:
+        """Whether it is in use at `now`, or was within `grace` before."""
+        return self.retired is None or now - of_microseconds(self.retired) <= grace
 
 
 class Keys(Protocol):

@@ -22,7 +22,6 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from resources.outcomes import BadRequest, Gone
-from resources.times import microseconds
 from store.access import Caller
 from store.engine.keyring import Keys
 from store.versions.snapshots import Snapshot
@@ -36,7 +35,7 @@ _FOREIGN = "The page token is not valid for this search"
 KEY = "pages"
 """Name of the deployment's key."""
 _NONCE_BYTES = 12
-_OVERLAP_US = int((LIFETIME + LEEWAY) / timedelta(microseconds=1))
+_OVERLAP = LIFETIME + LEEWAY
 """So long after a rotation the key before opens what it sealed."""
 
 
@@ -103,9 +102,8 @@ class PageSeal:
         return None
 
     def _serving(self, now: datetime) -> Iterator[AESGCM]:
-        now_us = microseconds(now)
         for key in self._keys.of(KEY):
-            if key.serves(now_us, _OVERLAP_US):
+            if key.serves(now, _OVERLAP):
                 yield self._cipher(key.secret)
 
     def _cipher(self, key: bytes) -> AESGCM:

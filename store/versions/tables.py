@@ -190,4 +190,22 @@ Index(
 sp_uri = _index_table("sp_uri", Column("uri", BinaryText, nullable=False))
 Index("ix_sp_uri_value", sp_uri.c.param_id, sp_uri.c.uri, sp_uri.c.version_pk)
 
+search_parameter = Table(
+    "search_parameter",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False, comment="param_id of index rows, for ever"),
+    Column("type", Text, nullable=False),
+    Column("code", Text, nullable=False),
+    Index("uq_search_parameter_type_code", "type", "code", unique=True),
+)
+
+index_rule = Table(
+    "index_rule",
+    metadata,
+    Column("type_id", SmallInteger, primary_key=True, autoincrement=False, comment="resources.registry"),
+    Column("rule", Integer, nullable=False, comment="resources.index_rules: what its rows were made by; no row: 1"),
+    Column("target", Integer, nullable=True, comment="what they are being made anew by; null: they are not"),
+    Column("through", BigInteger, nullable=True, comment="versions up to this pk are made anew"),
+)
+
 INDEX_TABLES = (sp_token, sp_string, sp_date, sp_number, sp_quantity, sp_reference, sp_uri)

@@ -41,3 +41,29 @@ def test_each_case_finds_what_the_standard_says(api: Api, kind: str) -> None:
         if numbers != sorted(wanted):
             faults.append((case["query"], numbers, sorted(wanted)))
     assert not faults, "\n".join(map(str, faults))
+
+
+def test_a_search_says_that_an_index_is_being_rebuilt(api: Api) -> None:
+    """Until it is done, what was stored before may be missing (store.versions.standing)."""
+    from sqlalchemy import insert
+
+    from resources.registry import type_id
+    from store.reindex import Reindex
+    from store.versions.tables import index_rule
+
+    def told(path: str) -> list[str]:
+        bundle = api.platform.get(path).get_json()
+        outcomes = [e["resource"] for e in bundle.get("entry", []) if e["search"]["mode"] == "outcome"]
+        return [issue["code"] for outcome in outcomes for issue in outcome["issue"]]
+
+    asked = ("/fhir/Practitioner", "/fhir/PractitionerRole?practitioner.family=x", "/fhir?_type=Practitioner")
+    assert [told(path) for path in asked] == [[], [], []]
+    services = api.services
+    with services.database.write() as connection:
+        connection.execute(insert(index_rule).values(type_id=type_id("Practitioner"), rule=0))
+    services.store.standing = type(services.store.standing)()
+    assert [told(path) for path in asked] == [["incomplete"]] * 3
+    assert told("/fhir/Organization") == []
+    Reindex(services.database, ["Practitioner"], base_urls=services.fhir_bases).run(lambda _: None)
+    services.store.standing._looked_at -= 6
+    assert [told(path) for path in asked] == [[], [], []]

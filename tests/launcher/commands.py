@@ -46,9 +46,7 @@ def _client(name: str, *more: str) -> Row:
 
 
 def _ae(name: str) -> Row:
-    return Row(
-        lambda place: ["ae", name, place.ae_title], f"ae-{name}", failing=lambda place: ["ae", name, "NOBODY"]
-    )
+    return Row(lambda place: ["ae", name, place.ae_title], f"ae-{name}", failing=lambda place: ["ae", name, "NOBODY"])
 
 
 ROWS: dict[str, Row] = {
@@ -83,6 +81,11 @@ ROWS: dict[str, Row] = {
     "platform rotate": Row(lambda place: ["platform", "rotate", "pages"], "platform-rotate"),
     "audit spool-known": Row(lambda place: ["audit", "spool-known"], "audit-spool-known"),
     "db upgrade": Row(lambda place: ["db", "upgrade"], "db-upgrade"),
+    "reindex": Row(
+        lambda place: ["reindex", "Patient"],
+        "reindex",
+        failing=None,
+    ),
     "backup": Row(
         lambda place: ["backup", str(place.folder / "backup")],
         "backup",

@@ -36,7 +36,7 @@ def package() -> dict[str, Any]:
 def test_deriving_again_gives_the_committed_tables(package: dict[str, Any]) -> None:
     """DESIGN §5: facts are tables, and each has a test that compares it with the standard's own file."""
     derived = derive_definitions.tables(package)
-    assert set(derived) == {path.name for path in TABLES.glob("*.json")}
+    assert set(derived) == {path.name for path in TABLES.glob("*.json")} - {"parameter_numbers.json"}
     for name, text in derived.items():
         assert (TABLES / name).read_text(encoding="utf-8") == text, f"{name} differs from what the standard says"
 
