@@ -53,9 +53,13 @@ PUBLISH_INTERVAL_S = 1.0
 TIDY_INTERVAL_S = 5.0
 CHECKPOINT_INTERVAL_S = 1.0
 """Of the checkpoints that are kept: one in between goes when the next is signed."""
-RESTS_BELOW_S = 1.0
+RESTS_BELOW_S = 5.0
 """A log that is less far behind than this gives way to requests: it rests as long as its batch took."""
 _REST_MAX_S = 0.1
+BURST_BYTES = 100_000
+"""Of records (some 500 bytes each) from look to look: so many are a burst of reads, which the log lets pass."""
+PASSED_BYTES = 10_000_000
+"""That may wait meanwhile: what is sequenced in little more than a second once the machine is free."""
 _OWNERS_KEPT = 50_000
 
 
@@ -110,6 +114,9 @@ class Sequencer:
         self._followed_at = 0.0
         self._lag_s = 0.0
         """Age of the oldest record that the last step found."""
+        self._spooled_bytes = self._passed_bytes = 0
+        """In the spool at the last look; of bursts that came since the log had everything."""
+        self._passes_until = self._looked_at = 0.0
 
     def step(self) -> bool:
         """Sequence the next batch; True when more is waiting. Raises InconsistentLog.
@@ -165,15 +172,31 @@ class Sequencer:
 
         What is acknowledged is durable in the inbox already; only its place in the log waits.
         """
+        if self._lets_pass():
+            return False
         if not self._has_cache and self._database.is_sqlite:
             with self._database.read() as connection:  # the connection that this thread keeps
                 connection.exec_driver_sql(f"PRAGMA cache_size = -{CACHE_KIB}")
             self._has_cache = True
         began = time.monotonic()
         more = self.step()
+        if not more:
+            self._passed_bytes, self._passes_until = 0, time.monotonic() + RESTS_BELOW_S
         if more and self._lag_s < RESTS_BELOW_S:
             time.sleep(min(time.monotonic() - began, _REST_MAX_S))
         return more
+
+    def _lets_pass(self) -> bool:
+        """Whether a burst of reads is on that has the machine to itself: it is young, and not much waits yet."""
+        now_s = time.monotonic()
+        if self._spooled is None or now_s - self._looked_at < POLL_S / 2:
+            return False
+        before, self._spooled_bytes = self._spooled_bytes, spool.bytes_waiting(self._spooled, {})
+        self._looked_at, came = now_s, self._spooled_bytes - before
+        if came < BURST_BYTES:
+            return False
+        self._passed_bytes += came
+        return self._passed_bytes < PASSED_BYTES and now_s < self._passes_until
 
     def epoch(self, connection: Connection) -> int:
         """What the store adds to PostgreSQL's transaction ids."""

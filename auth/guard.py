@@ -127,6 +127,16 @@ class Guard:
         match = _BEARER.fullmatch(environ.get("HTTP_AUTHORIZATION", ""))
         return None if match is None else _held(environ, self._tokens.remembered(match[1], now_s), now_s)
 
+    def again(self, digest: bytes) -> Token | None:
+        """The token with this digest, if it gives access and that is known without a look at the database."""
+        now_s = self._clock().timestamp()
+        token = self._tokens.again(digest, now_s)
+        return token if token is not None and token.client is not None and token.live(now_s) else None
+
+    def caller(self, token: Token, address: str, request_id: str, recording: Recording) -> Caller:
+        """Who asks with a token that gives access."""
+        return _caller(token, Peer(address, request_id), recording)
+
     def holder(self, environ: dict[str, Any]) -> Holder | None:
         """Whose token a request bears, if it gives access. It is not the permission: `__call__` gives that."""
         match = _BEARER.fullmatch(environ.get("HTTP_AUTHORIZATION", ""))
@@ -192,6 +202,13 @@ def _held(environ: dict[str, Any], token: Token | None, now_s: float) -> Holder 
     if token is None or token.client is None or not token.live(now_s):
         return None
     environ[TOKEN] = token
+    return holder_of(token)
+
+
+def holder_of(token: Token) -> Holder:
+    """Whose a token is that gives access."""
+    if token.client is None:
+        raise ValueError("A live token has a client")
     return Holder(token.record.client_id, token.client.record.organization)
 
 

@@ -95,7 +95,11 @@ class Tokens:
 
     def remembered(self, token: str, now_s: float) -> Token | None:
         """As `find`, without a look at the database; None too where it would take one."""
-        found = self._remembered.get(digest_of(token))
+        return self.again(digest_of(token), now_s)
+
+    def again(self, digest: bytes, now_s: float) -> Token | None:
+        """As `remembered`, by the token's digest."""
+        found = self._remembered.get(digest)
         return found if found is not None and found.is_fresh(now_s) else None
 
     def forget(self, digest: bytes) -> None:

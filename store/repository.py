@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Protocol
 
-from sqlalchemy import Select, bindparam, select
+from sqlalchemy import Connection, Select, bindparam, select
 
 from resources import interactions, jsontext, sizes
 from resources.budgets import RESOURCE_INDEX_ROWS
@@ -454,6 +454,20 @@ _vread = _Statement(
         resource_version.c.version == bindparam("version"),
     )
 )
+
+
+def current(
+    connection: Connection, audiences: Audiences, visible: Visibility, type_name: str, id: str
+) -> Version | None:
+    """The current version of a resource, if the caller may see it. For a visibility without constraints."""
+    if visible.constraints:
+        raise ValueError("The constraints of a scope are more than this asks")
+    row = _read.prepared(visible.organizations).first(
+        connection, {"type_id": type_id(type_name), "resource_id": id, **admitted(visible.organizations)}
+    )
+    return version_of(row, connection, audiences) if row else None
+
+
 _BELONGS = Prepared(
     select(resource_version.c.owner_id, resource_version.c.audience_id).where(
         resource_version.c.pk == bindparam("version_pk")

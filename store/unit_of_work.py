@@ -22,7 +22,8 @@ from typing import Literal, TypeVar
 
 from sqlalchemy import Connection
 
-from resources.outcomes import Conflict, FhirError, NotFound, Unavailable
+from resources.outcomes import Conflict, FhirError, Forbidden, NotFound, Unavailable
+from resources.registry import is_type
 from resources.times import microseconds, of_microseconds, utc_now
 from store.access import (
     Access,
@@ -36,6 +37,7 @@ from store.access import (
     Recording,
     Shelf,
     Trail,
+    Version,
     outcome_of_status,
 )
 from store.engine.database import Database
@@ -43,7 +45,7 @@ from store.engine.faults import is_race, translated
 from store.engine.ids import random_id
 from store.engine.keyring import Keys
 from store.engine.locks import lock
-from store.repository import Repository
+from store.repository import Repository, current
 from store.search.limits import Deadline
 from store.search.pages import PageSeal
 from store.search.planning import Estimates
@@ -277,6 +279,31 @@ class Store:
             raise fault from error
         self._disclose(uow)
         return result
+
+    def see(self, caller: Caller, type_name: str, id: str) -> Version | None:
+        """The current version of a resource, where to read it is one select, and its record as `look` leaves it.
+
+        None where it takes more to answer (there is none, it is deleted or another's, the scope is constrained or gives
+        nothing, the type lies elsewhere): then nothing is recorded, and the caller asks by `look`, which says it all.
+        Raises Unavailable, and what the driver raises.
+        """
+        if not is_type(type_name) or self.shelf(type_name) is not None:
+            return None
+        try:
+            visible = self.permit.visibility(caller, Interaction.READ, type_name)
+        except Forbidden:
+            return None
+        if visible.constraints:
+            return None
+        with self.database.glance() as connection:
+            version = current(connection, self.audiences, visible, type_name, id)
+        if version is None or version.deleted:
+            return None
+        access = Access(
+            Interaction.READ, type_name, id, version.version, patients=version.patients, owner=version.owner
+        )  # fmt: skip
+        self.trail.disclose(caller, (access,), self.now())
+        return version
 
     def transact(self, caller: Caller, function: Callable[[UnitOfWork], T], *, intent: Access | None = None) -> T:
         """Run `function` in a write unit of work, again where another transaction won; after that a 409.

@@ -119,6 +119,12 @@ def _packer(coding: str) -> _Packer:
     return packer
 
 
+def packed(body: bytes, coding: str) -> bytes:
+    """The whole of an answer, encoded."""
+    packer = _packer(coding)
+    return packer.process(body) + packer.finish()
+
+
 def _encoded(result: Iterable[bytes], coding: str) -> tuple[Iterable[bytes], int | None]:
     """The encoded answer, and its length where it is in one piece."""
     packer = _packer(coding)

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -27,15 +28,15 @@ CONFIRM_S = 300.0
 _DRIFT_S = 0.5
 """Of the offset that is kept for other processes."""
 _NS = 1_000_000_000
+_TOLERANCE_NS = int(TOLERANCE_S * _NS)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 log = structlog.get_logger("vigie.clock")
 
 
-def since_boot_ns() -> int:
-    """Time since boot, suspension included, which nobody sets."""
-    return time.clock_gettime_ns(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+since_boot_ns = partial(time.clock_gettime_ns, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+"""Time since boot, suspension included, which nobody sets."""
 
 
 class BelievedClock:
@@ -51,6 +52,7 @@ class BelievedClock:
     ) -> None:
         """`file`: what processes of one host share. `wall`, `boot`: ns since 1970, and since boot."""
         self._file = file
+        self._shares = file is not None
         self._wall = wall
         self._boot = boot
         self._confirm_ns = int(confirm_s * _NS)
@@ -69,9 +71,10 @@ class BelievedClock:
     def __call__(self) -> datetime:
         boot = self._boot()
         offset = self._wall() - boot
-        if abs(offset - self._offset) <= TOLERANCE_S * _NS:
+        if -_TOLERANCE_NS <= offset - self._offset <= _TOLERANCE_NS:
             self._leap, self._offset = None, offset
-            self._share()
+            if self._shares:
+                self._share()
         elif self._is_confirmed(offset, boot):
             leap_s = round((offset - self._offset) / _NS)
             log.warning("a leap of the clock has lasted and is taken over", seconds=leap_s)

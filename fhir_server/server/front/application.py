@@ -34,6 +34,7 @@ from fhir_server.server.front.protocol import (
     environ_of,
 )
 from fhir_server.server.front.pulse import Pulse
+from fhir_server.server.front.repeated import Repeated
 from fhir_server.server.front.sockets import bound_connections
 from fhir_server.server.threshold import Threshold
 from resources.outcomes import BadRequest, FhirError, TooManyRequests, Unauthenticated, Unavailable
@@ -90,13 +91,16 @@ class Front:
         self, application: Application, *, bases: tuple[str, ...], port: int, host: str, spool: Path, sizes: BodySizes,
         limits: FrontLimits, guard: Guard, ask: Callable[[], None], refused: Callable[[Environ, Exception], None],
         stop: Callable[[], None], origins: Callable[[], frozenset[str]], trail: Trail | None = None,
+        repeated: Repeated | None = None,
     ) -> None:
         """`application`: the synchronous core; `spool`: folder of bodies on their way; `ask`: see `Pulse`; `refused`
         counts for the audit log what the core never hears of; `stop`: what the process does last; `origins`: the
         clients' web origins, as remembered.
 
         `trail`: where the records of reads become durable that the event loop carries out; None: it carries out none.
+        `repeated`: how it does so for heads that it knows.
         """
+        self._repeated = repeated
         self._inline = None if trail is None else Inline(application, trail)
         self._guard = guard
         self._ask = ask
@@ -149,6 +153,8 @@ class Front:
         self._stop()
 
     async def __rsgi__(self, scope: Scope, proto: HttpProtocol) -> None:
+        if self._repeated is not None and await self._again(scope, proto, self._repeated):
+            return
         try:
             environ = environ_of(scope, self._basic)
         except Refused as refused:
@@ -160,9 +166,31 @@ class Front:
         elif path.startswith(RESERVED):
             await self._serve(proto, environ, self.reserved, self._stranger(environ), _RESERVED_WAIT_S)
         else:
-            await self._identified(proto, environ)
+            await self._identified(scope, proto, environ)
 
-    async def _identified(self, proto: HttpProtocol, environ: Environ) -> None:
+    async def _again(self, scope: Scope, proto: HttpProtocol, repeated: Repeated) -> bool:
+        """Answer a read whose head is known; False where that takes more, and nothing has happened."""
+        inline, kept = self._inline, repeated.find(scope)
+        if kept is None or inline is None or not inline.is_open:
+            return False
+        try:
+            held = repeated.carry_out(kept, scope.path)
+        except Exception:  # noqa: BLE001 - whatever it was, the core meets it again and tells it
+            return False
+        if held is None:
+            return False
+        try:
+            reply = held.reply
+            try:
+                await inline.settled(held.deferred, held.began)
+            except Exception as error:  # noqa: BLE001 - whatever it was, it is told
+                reply = self._refusal(environ_of(scope, self._basic), error)
+            await self._send(proto, reply, self.lane, held.organization)
+        finally:
+            held.release()
+        return True
+
+    async def _identified(self, scope: Scope, proto: HttpProtocol, environ: Environ) -> None:
         """Find out for whom a request is, since his organisation is who waits for it, and have it carried out."""
         holder = self._guard.remembered(environ)
         if holder is None and "HTTP_AUTHORIZATION" in environ:
@@ -195,6 +223,8 @@ class Front:
                     reply = await self._inline.reply(environ)
                 except Exception as error:  # noqa: BLE001 - whatever it was, it is told
                     reply = self._refusal(environ, error)
+                if self._repeated is not None:
+                    self._repeated.learn(scope, environ, reply)
                 await self._send(proto, reply, self.lane, holder.organization)
             else:
                 await self._serve(proto, environ, self.lane, holder.organization, self.limits.answer_s, held=held)

@@ -63,9 +63,13 @@ class Inline:
             and not environ["QUERY_STRING"]
             and "HTTP_ORIGIN" not in environ  # whose origins are looked up
             and _READ.fullmatch(environ["PATH_INFO"]) is not None
-            and self._waiting < AT_ONCE
-            and time.monotonic() >= self._paused_until
+            and self.is_open
         )
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a read may be carried out here now."""
+        return self._waiting < AT_ONCE and time.monotonic() >= self._paused_until
 
     async def reply(self, environ: Environ) -> Reply:
         """The answer, its record being durable. Raises Unavailable where that cannot be shown."""
@@ -73,18 +77,24 @@ class Inline:
         environ[DEFERRED] = deferred
         began = time.monotonic()
         reply = carry_out(self._core, environ)
-        self._took(time.monotonic() - began)
         if deferred:
-            self._waiting += 1
-            durable = self._trail.settle_soon(deferred)
-            self._due.append((began + DURABLE_WITHIN_S, durable))
-            if not self._ticks:
-                self._tick()
-            try:
-                await durable
-            finally:
-                self._waiting -= 1
+            await self.settled(deferred, began)
+        else:
+            self._took(time.monotonic() - began)
         return reply
+
+    async def settled(self, deferred: Sequence[Any], began: float) -> None:
+        """Return once these records are durable, of a read that `began` then (monotonic s). Raises Unavailable."""
+        self._took(time.monotonic() - began)
+        self._waiting += 1
+        durable = self._trail.settle_soon(deferred)
+        self._due.append((began + DURABLE_WITHIN_S, durable))
+        if not self._ticks:
+            self._tick()
+        try:
+            await durable
+        finally:
+            self._waiting -= 1
 
     def _tick(self) -> None:
         """Tell whoever has waited too long, and come again while anybody waits."""

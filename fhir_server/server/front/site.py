@@ -12,6 +12,7 @@ from auth.forms import MAX_BYTES
 from fhir_server.server.front.answers import WriteLimits
 from fhir_server.server.front.application import BodySizes, Front, FrontLimits
 from fhir_server.server.front.bodies import BodyLimits
+from fhir_server.server.front.repeated import Repeated
 from fhir_server.server.recorder import count_refusal
 from fhir_server.server.services import Services
 from fhir_server.server.settings import Settings
@@ -39,6 +40,7 @@ def front_of(app: Flask) -> Front:
         stop=services.authority.close,
         origins=services.authority.clients.remembered_origins,
         trail=services.ledger if services.ledger.settles_soon else None,
+        repeated=Repeated(services.authority.guard, services.store, services.shown),
     )
 
 
