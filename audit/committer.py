@@ -55,16 +55,19 @@ class GroupCommitter(Generic[Row]):
             raise Unavailable("The audit record could not be written", retry_after_s=1) from ticket.error
 
     def submit_soon(self, rows: Sequence[Row]) -> asyncio.Future[None]:
-        """As `submit`, for the running event loop: done once the rows are durable, or fails with Unavailable."""
+        """As `submit`, for the running event loop: done once the rows are durable, or fails with Unavailable.
+
+        All that comes in one turn of the loop gets the same future.
+        """
         line = self._line
         if line.pid != process.pid():
             line = self._fresh()
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
-        if not line.futures:
+        future = line.future
+        if future is None:
+            loop = asyncio.get_running_loop()
+            future = line.future = _Shared(loop=loop)
             loop.call_soon(self._begin, line)
         line.rows += rows
-        line.futures.append(future)
         return future
 
     def _begin(self, line: _Line[Row]) -> None:
@@ -72,8 +75,8 @@ class GroupCommitter(Generic[Row]):
 
         To begin with the first would have the thread contend with the loop for the interpreter, for one.
         """
-        ticket = _Ticket(line.rows, line.futures)
-        line.rows, line.futures = [], []
+        ticket = _Ticket(line.rows, line.future)
+        line.rows, line.future = [], None
         if line.join(ticket):
             self._have_led(line)
 
@@ -121,8 +124,8 @@ class GroupCommitter(Generic[Row]):
             futures: list[asyncio.Future[None]] = []
             for ticket in taken:
                 ticket.error = error
-                if ticket.futures:
-                    futures += ticket.futures
+                if ticket.future is not None:
+                    futures.append(ticket.future)
                 elif ticket is not mine:
                     ticket.done.release()
             if line.hand_on():
@@ -130,6 +133,13 @@ class GroupCommitter(Generic[Row]):
             if futures:
                 with suppress(RuntimeError):  # the loop has ended, and nobody waits any more
                     futures[0].get_loop().call_soon_threadsafe(_settle, futures, error)
+
+
+class _Shared(asyncio.Future[None]):
+    """For several: whoever of them is cancelled goes alone."""
+
+    def cancel(self, msg: object = None) -> bool:
+        return False
 
 
 def _settle(futures: Sequence[asyncio.Future[None]], error: Exception | None) -> None:
@@ -145,12 +155,12 @@ def _settle(futures: Sequence[asyncio.Future[None]], error: Exception | None) ->
 
 
 class _Ticket(Generic[Row]):
-    __slots__ = ("done", "error", "futures", "leads", "rows")
+    __slots__ = ("done", "error", "future", "leads", "rows")
 
-    def __init__(self, rows: Sequence[Row], futures: Sequence[asyncio.Future[None]] = ()) -> None:
+    def __init__(self, rows: Sequence[Row], future: asyncio.Future[None] | None = None) -> None:
         self.rows = rows
-        self.futures = futures
-        """Of an event loop, for which they wait; none: a thread does."""
+        self.future = future
+        """Of an event loop, for which it waits; None: a thread does."""
         self.error: Exception | None = None
         self.leads = False
         # A bare lock, released once: by the leader, or to make this one the leader. A third of the price of an Event.
@@ -165,8 +175,8 @@ class _Line(Generic[Row]):
         self.pid = process.pid()
         self.queue: list[_Ticket[Row]] = []
         self.rows: list[Row] = []
-        self.futures: list[asyncio.Future[None]] = []
-        """Of an event loop, in the turn that it is in: they join at its end, as one."""
+        self.future: asyncio.Future[None] | None = None
+        """Of an event loop, for the rows of the turn that it is in: they join at its end, as one."""
         self._mutex = threading.Lock()
         self._led = False
         self.thread: threading.Thread | None = None
@@ -209,7 +219,7 @@ class _Line(Generic[Row]):
             if not self.queue:
                 self._led = False
                 return False
-            if self.queue[0].futures:
+            if self.queue[0].future is not None:
                 return True
             self.queue[0].leads = True
             self.queue[0].done.release()

@@ -105,8 +105,15 @@ class Ledger:
         else:
             self._committer.submit(rows, self._timeout_s)
 
+    def owed(self, caller: Caller, accesses: Sequence[Access], at: datetime) -> list[queries.InboxRow]:
+        """What `disclose` makes durable, for `settle_soon`; `at` is now. Raises Unavailable as `disclose` does."""
+        self._pressure.admit(caller.organization, accesses)
+        return self._rows(caller, accesses, at, at)
+
     def settle_soon(self, deferred: Sequence[queries.InboxRow]) -> asyncio.Future[None]:
-        """Make durable what a `Recording` deferred. Raises Unavailable, by the future: then nothing may be disclosed.
+        """Make durable what a `Recording` deferred, or what is owed.
+
+        Raises Unavailable, by the future: then nothing may be disclosed.
 
         For an event loop; it has to see to it that it does not wait for ever.
         """
@@ -201,8 +208,10 @@ class Ledger:
         if self._spooled is not None:
             self._writer.close()
 
-    def _rows(self, caller: Caller, accesses: Sequence[Access], at: datetime) -> list[queries.InboxRow]:
-        recorded = microseconds(self._now())
+    def _rows(
+        self, caller: Caller, accesses: Sequence[Access], at: datetime, now: datetime | None = None
+    ) -> list[queries.InboxRow]:
+        recorded = microseconds(now or self._now())
         return [queries.InboxRow(self._new_id(), recorded, entry.written(caller, access, at)) for access in accesses]
 
     def _append_to_spool(self, drain: Drain[queries.InboxRow]) -> None:

@@ -57,14 +57,18 @@ class _Account:
         self.at_s = at_s
 
 
+Accounts = tuple[_Account, _Account]
+"""Of the client and of its organisation."""
+
+
 class Admitted:
     """A request in flight. `release` it when its answer is complete; a second time does nothing."""
 
     __slots__ = ("_accounts", "_admission")
 
-    def __init__(self, admission: Admission, accounts: tuple[_Account, ...]) -> None:
+    def __init__(self, admission: Admission, accounts: Accounts) -> None:
         self._admission = admission
-        self._accounts = accounts
+        self._accounts: Accounts | tuple[()] = accounts
 
     def release(self) -> None:
         """Give the places back, once."""
@@ -89,24 +93,29 @@ class Admission:
 
     def admit(self, holder: Holder) -> Admitted:
         """Let a request in. Raises TooManyRequests: then nothing is counted."""
+        return Admitted(self, self.enter(holder.client_id, holder.organization))
+
+    def enter(self, client_id: str, organization: str) -> Accounts:
+        """As `admit`, for whoever will surely `release` the accounts."""
         limits, now_s = self._limits, self._clock_s()
         with self._mutex:
-            client = self._account("client", holder.client_id, limits.client_rate, now_s)
-            organization = self._account("organization", holder.organization, limits.organization_rate, now_s)
+            client = self._account("client", client_id, limits.client_rate, now_s)
+            whole = self._account("organization", organization, limits.organization_rate, now_s)
             if client.in_flight >= limits.client_in_flight:
                 raise TooManyRequests("Too many requests of this client are in flight", retry_after_s=1)
-            if organization.in_flight >= limits.organization_in_flight:
+            if whole.in_flight >= limits.organization_in_flight:
                 raise TooManyRequests("Too many requests of this organisation are in flight", retry_after_s=1)
-            for account, rate in ((client, limits.client_rate), (organization, limits.organization_rate)):
+            for account, rate in ((client, limits.client_rate), (whole, limits.organization_rate)):
                 if account.tokens < 1:
                     wait_s = max(1, math.ceil((1 - account.tokens) / rate))
                     raise TooManyRequests("Too many requests in a short time", retry_after_s=wait_s)
-            for account in (client, organization):
-                account.tokens -= 1
-                account.in_flight += 1
-        return Admitted(self, (client, organization))
+            client.tokens -= 1
+            client.in_flight += 1
+            whole.tokens -= 1
+            whole.in_flight += 1
+        return client, whole
 
-    def release(self, accounts: tuple[_Account, ...]) -> None:
+    def release(self, accounts: Accounts | tuple[()]) -> None:
         """Give places back."""
         with self._mutex:
             for account in accounts:

@@ -100,7 +100,7 @@ class Guard:
             reason = "unknown token" if token is None else token.fault or "expired token"
             raise self._refusal(request, peer, INVALID_TOKEN, reason, token)
         request.environ[CLIENT_ID] = token.record.client_id
-        caller = _caller(token, peer, request.environ.get(RECORDING))
+        caller = _caller(token, peer.address, peer.request_id, request.environ.get(RECORDING))
         if ADMITTED not in request.environ:
             request.environ[ADMITTED] = self._admitted(request.environ, caller)
         return caller
@@ -133,9 +133,9 @@ class Guard:
         token = self._tokens.again(digest, now_s)
         return token if token is not None and token.client is not None and token.live(now_s) else None
 
-    def caller(self, token: Token, address: str, request_id: str, recording: Recording) -> Caller:
-        """Who asks with a token that gives access."""
-        return _caller(token, Peer(address, request_id), recording)
+    def caller(self, token: Token, address: str, request_id: str) -> Caller:
+        """Who asks with a token that gives access, where he asks without a `Recording`."""
+        return _caller(token, address, request_id)
 
     def holder(self, environ: dict[str, Any]) -> Holder | None:
         """Whose token a request bears, if it gives access. It is not the permission: `__call__` gives that."""
@@ -202,13 +202,6 @@ def _held(environ: dict[str, Any], token: Token | None, now_s: float) -> Holder 
     if token is None or token.client is None or not token.live(now_s):
         return None
     environ[TOKEN] = token
-    return holder_of(token)
-
-
-def holder_of(token: Token) -> Holder:
-    """Whose a token is that gives access."""
-    if token.client is None:
-        raise ValueError("A live token has a client")
     return Holder(token.record.client_id, token.client.record.organization)
 
 
@@ -229,7 +222,7 @@ def _plain(address: str) -> str:
         return ""
 
 
-def _caller(token: Token, peer: Peer, recording: Recording | None = None) -> Caller:
+def _caller(token: Token, address: str, request_id: str, recording: Recording | None = None) -> Caller:
     record, client = token.record, token.client
     if client is None:
         raise ValueError("A live token has a client")
@@ -240,8 +233,8 @@ def _caller(token: Token, peer: Peer, recording: Recording | None = None) -> Cal
         role=client.record.role,
         practitioner=client.record.practitioner,
         token_ref=record.token_ref,
-        address=peer.address,
-        request_id=peer.request_id,
+        address=address,
+        request_id=request_id,
         purpose=record.purpose or purposes.of_role(client.record.role),
         recording=recording,
     )

@@ -131,9 +131,12 @@ def ticks(at: datetime) -> int:
     return since // timedelta(microseconds=1) * MICROSECOND
 
 
+_US = timedelta(microseconds=1)
+
+
 def microseconds(at: datetime) -> int:
     """µs since 1970-01-01T00:00Z of an aware datetime, exactly: the form in which tables keep instants."""
-    return (at - _EPOCH) // timedelta(microseconds=1)
+    return (at - _EPOCH) // _US
 
 
 def of_microseconds(us: int) -> datetime:

@@ -506,6 +506,10 @@ class Trail(Protocol):
         """Return once the records are durable. Raises Unavailable: then nothing may be disclosed."""
         ...
 
+    def owed(self, caller: Caller, accesses: Sequence[Access], at: datetime) -> list[Any]:
+        """The records as rows, for whoever makes them durable before he discloses. Raises Unavailable as `disclose`."""
+        ...
+
 
 class Observer(Protocol):
     """Reacts to changes inside the transaction that makes them."""

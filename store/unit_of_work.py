@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from sqlalchemy import Connection
 
@@ -280,12 +280,13 @@ class Store:
         self._disclose(uow)
         return result
 
-    def see(self, caller: Caller, type_name: str, id: str) -> Version | None:
-        """The current version of a resource, where to read it is one select, and its record as `look` leaves it.
+    def see(self, caller: Caller, type_name: str, id: str) -> tuple[Version, list[Any]] | None:
+        """The current version of a resource, where to read it is one select, and the record that is owed for it.
 
-        None where it takes more to answer (there is none, it is deleted or another's, the scope is constrained or gives
-        nothing, the type lies elsewhere): then nothing is recorded, and the caller asks by `look`, which says it all.
-        Raises Unavailable, and what the driver raises.
+        Whoever asks makes that durable (`Trail.owed`) before he discloses anything. None where it takes more to answer
+        (there is none, it is deleted or another's, the scope is constrained or gives nothing, the type lies elsewhere):
+        then nothing is owed, and the caller asks by `look`, which says it all. Raises Unavailable, and what the driver
+        raises.
         """
         if not is_type(type_name) or self.shelf(type_name) is not None:
             return None
@@ -302,8 +303,7 @@ class Store:
         access = Access(
             Interaction.READ, type_name, id, version.version, patients=version.patients, owner=version.owner
         )  # fmt: skip
-        self.trail.disclose(caller, (access,), self.now())
-        return version
+        return version, self.trail.owed(caller, (access,), self.now())
 
     def transact(self, caller: Caller, function: Callable[[UnitOfWork], T], *, intent: Access | None = None) -> T:
         """Run `function` in a write unit of work, again where another transaction won; after that a 409.

@@ -25,7 +25,7 @@ import structlog
 TOLERANCE_S = 2.0
 CONFIRM_S = 300.0
 """A leap that has lasted so long is the time."""
-_DRIFT_S = 0.5
+_DRIFT_NS = 500_000_000
 """Of the offset that is kept for other processes."""
 _NS = 1_000_000_000
 _TOLERANCE_NS = int(TOLERANCE_S * _NS)
@@ -52,7 +52,6 @@ class BelievedClock:
     ) -> None:
         """`file`: what processes of one host share. `wall`, `boot`: ns since 1970, and since boot."""
         self._file = file
-        self._shares = file is not None
         self._wall = wall
         self._boot = boot
         self._confirm_ns = int(confirm_s * _NS)
@@ -61,6 +60,8 @@ class BelievedClock:
         kept = self._kept()
         self._offset = self._wall() - self._boot() if kept is None else kept
         self._shared = kept
+        self._from = self._to = 0
+        """What is shared is near enough for an offset between these."""
         self._share()
 
     @property
@@ -73,7 +74,7 @@ class BelievedClock:
         offset = self._wall() - boot
         if -_TOLERANCE_NS <= offset - self._offset <= _TOLERANCE_NS:
             self._leap, self._offset = None, offset
-            if self._shares:
+            if not self._from <= offset <= self._to:
                 self._share()
         elif self._is_confirmed(offset, boot):
             leap_s = round((offset - self._offset) / _NS)
@@ -100,9 +101,14 @@ class BelievedClock:
             return None
 
     def _share(self) -> None:
-        if self._file is None or (self._shared is not None and abs(self._shared - self._offset) < _DRIFT_S * _NS):
+        if self._shared is None or abs(self._shared - self._offset) >= _DRIFT_NS:
+            self._shared = self._offset
+            self._keep()
+        self._from, self._to = self._shared - _DRIFT_NS, self._shared + _DRIFT_NS
+
+    def _keep(self) -> None:
+        if self._file is None:
             return
-        self._shared = self._offset
         aside = self._file.with_name(f"{self._file.name}.{os.getpid()}")
         with suppress(OSError):  # a full disk stops no clock
             aside.write_text(json.dumps({"boot": _this_boot(), "offset_ns": self._offset}), encoding="utf-8")

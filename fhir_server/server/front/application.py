@@ -180,14 +180,13 @@ class Front:
         if held is None:
             return False
         try:
-            reply = held.reply
-            try:
-                await inline.settled(held.deferred, held.began)
-            except Exception as error:  # noqa: BLE001 - whatever it was, it is told
-                reply = self._refusal(environ_of(scope, self._basic), error)
-            await self._send(proto, reply, self.lane, held.organization)
+            await inline.settled(held.owed, held.began)
+        except Exception as error:  # noqa: BLE001 - whatever it was, it is told
+            await self._send(proto, self._refusal(environ_of(scope, self._basic), error), self.reserved, "")
+        else:
+            proto.response_bytes(200, held.headers, held.body)
         finally:
-            held.release()
+            repeated.over(held)
         return True
 
     async def _identified(self, scope: Scope, proto: HttpProtocol, environ: Environ) -> None:

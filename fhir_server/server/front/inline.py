@@ -88,9 +88,10 @@ class Inline:
         self._took(time.monotonic() - began)
         self._waiting += 1
         durable = self._trail.settle_soon(deferred)
-        self._due.append((began + DURABLE_WITHIN_S, durable))
-        if not self._ticks:
-            self._tick()
+        if not self._due or self._due[-1][1] is not durable:  # of others of this turn
+            self._due.append((began + DURABLE_WITHIN_S, durable))
+            if not self._ticks:
+                self._tick()
         try:
             await durable
         finally:

@@ -16,14 +16,15 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-from auth.guard import TOKEN, Guard, holder_of
+from auth.admission import Accounts
+from auth.guard import TOKEN, Guard
 from auth.tokens import Token
 from fhir_server.edge.negotiation import etag, http_date
 from fhir_server.server import encoding, logs
 from fhir_server.server.front.answers import DIRECT_BYTES, Reply
 from fhir_server.server.front.protocol import Environ, Headers, Scope
 from resources.outcomes import TooManyRequests
-from store.access import Caller, Recording, Version
+from store.access import Caller, Version
 from store.engine.ids import random_digits
 
 FIELDS = frozenset(
@@ -45,7 +46,7 @@ _Head = tuple[Any, ...]
 class Sees(Protocol):
     """The store, as far as it is needed here."""
 
-    def see(self, caller: Caller, type_name: str, id: str, /) -> Version | None: ...
+    def see(self, caller: Caller, type_name: str, id: str, /) -> tuple[Version, list[Any]] | None: ...
 
 
 class Kept(NamedTuple):
@@ -71,15 +72,14 @@ class _Template(NamedTuple):
 
 
 class Held(NamedTuple):
-    """A read that is carried out. Its answer may leave once the rows of `deferred` are durable."""
+    """A read that is carried out. Its answer, 200, may leave once what is owed is durable; then it is `over`."""
 
-    reply: Reply
-    organization: str
-    deferred: list[Any]
+    headers: Headers
+    body: bytes
+    owed: list[Any]
     began: float
     """Monotonic s."""
-    release: Callable[[], None]
-    """Its place among the requests in flight is free again."""
+    accounts: Accounts
 
 
 class Repeated:
@@ -129,34 +129,34 @@ class Repeated:
         began = time.monotonic()
         match = _PLAIN.fullmatch(path)
         token = self._guard.again(kept.token) if match is not None else None
-        if match is None or token is None:
+        if match is None or token is None or token.client is None:
             return None
+        admission, held = self._guard.admission, None
         try:
-            admitted = self._guard.admission.admit(holder_of(token))
+            accounts = admission.enter(token.record.client_id, token.client.record.organization)
         except TooManyRequests:
             return None  # and so it will be again
-        held = None
         try:
-            held = self._held(kept, token, match[1], match[2], began, admitted.release)
+            held = self._held(kept, token, match[1], match[2], began, accounts)
         finally:
             if held is None:
-                admitted.release()
+                admission.release(accounts)
         return held
 
+    def over(self, held: Held) -> None:
+        """Its answer is sent: its place among the requests in flight is free again."""
+        self._guard.admission.release(held.accounts)
+
     def _held(
-        self, kept: Kept, token: Token, type_name: str, id: str, began: float, release: Callable[[], None]
+        self, kept: Kept, token: Token, type_name: str, id: str, began: float, accounts: Accounts
     ) -> Held | None:
-        recording = Recording()
-        deferred = recording.deferred = []
         request_id = random_digits()
-        caller = self._guard.caller(token, kept.address, request_id, recording)
-        try:
-            version = self._store.see(caller, type_name, id)
-            if version is None:
-                return None
-            body = self._shown(version, caller)
-        finally:
-            recording.let_go()
+        caller = self._guard.caller(token, kept.address, request_id)
+        seen = self._store.see(caller, type_name, id)
+        if seen is None:
+            return None
+        version, owed = seen
+        body = self._shown(version, caller)
         if kept.coding is not None and len(body) >= encoding.FROM_BYTES:
             body, template = encoding.packed(body, kept.coding), kept.answers.get(True)
         else:
@@ -169,7 +169,7 @@ class Repeated:
         headers[template.length] = ("Content-Length", str(len(body)))
         headers[template.request_id] = ("X-Request-Id", request_id)
         logs.request("GET", _ROUTE, 200, (time.monotonic() - began) * 1000, request_id)
-        return Held(Reply(200, headers, body), caller.organization, deferred, began, release)
+        return Held(headers, body, owed, began, accounts)
 
 
 def _head(scope: Scope) -> _Head:
