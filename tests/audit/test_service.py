@@ -5,6 +5,7 @@ DESIGN §3 and §7; reference/security-subscriptions.md §4.4 (fail closed).
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -309,3 +310,24 @@ def test_refusals_are_recorded_as_security_failures(
     refused = inbox(database)[-1]
     assert refused["outcome"] == Outcome.SERIOUS
     assert refused["contained"][0]["issue"][0]["code"] == "not-found"
+
+
+def test_whoever_is_cancelled_of_those_that_share_a_commit_goes_alone() -> None:
+    """One future stands for all records of a turn of the loop."""
+    began: list[object] = []
+    committer: GroupCommitter[str] = GroupCommitter(lambda drain: began.append(drain()))
+
+    async def test() -> None:
+        async def one(name: str) -> str:
+            await committer.submit_soon([name])
+            return name
+
+        tasks = [asyncio.create_task(one(name)) for name in ("a", "b")]
+        await asyncio.sleep(0)
+        tasks[0].cancel()
+        done = await asyncio.gather(*tasks, return_exceptions=True)
+        assert isinstance(done[0], asyncio.CancelledError)
+        assert done[1] == "b"
+
+    asyncio.run(test())
+    assert began == [["a", "b"]]
