@@ -76,6 +76,10 @@ class Intake:
 
     # --- the sequencer's side
 
+    def appended(self) -> int:
+        """How many bytes of records the files hold, consumed ones included, within a block a file."""
+        return spool.bytes_waiting(self.folder, {})
+
     def next(self, connection: Connection, limit: int) -> list[Taken]:
         """What is next in the files, some `limit` records."""
         return spool.take(self.folder, self._key(), spool_rows.states(connection), limit)

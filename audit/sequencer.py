@@ -189,9 +189,9 @@ class Sequencer:
     def _lets_pass(self) -> bool:
         """Whether a burst of reads is on that has the machine to itself: it is young, and not much waits yet."""
         now_s = time.monotonic()
-        if self._spooled is None or now_s - self._looked_at < POLL_S / 2:
+        if self._intake is None or now_s - self._looked_at < POLL_S / 2:
             return False
-        before, self._spooled_bytes = self._spooled_bytes, spool.bytes_waiting(self._spooled, {})
+        before, self._spooled_bytes = self._spooled_bytes, self._intake.appended()
         self._looked_at, came = now_s, self._spooled_bytes - before
         if came < BURST_BYTES:
             return False

@@ -403,4 +403,34 @@ def test_a_spool_that_is_replayed_is_logged_once(ledger: Ledger, database: Datab
     assert ledger.catch_up()
     assert sorted(logged(database)) == [*(["after"]), *(f"n{number}" for number in range(5))]
     with database.read() as connection:
-from audit import frames, queries, sequencer, spool, spool_rows, verify
+        assert set(spool_rows.states(connection)) == {name, again.name}
+    assert ledger.spool_findings() == []
+
+
+def test_a_burst_of_reads_goes_before_the_log_and_the_log_follows_it(
+    ledger: Ledger, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """docs/audit.md "How far behind the log may be": not while it comes, unless much waits; at once when it is over."""
+    monkeypatch.setattr(sequencer, "POLL_S", 0.0)
+    monkeypatch.setattr(sequencer, "BURST_BYTES", 100)
+    monkeypatch.setattr(sequencer, "PASSED_BYTES", 200_000)
+    step = ledger.sequencer.paced_step
+
+    def comes(count: int) -> int:
+        """A look at the spool after so many records: how many the log has then."""
+        for number in range(count):
+            access = Access(Interaction.SEARCH_TYPE, "Patient", query="x" * 4000)
+            ledger.disclose(Caller(f"c-{number}", "hopital-a"), [access], AT)
+        step()
+        return len(logged(database))
+
+    step()
+    assert [comes(5), comes(5)] == [0, 0], "a burst is on"
+    assert comes(0) == 10, "it is over"
+    bounds = [comes(10) for _ in range(6)]
+    assert bounds[0] == 10
+    assert bounds[-1] > 10, "too much waits"
+    monkeypatch.setattr(sequencer, "PASSED_BYTES", 10**9)
+    assert comes(0) == 70
+    monkeypatch.setattr(ledger.sequencer, "_passes_until", time.monotonic())
+    assert comes(5) == 75, "it lasts"

@@ -15,14 +15,12 @@ import pytest
 from sqlalchemy import update
 from werkzeug.test import TestResponse
 
-from audit import queries, spool
 from audit.committer import GroupCommitter
 from auth.tables import oauth_token
 from auth.tokens import REMEMBERED_FOR_S
 from fhir_server.demo import world
 from fhir_server.server.front import repeated
 from fhir_server.server.front.repeated import Held, Kept, Repeated
-from fhir_server.server.services import SPOOL
 from resources.outcomes import Unavailable
 from tests.fhir_server.conftest import Api
 from tests.support import patient
@@ -58,7 +56,8 @@ def _told(answer: TestResponse) -> tuple[int, list[tuple[str, str]], bytes]:
 def _entries(api: Api, count: int) -> list[Any]:
     """The last records, without what is drawn at random or is a time."""
     with api.services.database.read() as connection:
-        rows = spool.read(api.services.settings.data / SPOOL, queries.consumed(connection), 10_000)
+        assert api.services.ledger._intake is not None
+        rows = [row for taken in api.services.ledger._intake.next(connection, 10_000) for row in taken.rows]
     found = []
     for row in rows[-count:]:
         content = json.loads(row.entry)
