@@ -34,16 +34,20 @@ _ROUNDS = 5
 """Of the bare route and of reads, by turns: the kernel spreads connections over the workers as it likes (12 to 4 as
 well as 8 to 8), which makes one round 20 % faster than the next, and the machine is not the same from minute to minute.
 """
+_BURST_S = 2.5
+"""Reads are measured as bursts so long, each after the log had everything; what goes on is `sustained`."""
+_LOOK_S = 1.0
 _READERS = (16, 64)
 """Connections that read at once."""
 _CAUGHT_UP_WITHIN_S = 300.0
+_QUEUES = ("audit-inbox", "audit-spool", "outbox")
 _PATIENTS = 200
 _CHUNK = 100
 _EVENTS_PER_SECOND = 20
 
 
-def quick(*, seconds: float, resources: int, out: Path | None, database: str | None) -> int:
-    """Measure, print, and write the raw figures to `out`."""
+def quick(*, seconds: float, sustained: float, resources: int, out: Path | None, database: str | None) -> int:
+    """Measure, print, and write the raw figures to `out`. `sustained`: seconds of reads at a stretch; 0: none."""
     with tempfile.TemporaryDirectory(prefix="vigie-bench-") as folder:
         settings = Settings.load(
             {
@@ -65,7 +69,7 @@ def quick(*, seconds: float, resources: int, out: Path | None, database: str | N
         supervisor.start()
         try:
             processes.until_ready(settings, supervisor)
-            figures = _Bench(settings, bare_port, seconds, resources).run()
+            figures = _Bench(settings, bare_port, seconds, sustained, resources).run()
         finally:
             supervisor.stop()
     _print(figures)
@@ -78,10 +82,15 @@ def quick(*, seconds: float, resources: int, out: Path | None, database: str | N
 
 
 class _Bench:
-    def __init__(self, settings: Settings, bare_port: int, seconds: float, resources: int) -> None:
+    def __init__(
+        self, settings: Settings, bare_port: int, seconds: float, sustained_s: float, resources: int
+    ) -> None:
         self.settings = settings
         self.bare_port = bare_port
         self.seconds = seconds
+        self.sustained_s = sustained_s
+        self.kept_up: list[Json] = []
+        """What waited for the log while reads went on."""
         self.resources = resources
         self.host = f"127.0.0.1:{settings.port}"
         self.tokens: dict[str, str] = {}
@@ -110,15 +119,21 @@ class _Bench:
                         "127.0.0.1",
                         self.bare_port,
                         lambda n: request("GET", "/bare/read", self.host),
-                        seconds=self.seconds,
+                        seconds=_BURST_S,
                         connections=connections,
                     )
                 )
                 read.add(
-                    self.load(lambda n: self.get(f"/fhir/{patients[n % len(patients)]}"), connections=connections)
-                )
+                    self.load(
+                        lambda n: self.get(f"/fhir/{patients[n % len(patients)]}"),
+                        connections=connections, seconds=_BURST_S,
+                    )
+                )  # fmt: skip
+                self.catch_up()
             self.renew()
-        self.catch_up()
+        if self.sustained_s:
+            measured["audited read, sustained, 16"] = self.sustained(patients)
+            self.catch_up()
         self.renew()
         measured["search"] = self.load(
             lambda n: self.get(
@@ -177,6 +192,8 @@ class _Bench:
             },
             "resources_per_second_in_transactions": round(measured["transaction of 50"].per_second * 50, 1),
             "instances_per_second_by_stow": round(measured["STOW-RS (10 instances a request)"].per_second * 10, 1),
+            "sustained_s": self.sustained_s,
+            "waiting_while_sustained": self.kept_up,
             "audit_log_caught_up": self.logged,
             "notification_ms": {"events": len(ordered), "p50": at(50), "p99": at(99)},
         }
@@ -194,6 +211,31 @@ class _Bench:
                 _bundle([_plain_order(patients[(start + i) % _PATIENTS], start + i) for i in range(_CHUNK)]),
             )
         return patients
+
+    def sustained(self, patients: list[str]) -> Measured:
+        """Reads at a stretch, and second by second what waits for the log meanwhile."""
+        over, began = threading.Event(), time.monotonic()
+
+        def watch() -> None:
+            services = Services.of(self.settings)
+            while not over.wait(_LOOK_S):
+                with services.database.read() as connection:
+                    queues = services.queues(connection)
+                self.kept_up.append({
+                    "at_s": round(time.monotonic() - began, 1),
+                    **{name: [one.count, _age(one.oldest_us)] for name, one in sorted(queues.items())},
+                })  # fmt: skip
+            services.close()
+
+        watching = threading.Thread(target=watch, daemon=True)
+        watching.start()
+        try:
+            return self.load(
+                lambda n: self.get(f"/fhir/{patients[n % len(patients)]}"), seconds=self.sustained_s
+            )  # fmt: skip
+        finally:
+            over.set()
+            watching.join()
 
     def catch_up(self) -> None:
         """Wait until what was recorded is in the audit log, so that no work is measured beside the last one's rest."""
@@ -291,8 +333,10 @@ class _Bench:
             click.echo(f"{missing} of {len(committed)} notifications had not arrived after 15 s", err=True)
         return [max(0.0, arrived[name] - at) for name, at in committed.items() if name in arrived]
 
-    def load(self, make: load.Request, *, connections: int = 16) -> Measured:
-        return load.run("127.0.0.1", self.settings.port, make, seconds=self.seconds, connections=connections)
+    def load(self, make: load.Request, *, connections: int = 16, seconds: float | None = None) -> Measured:
+        return load.run(
+            "127.0.0.1", self.settings.port, make, seconds=seconds or self.seconds, connections=connections
+        )
 
     def get(self, path: str) -> bytes:
         return request("GET", path, self.host, token=self.tokens["hospital-a"])
@@ -320,6 +364,10 @@ class _Bench:
             return connection.body
         finally:
             connection.close()
+
+
+def _age(oldest: int | None) -> float:
+    return 0.0 if oldest is None else round(time.time() - oldest / 1e6, 1)
 
 
 def _bare(connections: int) -> str:
@@ -407,6 +455,12 @@ def _print(figures: Json) -> None:
         click.echo(f"  audited read / bare, {connections:>3} connections {ratio:9.2f}")
     click.echo(f"  resources/s in transactions          {figures['resources_per_second_in_transactions']:.0f}")
     click.echo(f"  STOW-RS instances/s                  {figures['instances_per_second_by_stow']:.0f}")
+    waits = [one.get(name, [0, 0.0]) for one in figures["waiting_while_sustained"] for name in _QUEUES]
+    if waits:
+        click.echo(
+            f"  sustained for {figures['sustained_s']:.0f} s: at most {max(count for count, _ in waits)} waiting"
+            f" for the log or for delivery, the oldest for {max(age for _, age in waits)} s"
+        )
     for one in figures["audit_log_caught_up"]:
         rate = one["records"] / max(one["seconds"], 0.1)
         click.echo(
