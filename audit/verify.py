@@ -293,7 +293,7 @@ def export(database: Database, file: Path, verifier: Verifier) -> int:
     draft = file.with_name(f".{file.name}.{secrets.token_hex(6)}")
     count = 0
     try:
-        with gzip.open(draft, "wt", encoding="utf-8", newline="\n", compresslevel=3) as out:
+        with gzip.open(draft, "wt", encoding="utf-8", errors="surrogateescape", newline="\n", compresslevel=3) as out:
             for line in _export_lines(database, verifier):
                 count += "leaf" in line
                 out.write(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n")

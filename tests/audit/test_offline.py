@@ -9,6 +9,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -140,3 +141,84 @@ def test_what_is_no_export_is_refused(tmp_path: Path, content: bytes, signer: Si
     file = tmp_path / "x"
     file.write_bytes(content)
     assert not offline.verify_export(file, signer.verifier.text()).ok
+
+
+def _notes(file: Path) -> list[str]:
+    with gzip.open(file, "rt") as lines:
+        return [line["checkpoint"] for line in map(json.loads, lines) if "checkpoint" in line]
+
+
+def test_what_a_trusted_checkpoint_covers_is_not_verified_again(exported: Path, signer: Signer) -> None:
+    """That the log continues what it signed is shown by the leaves; what came after it is verified whole."""
+    key, trusted = signer.verifier.text(), _notes(exported)[1]  # of ten records
+
+    def report(change: Callable[[list[dict[str, Any]]], None]) -> list[tuple[int, str]]:
+        found = offline.verify_export(_rewritten(exported, change), key, trusted=trusted).findings
+        return [(one.position, one.kind) for one in found]
+
+    def of(seq: int, **other: str) -> Callable[[list[dict[str, Any]]], None]:
+        return lambda lines: lines[_record(lines, seq)].update(other)
+
+    whole = offline.verify_export(exported, key, trusted=trusted)
+    assert (whole.findings, whole.records) == ([], SIZE - 10)
+    assert report(of(8, head="{}")) == [], "verified before"
+    assert report(of(8, leaf="00" * 32))[0] == (10, "root")
+    assert report(of(12, head="{}")) == [(12, "altered")]
+    assert report(lambda lines: lines.pop(_record(lines, 8)) and None)[0][1] == "format"
+    assert report(lambda lines: lines.pop(_record(lines, 12)) and None)[0] == (12, "missing")
+    assert (11, "truncated") not in report(of(8, head="{}"))
+
+    def cut(lines: list[dict[str, Any]]) -> None:
+        del lines[_record(lines, 8) :]
+        lines.append({"end": 7})
+
+    assert report(cut)[-1] == (8, "truncated")
+
+
+def test_a_trusted_checkpoint_of_another_key_is_refused(exported: Path, signer: Signer) -> None:
+    other = Signer.generate(signer.name)
+    with pytest.raises(ValueError, match="not signed by this key"):
+        offline.verify_export(exported, other.verifier.text(), trusted=_notes(exported)[1])
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_however_many_verify_they_say_the_same(tmp_path: Path, processes: int) -> None:
+    """In order of position, whoever examined what; more lines than one takes at a time."""
+    from scripts import synthetic_export
+
+    signer = Signer.generate("vigie/platform")
+    file = tmp_path / "log.gz"
+    synthetic_export.write(5 * offline.CHUNK, file, signer)
+    assert offline.verify_export(file, signer.verifier.text(), processes=processes).ok
+
+    def harm(lines: list[dict[str, Any]]) -> None:
+        for seq in (3, 2 * offline.CHUNK, 4 * offline.CHUNK + 7):
+            lines[_record(lines, seq)]["head"] = "{}"
+        lines[_record(lines, 600)]["events"] = []
+
+    report = offline.verify_export(_rewritten(file, harm), signer.verifier.text(), processes=processes)
+    assert [one.position for one in report.findings] == [3, 2 * offline.CHUNK, 600, 4 * offline.CHUNK + 7]
+
+
+def test_memory_does_not_grow_with_the_log(tmp_path: Path) -> None:
+    """Of n, 2n and 4n records the same peak."""
+    from scripts import synthetic_export
+
+    signer = Signer.generate("vigie/platform")
+    peaks = []
+    for count in (500, 1000, 2000, 4000):
+        file = tmp_path / f"{count}.gz"
+        synthetic_export.write(count, file, signer)
+        tracemalloc.start()
+        assert offline.verify_export(file, signer.verifier.text()).records == count
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert max(peaks[1:]) < 1.3 * min(peaks[1:]), peaks
+
+
+def test_bytes_that_are_no_text_any_more_are_an_altered_record(exported: Path, signer: Signer) -> None:
+    """And no reason to stop."""
+    content = gzip.decompress(exported.read_bytes())
+    at = content.index(b"p-8")
+    exported.write_bytes(gzip.compress(content[:at] + b"\xf8" + content[at + 1 :]))
+    assert _first(exported, signer) == (8, "altered")
