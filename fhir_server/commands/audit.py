@@ -51,3 +51,15 @@ def spool_known(**flags: Any) -> None:
     from fhir_server.duties import upkeep
 
     click.echo(f"{upkeep.audit_spool_known(settings_here(**flags))} findings are known now")
+
+
+@audit.command("access-report")
+@click.argument("patient")
+@click.option("--from", "start", default="", help="Not before this date, as in 2026-02-14.")
+@click.option("--to", "end", default="", help="Not after this date.")
+@options(*DATA)
+def access_report(patient: str, start: str, end: str, **flags: Any) -> None:
+    """Who touched the record of PATIENT (Patient/ID, or SYSTEM|VALUE of an IPP or INS): CSV, newest first."""
+    from fhir_server.duties import upkeep
+
+    upkeep.access_report(settings_here(**flags), patient, start=start, end=end)

@@ -30,10 +30,13 @@ def operator(settings: Settings) -> Caller:
     return Caller(AGENT, settings.platform, role="operator", purpose=_PURPOSE, is_system=True)
 
 
-def access(operation: str, *detail: Detail, failure: str | None = None) -> Access:
-    """The access that is recorded of an act; `failure`: why it failed."""
+def access(
+    operation: str, *detail: Detail, failure: str | None = None, patients: tuple[str, ...] = ()
+) -> Access:
+    """The access that is recorded of an act; `failure`: why it failed; `patients`: whom it concerned."""
     return Access(
         Interaction.ADMIN,
+        patients=patients,
         detail=(("operation", operation), ("uid", str(os.getuid())), *detail),
         outcome=Outcome.SUCCESS if failure is None else Outcome.MAJOR,
         reason=failure,
@@ -44,13 +47,13 @@ def access(operation: str, *detail: Detail, failure: str | None = None) -> Acces
 class Act:
     """An act under way. `conclude` puts it on record before its result is given out."""
 
-    _record: Callable[[str | None], None]
+    _record: Callable[[str | None, tuple[str, ...]], None]
     is_recorded: bool = False
 
-    def conclude(self, failure: str | None = None) -> None:
+    def conclude(self, failure: str | None = None, *, patients: tuple[str, ...] = ()) -> None:
         """Record how it ended, once. Raises Unavailable where that cannot be recorded."""
         if not self.is_recorded:
-            self._record(failure)
+            self._record(failure, patients)
             self.is_recorded = True
 
 
@@ -75,10 +78,9 @@ def attempted(services: Services, operation: str, *detail: Detail) -> Iterator[N
 def recorded(services: Services, operation: str, *detail: Detail) -> Iterator[Act]:
     """One event for what is done inside: a success, or a failure where it raises or was concluded so."""
 
-    def record(failure: str | None) -> None:
-        services.ledger.disclose(
-            operator(services.settings), [access(operation, *detail, failure=failure)], services.clock()
-        )
+    def record(failure: str | None, patients: tuple[str, ...]) -> None:
+        done = access(operation, *detail, failure=failure, patients=patients)
+        services.ledger.disclose(operator(services.settings), [done], services.clock())
 
     act = Act(record)
     try:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Callable
 from pathlib import Path
 
 import click
 
+from audit import access_report as access_report_of
 from audit.offline import Report
 from fhir_server.duties import acts, deployment
 from fhir_server.server.faults import CannotRun
@@ -52,6 +55,43 @@ def audit_spool_known(settings: Settings) -> int:
         act.conclude()
         with services.database.write() as connection:
             return services.ledger.acknowledge_spool(connection)
+
+
+def access_report(
+    settings: Settings, patient: str, *, start: str = "", end: str = "", echo: Callable[[str], None] = click.echo
+) -> int:
+    """Print who touched the record of a patient, as CSV; how many accesses. Raises CannotRun, BadRequest.
+
+    `patient`: ``Patient/id``, or ``system|value`` of an identifier. The act is on record before anything is printed.
+    """
+    name = "patient.identifier" if "|" in patient else "patient"
+    if name == "patient" and not patient.startswith("Patient/"):
+        raise CannotRun("a patient is given as Patient/ID, or by an identifier as SYSTEM|VALUE")
+    asked = [(name, patient), *((("date", f"ge{start}"),) if start else ()), *((("date", f"le{end}"),) if end else ())]
+    with deployment.opened(settings) as services, acts.recorded(services, "audit-access-report") as act:
+        services.ledger.catch_up(EXPORT_CATCHES_UP_S)
+        query = services.parse("AuditEvent", [*asked, ("_count", "500")])
+        lines: list[access_report_of.Line] = []
+        token: str | None = None
+        patients: dict[str, None] = {}
+        while True:
+            with services.store.work(acts.operator(settings), write=False) as uow:
+                page = uow.resources.search(query, token=token)
+                uow.note_as_one([])
+            for version in page.matches:
+                concerned = version.patients[0] if version.patients else ""
+                patients[concerned] = None
+                lines.append(access_report_of.line(version.json(), concerned))
+            token = page.next
+            if token is None:
+                break
+        act.conclude(patients=tuple(filter(None, patients)))
+    text = io.StringIO()
+    table = csv.writer(text)
+    table.writerow(access_report_of.Line._fields)
+    table.writerows(lines)
+    echo(text.getvalue().rstrip())
+    return len(lines)
 
 
 def audit_export(settings: Settings, file: Path) -> int:

@@ -10,14 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
+from urllib.parse import urlencode
 
+from audit import access_report
 from fhir_server.edge import negotiation, validate
 from fhir_server.edge.exchange import Answer, Asked, of_json, of_version, warned
 from fhir_server.edge.parameters import Given, take
 from fhir_server.edge.ports import Services
 from fhir_server.edge.routes import Route
 from resources import jsontext
-from resources.interactions import Level, Parameter
+from resources.interactions import PAGE, Level, Parameter
 from resources.json import Json
 from resources.outcomes import BadRequest, NotFound
 from store.access import Access, Interaction, Version
@@ -181,6 +183,37 @@ def _on_duty(services: Services, asked: Asked, intent: Access, resource: Json | 
     return of_json(found)
 
 
+def _access_report(services: Services, asked: Asked, intent: Access, resource: Json | None) -> Answer:
+    """Who touched a patient's record: a page of accesses, newest first, of those that the caller may see the events of.
+
+    A patient without any, another organisation's and one that there is not are the same: an empty report.
+    """
+    given = asked.given
+    services.ledger.catch_up()
+    criteria = [("patient", f"Patient/{asked.route.id}")]
+    criteria += [("date", f"{prefix}{value}") for name, prefix in (("start", "ge"), ("end", "le"))
+                 if (value := given.one(name)) is not None]
+    criteria += [("_count", given.one("_count") or str(_ACCESSES)), ("_total", "accurate")]
+    query = asked.parse("AuditEvent", criteria, lenient=False)
+    with services.store.work(asked.caller, write=False, intent=intent) as uow:
+        page = uow.resources.search(query, token=given.one(PAGE.name))
+        told, patients = [], []
+        for version in page.matches:
+            patient = version.patients[0] if version.patients else ""
+            told.append(access_report.line(version.json(), patient))
+            patients.append(patient)
+        uow.note_as_one([replace(intent, patients=tuple(dict.fromkeys(filter(None, patients))))])
+    following = None
+    if page.next is not None:
+        path = "/".join(filter(None, (asked.base, asked.route.type, asked.route.id, "$access-report")))
+        kept = [pair for pair in given.pairs if pair[0] != PAGE.name]
+        following = f"{path}?{urlencode([*kept, (PAGE.name, page.next)])}"
+    return of_json(access_report.report(told, page.total, following))
+
+
+_ACCESSES = 100
+"""Accesses of a page of a report where `_count` does not say."""
+_OF_REPORT = (Parameter("start", "dateTime"), Parameter("end", "dateTime"), Parameter("_count", "integer"), PAGE)
 _OF_VALIDATE = (
     Parameter("resource", RESOURCE),
     Parameter("mode", "code", validate.MODES),
@@ -231,5 +264,12 @@ TABLE: tuple[Operation, ...] = (
         _on_duty,
         {Level.TYPE: (Parameter("at", "dateTime"), Parameter("function", "code"))},
         frozenset({"PractitionerRole"}),
+    ),
+    Operation(
+        "access-report",
+        f"{_VIGIE}access-report",
+        _access_report,
+        {Level.INSTANCE: _OF_REPORT},
+        frozenset({"Patient"}),
     ),
 )

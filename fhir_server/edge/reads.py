@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from urllib.parse import urlencode
 
+from audit import tde
 from fhir_server.edge import binary, negotiation, summary
 from fhir_server.edge.exchange import Answer, Asked, version_headers
 from fhir_server.edge.parameters import Given, left_out
@@ -106,6 +107,9 @@ def read(uow: UnitOfWork, asked: Asked, shown: Shown, bytes_of: Callable[[Versio
 def search(uow: UnitOfWork, asked: Asked, shown: Shown, new_id: Callable[[], str]) -> Answer:
     """search at type and system level (R4 §3.1.1): a searchset Bundle with truthful self and next links."""
     asks = [pair for pair in asked.given.pairs if pair[0] not in _OF_THE_EDGE]
+    in_tde = asked.route.type == "AuditEvent" and _IN_TDE in asks
+    if in_tde:
+        asks, shown = _of_tde(asks), _in_tde(shown)
     query = asked.parse(asked.route.type, asks, lenient=asked.preference.lenient)
     page = uow.resources.search(query, token=asked.given.one(PAGE.name))
     entries = [
@@ -125,8 +129,31 @@ def search(uow: UnitOfWork, asked: Asked, shown: Shown, new_id: Callable[[], str
     if stale and (asked.route.type is None or asked.route.type in stale or _goes_on(asks)):
         entries.append(_warning("incomplete", "An index is being rebuilt: what was stored before may be missing"))
     path = f"{asked.base}/{asked.route.type}" if asked.route.type else asked.base
-    processed = query.parameters()
+    processed = [*query.parameters(), *([_IN_TDE] if in_tde else ())]
     return _bundle("searchset", uow, new_id, entries, path, processed, page.total, page.next)
+
+
+_IN_TDE = ("_profile", tde.PROFILE)
+"""How events are asked for in the French profile."""
+
+
+def _of_tde(asks: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The search without the profile, which each event is projected to. BadRequest (400) without a bound of `date`."""
+    if not any(name == "date" for name, _ in asks):
+        raise BadRequest("In the profile TDE a search needs a date", code="required", expression="http.date")
+    return [pair for pair in asks if pair != _IN_TDE]
+
+
+def _in_tde(shown: Shown) -> Shown:
+    """AuditEvents in the profile; what was included besides as it is."""
+
+    def projected(version: Version, asked: Asked) -> bytes:
+        if version.type != "AuditEvent":
+            return shown(version, asked)
+        text = jsontext.dump(tde.project(version.json()))
+        return text if asked.given.subset is None else summary.subset(text, asked.given.subset)
+
+    return projected
 
 
 def history(uow: UnitOfWork, asked: Asked, shown: Shown, new_id: Callable[[], str]) -> Answer:

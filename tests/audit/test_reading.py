@@ -296,6 +296,17 @@ def test_an_officer_sees_who_touched_its_patients_and_nothing_else(hospitals: St
         assert uow.resources.search(parse("AuditEvent", [("_total", "accurate")])).total == 3
 
 
+def test_an_officer_lists_and_counts_its_own_alone(hospitals: Store) -> None:
+    """Every way to the events is the same way: history, counts, by id, by what they have in common."""
+    with hospitals.work(caller("hospital-a"), write=False) as uow:
+        listed = uow.resources.history("AuditEvent", None, since=None, at=None, count=50, token=None)
+        assert len(listed.versions) == listed.total == 3
+        assert b"p-b" not in b"".join(version.content for version in listed.versions)
+        for asked, count in ((("subtype", "search-type"), 2), (("agent", "Practitioner/rad-3"), 2)):
+            query = parse("AuditEvent", [asked, ("_summary", "count")])
+            assert uow.resources.search(query).total == count
+
+
 def test_a_querys_text_is_withheld_unless_every_patient_is_theirs(hospitals: Store) -> None:
     """What was asked for tells whom else it was about; so do the details."""
     mixed, own = shown(hospitals, caller("hospital-a"), ("subtype", "search-type"), ("agent", "Practitioner/rad-3"))

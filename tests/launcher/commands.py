@@ -79,6 +79,12 @@ ROWS: dict[str, Row] = {
     "platform init": Row(lambda place: ["platform", "init"], "platform-init"),
     "platform keys": Row(lambda place: ["platform", "keys"], "platform-keys"),
     "platform rotate": Row(lambda place: ["platform", "rotate", "pages"], "platform-rotate"),
+    "audit publish": Row(lambda place: ["audit", "publish"], "audit-publish"),
+    "audit access-report": Row(
+        lambda place: ["audit", "access-report", "Patient/nobody"],
+        "audit-access-report",
+        failing=lambda place: ["audit", "access-report", "Patient/nobody", "--from", "yesterday"],
+    ),
     "audit spool-known": Row(lambda place: ["audit", "spool-known"], "audit-spool-known"),
     "db upgrade": Row(lambda place: ["db", "upgrade"], "db-upgrade"),
     "reindex": Row(
