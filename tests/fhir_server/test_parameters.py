@@ -228,6 +228,8 @@ def test_an_operation_takes_its_parameters_from_either_place(there: Api, target:
         return
     client: Client = getattr(there, target.role)
     for parameter in target.inputs:
+        if parameter.name == "_page":  # as above
+            continue
         value = "update" if parameter.name == "mode" else _value(parameter)
         listed = [{"name": parameter.name, "valueString": value}]
         if target.body:
