@@ -155,6 +155,8 @@ class Judge:
         self.trusted, self._trusted_root = key.open(trusted) if trusted else (0, b"")
         """How many records were verified before."""
         self._foreign = self._unused = self._furthest = 0
+        self._gone, self._purged = Spans(), Spans()
+        self._gone_ids: dict[int, str] = {}
 
     @property
     def position(self) -> int:
@@ -203,7 +205,9 @@ class Judge:
             self._found(expected, "missing", f"{many} not in the log")
             self._whole = False
         if is_gone:
-            self._found(seq, "missing", f"AuditEvent/{event_id} is in the log and its content is gone")
+            self._gone.add(seq)
+            if len(self._gone_ids) < KEPT:
+                self._gone_ids[seq] = event_id
         elif made is None:
             self._found(seq, "altered", "the record cannot be read")
         elif own is not None and own != event_id:
@@ -213,6 +217,11 @@ class Judge:
         self.report.records += 1
         self._append(seq, leaf)
         self._check_elsewhere()
+
+    def purged(self, seq: int, positions: str) -> None:
+        """The record at `seq` says that those at `positions`, before it, were emptied on purpose."""
+        for first, last in spans_of(positions):
+            self._purged.add(first, min(last, seq - 1))
 
     def checkpoint(self, size: int, note: str) -> None:
         """A checkpoint kept with the log, after the record at position `size`."""
@@ -232,6 +241,7 @@ class Judge:
 
     def finish(self) -> Report:
         """The verdict, once everything was given."""
+        self._judge_gone()
         beyond = [(size, "a checkpoint") for size in self._ahead]
         beyond += [(size, "a checkpoint kept elsewhere") for size, note in self._elsewhere.rest()
                    if size > self._size and self._genuine(note)]
@@ -249,6 +259,18 @@ class Judge:
             self.report.notes.append(f"{self._unused} checkpoints kept elsewhere were not used: out of order")
         self.report.root = self._root()
         return self.report
+
+    def _judge_gone(self) -> None:
+        purged = 0
+        for first, last in self._gone:
+            for begin, end in self._purged.missing(first, last):
+                named = f"AuditEvent/{self._gone_ids[begin]}" if begin in self._gone_ids else f"record {begin}"
+                many = f" (and {end - begin} behind it)" if end > begin else ""
+                self._found(begin, "missing", f"{named} is in the log and its content is gone{many}")
+                purged -= end - begin + 1
+            purged += last - first + 1
+        if purged:
+            self.report.notes.append(f"{purged} records were purged, and are on record so")
 
     def outside(self, position: int, kind: str, text: str) -> None:
         """Something found by other means."""
@@ -313,6 +335,84 @@ class Judge:
             self.report.findings.append(Finding(position, kind, text))
         else:
             self.report.more += 1
+
+
+PURGE = "audit-purge"
+"""Operation of a record that says which records were emptied when their time was over."""
+
+
+class Spans:
+    """A set of positions, as spans in order."""
+
+    def __init__(self) -> None:
+        self._spans: list[tuple[int, int]] = []
+
+    def add(self, first: int, last: int | None = None) -> None:
+        """Add the positions from `first` to `last`."""
+        last = first if last is None else last
+        if last < first:
+            return
+        if self._spans and self._spans[-1][0] <= first:
+            low, high = self._spans[-1]
+            if first <= high + 1:
+                self._spans[-1] = (low, max(high, last))
+            else:
+                self._spans.append((first, last))
+            return
+        merged: list[tuple[int, int]] = []
+        for low, high in sorted([*self._spans, (first, last)]):
+            if merged and low <= merged[-1][1] + 1:
+                merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
+            else:
+                merged.append((low, high))
+        self._spans = merged
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return iter(self._spans)
+
+    def missing(self, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """The spans between `first` and `last` that are not in it."""
+        for low, high in self._spans:
+            if high < first:
+                continue
+            if low > last:
+                break
+            if low > first:
+                yield first, low - 1
+            first = high + 1
+        if first <= last:
+            yield first, last
+
+
+def spans_text(positions: Iterable[int]) -> str:
+    """Positions as the record of a purge has them: ``3-7 9``."""
+    spans = Spans()
+    for position in positions:
+        spans.add(position)
+    return " ".join(f"{first}-{last}" if last > first else str(first) for first, last in spans)
+
+
+def spans_of(text: str) -> list[tuple[int, int]]:
+    """What `spans_text` wrote. Raises ValueError."""
+    found = []
+    for one in text.split():
+        first, _, last = one.partition("-")
+        found.append((int(first), int(last or first)))
+    return found
+
+
+def purged_by(head: str | None, particulars: str) -> str:
+    """The positions that a record says were emptied; nothing for every other record."""
+    if head is None or f'"{PURGE}"' not in particulars:
+        return ""
+    try:
+        detail = dict(json.loads(particulars).get("detail", ()))
+        if json.loads(head)["access"]["interaction"] != "admin" or detail.get("operation") != PURGE:
+            return ""
+        spans_of(detail["positions"])
+        return str(detail["positions"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return ""
 
 
 class _InOrder:
@@ -469,9 +569,11 @@ def _take(judge: Judge, result: tuple[Any, ...]) -> str:
     """Give the judge what was found of a line; why it cannot be taken, or nothing."""
     kind = result[0]
     if kind == "record":
-        _, seq, event_id, leaf, fits, own, is_gone, events_fit = result
+        _, seq, event_id, leaf, fits, own, is_gone, events_fit, purged = result
         made = None if fits is None else leaf if fits else b""
         judge.record(seq, event_id, leaf, made, is_gone=is_gone, own=own)
+        if purged and fits:
+            judge.purged(seq, purged)
         if not events_fit:
             judge.outside(seq, "altered", f"the AuditEvents shown of record {event_id} are not those of the record")
     elif kind == "passed":
@@ -550,7 +652,8 @@ class _Examiner:
         events_fit = True
         if self.makes_events and self._projection is not None and form == 2 and fits:
             events_fit = self._projection.fits(line)
-        return "record", int(seq), str(event_id), leaf, fits, own, content is None, events_fit
+        purged = purged_by(content, line["particulars"]) if fits else ""
+        return "record", int(seq), str(event_id), leaf, fits, own, content is None, events_fit, purged
 
 
 def _examined(lines: Iterator[bytes], examiner: _Examiner, processes: int) -> Iterator[tuple[Any, ...]]:

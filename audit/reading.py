@@ -19,7 +19,7 @@ from typing import Any
 import orjson
 from sqlalchemy import ColumnElement, Connection, Select, and_, exists, func, literal, or_, select, tuple_, union
 
-from audit import forms, queries
+from audit import forms, queries, retention
 from audit.asking import Asked, Keys, asked_of, quick, viewers_of
 from audit.forms import FORM_1, Event, Row
 from audit.tables import audit_index, audit_log
@@ -89,7 +89,7 @@ class Reading(Shelf):
         asked = self._asked(connection, visible, query, upto)
         if asked.viewers is None and not asked.criteria and not asked.constraints:
             row = connection.execute(select(audit_log.c.through).where(audit_log.c.seq == upto)).first()
-            return int(row[0]) if row else 0
+            return int(row[0]) - retention.events_purged(connection, upto) if row else 0
         return sum(1 for _ in self._matches(connection, asked, None, check))
 
     def _asked(self, connection: Connection, visible: Visibility, query: Query, upto: int) -> Asked:

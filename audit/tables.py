@@ -108,3 +108,24 @@ audit_checkpoint = Table(
     Column("note", Text, nullable=False, comment="C2SP signed note"),
     Column("signed", BigInteger, nullable=False, comment="µs since 1970-01-01T00:00Z"),
 )
+
+audit_hold = Table(
+    "audit_hold",
+    metadata,
+    Column("pk", Key, primary_key=True),
+    Column("patient", Text, nullable=False, comment="reference of the patient whose records are kept; *: all"),
+    Column("reason", Text, nullable=False, comment="what the operator said"),
+    Column("since", BigInteger, nullable=False, comment="µs since 1970-01-01T00:00Z"),
+    Column("released", BigInteger, nullable=True, comment="µs since 1970-01-01T00:00Z; null: in force"),
+)
+
+audit_purge = Table(
+    "audit_purge",
+    metadata,
+    Column("pk", Key, primary_key=True),
+    Column("class", Text, nullable=False, comment="audit.retention.CLASSES"),
+    Column("first", BigInteger, nullable=False, comment="lowest position"),
+    Column("last", BigInteger, nullable=False, comment="highest position"),
+    Column("records", BigInteger, nullable=False, comment="how many were emptied"),
+    Column("events", BigInteger, nullable=False, comment="AuditEvents that they were"),
+)

@@ -23,7 +23,7 @@ from audit import clinical, finding, form2, forms, merkle, published, queries
 from audit.checkpoint import Verifier
 from audit.finding import Kind
 from audit.forms import Row
-from audit.offline import FORMAT, Judge, Key, Report, named_in
+from audit.offline import FORMAT, Judge, Key, Report, named_in, purged_by
 from audit.registry import Registered, Registry
 from audit.spool import Gap
 from resources.json import Json
@@ -127,9 +127,9 @@ def _log(connection: Connection, judge: Judge, proofs: _Proofs) -> None:
         proofs.registry.expect(row)
         proofs.index.expect(row)
         count = forms.count_of(row)
-        if count is not None and row.through != through + count:
+        if row.head is not None and count is not None and row.through != through + count:
             judge.outside(row.seq, "altered", "the number of AuditEvents up to here is another")
-        if row.form == forms.FORM_1 and not forms.is_dated(row, logged):
+        if row.form == forms.FORM_1 and row.head is not None and not forms.is_dated(row, logged):
             judge.outside(row.seq, "altered", "the instants beside the record are not its own")
         through, logged = row.through, row.logged
     while checkpoint is not None:
@@ -172,6 +172,8 @@ def judged(judge: Judge, row: Row) -> None:
     made = forms.leaf_of(row)
     own = named_in(row.form, row.head) if row.form == forms.FORM_1 and row.head is not None else None
     judge.record(row.seq, row.event_id, row.leaf, made, is_gone=row.head is None, own=own)
+    if made == row.leaf and (purged := purged_by(row.head, row.particulars)):
+        judge.purged(row.seq, purged)
 
 
 class _Index:

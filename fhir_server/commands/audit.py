@@ -63,3 +63,47 @@ def access_report(patient: str, start: str, end: str, **flags: Any) -> None:
     from fhir_server.duties import upkeep
 
     upkeep.access_report(settings_here(**flags), patient, start=start, end=end)
+
+
+@audit.command()
+@click.argument("patient")
+@click.option("--reason", required=True, help="Why: a case number, no name.")
+@options(*DATA)
+def hold(patient: str, reason: str, **flags: Any) -> None:
+    """Keep the records of PATIENT (Patient/ID, or * for all) until `release`, whatever their time."""
+    from fhir_server.duties import retention
+
+    retention.hold(settings_here(**flags), patient, reason)
+    click.echo(f"records of {patient} are held")
+
+
+@audit.command()
+@click.argument("patient")
+@options(*DATA)
+def release(patient: str, **flags: Any) -> None:
+    """End the holds of PATIENT."""
+    from fhir_server.duties import retention
+
+    click.echo(f"{retention.release(settings_here(**flags), patient)} holds released")
+
+
+@audit.command()
+@options(*DATA)
+def holds(**flags: Any) -> None:
+    """List what is held: since when, of whom, why."""
+    from fhir_server.duties import retention
+
+    for line in retention.listed(settings_here(**flags)):
+        click.echo(line)
+
+
+@audit.command()
+@click.argument("kind", metavar="CLASS")
+@click.option("--before", default="", help="Only what was recorded before this date, as in 2026-02-14.")
+@options(*DATA)
+def purge(kind: str, before: str, **flags: Any) -> None:
+    """Empty the records of CLASS (security, access) whose time is over; all proofs of others stay valid."""
+    from fhir_server.duties import retention
+
+    done = retention.purge(settings_here(**flags), kind, before)
+    click.echo(f"{done.records} records purged, {done.held} are held")

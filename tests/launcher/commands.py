@@ -85,6 +85,22 @@ ROWS: dict[str, Row] = {
         "audit-access-report",
         failing=lambda place: ["audit", "access-report", "Patient/nobody", "--from", "yesterday"],
     ),
+    "audit hold": Row(
+        lambda place: ["audit", "hold", "Patient/p-1", "--reason", "case 1"],
+        "audit-hold",
+        failing=lambda place: ["audit", "hold", "Martin", "--reason", "case 1"],
+    ),
+    "audit release": Row(
+        lambda place: ["audit", "release", "Patient/p-1"],
+        "audit-release",
+        failing=lambda place: ["audit", "release", "Martin"],
+    ),
+    "audit holds": Row(lambda place: ["audit", "holds"], "audit-holds"),
+    "audit purge": Row(
+        lambda place: ["audit", "purge", "security"],
+        "audit-purge",
+        failing=lambda place: ["audit", "purge", "everything"],
+    ),
     "audit spool-known": Row(lambda place: ["audit", "spool-known"], "audit-spool-known"),
     "db upgrade": Row(lambda place: ["db", "upgrade"], "db-upgrade"),
     "reindex": Row(
