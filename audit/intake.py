@@ -229,8 +229,11 @@ def removed(state: SpoolFile) -> Gap:
     return Gap(state.file, state.consumed, max(head.offset, state.consumed), missing, "removed")
 
 
-def adopt(database: Database, folder: Path) -> None:
-    """At an upgrade: the files that the version before left are read as it wrote them. Later none is."""
+def adopt(database: Database, folder: Path, *, for_good: bool = True) -> None:
+    """At an upgrade: the files that the version before left are read as it wrote them. Later none is.
+
+    `for_good`: that version serves no more. Until then it goes on to leave files.
+    """
     if not database.is_sqlite:
         return
     names = []
@@ -239,4 +242,4 @@ def adopt(database: Database, folder: Path) -> None:
             if file.read(len(frames.MAGIC)) != frames.MAGIC:
                 names.append(name)
     with database.write() as connection:
-        spool_rows.adopt(connection, names)
+        spool_rows.adopt(connection, names, for_good=for_good)

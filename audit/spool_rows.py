@@ -79,17 +79,17 @@ def forget(connection: Connection, names: Sequence[str]) -> None:
     connection.execute(delete(audit_spool).where(_file.file.in_(names)))
 
 
-def adopt(connection: Connection, names: Sequence[str]) -> bool:
-    """Register files that a version of before left, once in a database's life; False where that was done."""
+def adopt(connection: Connection, names: Sequence[str], *, for_good: bool) -> None:
+    """Register files that a version of before left, until it was done for good: then never again."""
     lock(connection, "audit spool")
     if connection.execute(select(store_setting.c.name).where(store_setting.c.name == _ADOPTED)).first() is not None:
-        return False
+        return
     known = states(connection)
     for name in names:
         if name not in known:
             connection.execute(insert(audit_spool).values(_row(name, OLD)))
-    connection.execute(insert(store_setting).values(name=_ADOPTED, value=str(len(names))))
-    return True
+    if for_good:
+        connection.execute(insert(store_setting).values(name=_ADOPTED, value=str(len(names))))
 
 
 def _row(name: str, form: int, *, header: bytes = b"", created: int = 0, owner: str = "") -> dict[str, object]:

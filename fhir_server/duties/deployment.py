@@ -31,7 +31,7 @@ def is_alone(settings: Settings) -> bool:
 def begin(settings: Settings) -> None:
     """What `serve` does with the deployment before anything else. Raises SchemaFault, KeyFault."""
     if is_alone(settings):
-        upgrade(settings)
+        upgrade(settings, begins=True)
         return
     migrations.require_current(settings.database_url)
     check_keys(settings)
@@ -44,10 +44,11 @@ def init(settings: Settings) -> None:
     note(settings, "platform-init")
 
 
-def upgrade(settings: Settings) -> None:
+def upgrade(settings: Settings, *, begins: bool = False) -> None:
     """Bring the schema to this version's and make the keys of a new deployment; safe to run at every start.
 
-    Raises SchemaFault for a schema that is newer than this code, KeyFault where a used database lacks a key.
+    `begins`: this version serves from now on, and no earlier one writes here any more. Raises SchemaFault for a schema
+    that is newer than this code, KeyFault where a used database lacks a key.
     """
     settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
     migrations.upgrade(settings.database_url)
@@ -56,7 +57,7 @@ def upgrade(settings: Settings) -> None:
         with database.write() as connection:
             standing.settle(connection)
         keys.provide(settings, database)
-        intake.adopt(database, settings.data / keys.SPOOL)
+        intake.adopt(database, settings.data / keys.SPOOL, for_good=begins)
     finally:
         database.dispose()
 

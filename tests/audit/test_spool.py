@@ -115,6 +115,21 @@ def test_a_torn_frame_ends_its_file_and_hides_nothing_before_it(tmp_path: Path, 
     assert spool.examine(tmp_path, KEY, path.name, state(one)) == []
 
 
+def test_what_follows_a_torn_frame_is_no_part_of_it(tmp_path: Path) -> None:
+    """A frame that was cut is followed by zeros alone."""
+    writer, path = written(tmp_path, "torn")
+    writer.close()
+    content = path.read_bytes()
+    length = frames.length_at(content, frames.HEADER_BYTES)
+    assert length is not None
+    end = frames.HEADER_BYTES + length
+    cut = content[: end - 20] + bytes(20)
+    path.write_bytes(cut + content[end:])
+    assert spool.examine(tmp_path, KEY, path.name, None) == []
+    path.write_bytes(cut + bytes(50) + b"x" + content[end + 51 :])
+    assert [gap.kind for gap in spool.examine(tmp_path, KEY, path.name, None)] == ["altered"]
+
+
 def test_a_frame_of_which_a_sector_is_missing_is_torn(tmp_path: Path) -> None:
     """A disk writes sectors in any order: power that failed in between leaves a hole in what was never acknowledged."""
     writer = spool.SpoolWriter(tmp_path, lambda: KEY)

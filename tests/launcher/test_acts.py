@@ -145,3 +145,26 @@ def test_a_start_of_the_service_is_on_record(own_site: Site) -> None:
     own_site.start()
     own_site.stop()
     assert len(events(own_site.data, "serve")) == 1
+
+
+def test_a_purge_within_the_time_of_a_class_is_refused(place: Place) -> None:
+    """What is young is kept, whoever asks; a reason and a name that is no reference stand nowhere in the log."""
+    for arguments in (["security", "--before", "2100-01-01"], ["access", "--before", "x"], ["nothing"]):
+        done = run(place, ["audit", "purge", *arguments])
+        assert done.exit_code == 1, done.output
+    assert run(place, ["audit", "hold", "Patient/p-1", "--reason", "affaire Dupont"]).exit_code == 0
+    assert "Patient/p-1  affaire Dupont" in run(place, ["audit", "holds"]).output
+    assert run(place, ["audit", "hold", "Mme Dupont", "--reason", "x"]).exit_code == 1
+    assert "Dupont" not in str([events(place.data, name) for name in ("audit-hold", "audit-holds", "audit-release")])
+    assert "1 holds" in run(place, ["audit", "release", "Patient/p-1"]).output
+    assert run(place, ["audit", "holds"]).output == ""
+
+
+def test_a_report_of_accesses_is_a_table(place: Place) -> None:
+    """CSV; whom it concerned is on record."""
+    assert run(place, ["audit", "hold", "Patient/p-1", "--reason", "x"]).exit_code == 0
+    lines = run(place, ["audit", "access-report", "Patient/p-1"]).output.splitlines()
+    assert lines[0].startswith("when,who,")
+    assert len(lines) == 2
+    (event,) = events(place.data, "audit-access-report")
+    assert "Patient/p-1" in [entity.get("what", {}).get("reference") for entity in event["entity"]]
