@@ -33,6 +33,7 @@ from subscriptions.versions import Versions
 
 CLIENT_INACTIVE = "the subscriber's client is not active"
 RIGHTS_LOST = "the subscriber may not see this any more"
+NOT_KEPT = "the events are not kept any more"
 ENDPOINT_REFUSED = "this deployment does not send to the endpoint any more"
 
 
@@ -107,7 +108,7 @@ class Composer:
             rows = outbox.events_between(connection, state.subscription_id, first, last, limit=terms.MAX_COUNT_MAX)
             allowed, withheld = self.split(connection, caller, rows)
             if not allowed:
-                return self._withheld(state, kind, (first, last), RIGHTS_LOST, withheld)
+                return self._withheld(state, kind, (first, last), RIGHTS_LOST if rows else NOT_KEPT, withheld)
             events = [
                 self.event(connection, caller, row, version, topic=state.topic, content=state.content)
                 for row, version in allowed

@@ -23,6 +23,7 @@ from sqlalchemy import (
     delete,
     func,
     insert,
+    literal,
     or_,
     select,
     update,
@@ -376,9 +377,21 @@ def ended(connection: Connection, now: datetime) -> list[State]:
 
 
 def sweep(connection: Connection, now: datetime) -> int:
-    """Remove events and attempts older than the retention; returns how many."""
+    """Remove events and attempts older than the retention; returns how many.
+
+    What was not delivered is kept as long as its subscription: one in `error` gets it once it is asked for anew.
+    """
     before = microseconds(now - RETENTION)
-    events = connection.execute(delete(event_table).where(event_table.c.occurred_at < before)).rowcount
+    event, state = event_table.c, state_table.c
+    wanted = (
+        select(literal(1))
+        .where(
+            state.subscription_id == event.subscription_id, state.status != "off", state.delivered < event.number
+        )
+        .correlate(event_table)
+        .exists()
+    )
+    events = connection.execute(delete(event_table).where(event.occurred_at < before, ~wanted)).rowcount
     attempts = connection.execute(delete(attempt_table).where(attempt_table.c.at < before)).rowcount
     return events + attempts
 

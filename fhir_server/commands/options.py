@@ -16,7 +16,7 @@ log = structlog.get_logger("vigie.command")
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-DATA = ("data", "database", "database_file", "secret_file", "objects")
+DATA = ("data", "database", "database_file", "secret_file", "objects", "checkpoints")
 """Settings that say where the data is: options of every command that looks at it."""
 
 

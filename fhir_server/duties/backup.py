@@ -90,7 +90,7 @@ def restore(settings: Settings, source: Path) -> Report:
         if (source / name).is_dir():
             shutil.copytree(source / name, folder, dirs_exist_ok=True)
     if (source / CHECKPOINTS).is_file():
-        shutil.copy2(source / CHECKPOINTS, settings.data / CHECKPOINTS)
+        shutil.copy2(source / CHECKPOINTS, settings.checkpoints_file)
     database = open_engine(settings.database_url)
     with database.write() as connection:
         snapshots.continue_numbers(connection)
@@ -105,7 +105,7 @@ def restore(settings: Settings, source: Path) -> Report:
 def _copy(services: Services, destination: Path) -> None:
     """Database first, then objects: an object is written before the row that names it, so none can be missing."""
     settings = services.settings
-    published = settings.data / CHECKPOINTS
+    published = settings.checkpoints_file
     if published.is_file():  # before the database: a log may be longer than its checkpoints, never shorter
         shutil.copy2(published, destination / CHECKPOINTS)
     url = make_url(settings.database_url)

@@ -27,7 +27,7 @@ from dicomweb import writes
 from fhir_server.duties import acts, deployment, permissions
 from fhir_server.server import checks, faults, figures, keys
 from fhir_server.server.checks import Finding, Status
-from fhir_server.server.keys import CHECKPOINTS, SPOOL
+from fhir_server.server.keys import SPOOL
 from fhir_server.server.settings import Settings
 from fhir_server.server.timed import Timed
 from resources.times import microseconds, utc_now
@@ -144,7 +144,7 @@ def _keys(settings: Settings, database: Database) -> str:
 
 def _checkpoints(settings: Settings, database: Database) -> str:
     """The published file is there, and as new as the log."""
-    path = settings.data / CHECKPOINTS
+    path = settings.checkpoints_file
     verifier = keys.RingSigner(keys.ring(settings, database), settings).verifier
     with database.read() as connection:
         fault = published.fault(connection, path, published.look(path, verifier))

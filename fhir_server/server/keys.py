@@ -180,7 +180,7 @@ def _remembered(connection: Connection) -> dict[str, str]:
 def _is_used(settings: Settings, connection: Connection) -> bool:
     """Whether anything was ever stored, recorded or registered here. A data folder knows of records that wait (SQLite),
     and of a log whose database is gone."""
-    if (settings.data / CHECKPOINTS).exists() or any((settings.data / SPOOL).glob("*.spool")):
+    if settings.checkpoints_file.exists() or any((settings.data / SPOOL).glob("*.spool")):
         return True
     columns = (resource_version.c.pk, audit_log.c.seq, audit_inbox.c.pk, oauth_client.c.client_id)
     return any(connection.execute(select(column).limit(1)).first() is not None for column in columns)

@@ -41,6 +41,8 @@ class Running:
     base_urls: tuple[str, ...]
     platform: str
     objects: str
+    checkpoints: str
+    """The file of published checkpoints."""
     secret_file: str
     """Where the deployment secret is mounted; empty: in the data folder."""
     database: str
@@ -59,6 +61,7 @@ class Running:
             base_urls=settings.base_urls,
             platform=settings.platform,
             objects=str(settings.objects_folder.resolve()),
+            checkpoints=str(settings.checkpoints_file.resolve()),
             secret_file=str(Path(settings.secret_file).resolve()) if settings.secret_file else "",
             database="" if url.password else settings.database_url,
         )

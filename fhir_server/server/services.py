@@ -23,7 +23,7 @@ from auth.service import Authority
 from dicomweb import ae
 from dicomweb.service import Imaging
 from fhir_server.server import keys
-from fhir_server.server.keys import CHECKPOINTS, SPOOL
+from fhir_server.server.keys import SPOOL
 from fhir_server.server.settings import Settings
 from resources import search
 from resources.search import Query
@@ -96,7 +96,7 @@ class Services:
             base_url=bases[0],
             base_urls=bases,
             platform=settings.platform,
-            published=settings.data / CHECKPOINTS,
+            published=settings.checkpoints_file,
             spooled=settings.data / SPOOL,
             clock=clock,
             ids=new_id or ordered_id,
@@ -204,7 +204,7 @@ class Services:
 
     def verify_audit(self) -> Report:
         """Verify the whole audit log, against the checkpoints published beside the database too."""
-        published = self.settings.data / CHECKPOINTS
+        published = self.settings.checkpoints_file
         return verify.verify(
             self.database,
             self._verifier,
@@ -219,7 +219,7 @@ class Services:
     def publish_checkpoint(self) -> int:
         """Publish the newest checkpoint, into a file that is made if there is none; how many records it signs."""
         self.ledger.catch_up()
-        path = self.settings.data / CHECKPOINTS
+        path = self.settings.checkpoints_file
         with self.database.read() as connection:
             note, size = queries.last_checkpoint(connection), queries.last_signed(connection)
         published.begin(path)

@@ -134,6 +134,13 @@ class Settings:
         "Folder of the immutable objects (DICOM instances, report PDFs). Empty: `objects` in the data folder.",
         flag=True,
     )
+    checkpoints: str = setting(
+        "",
+        _text(),
+        "File that the signed checkpoints of the audit log are published to, best on another volume; nodes of one "
+        "database share it. Empty: `checkpoints.txt` in the data folder.",
+        flag=True,
+    )
     dimse_port: int = setting(
         11112,
         _number(0, 65535),
@@ -299,6 +306,11 @@ class Settings:
     def objects_folder(self) -> Path:
         """Folder of the immutable objects."""
         return Path(self.objects.removeprefix("file://")) if self.objects else self.data / "objects"
+
+    @property
+    def checkpoints_file(self) -> Path:
+        """File of the published checkpoints."""
+        return Path(self.checkpoints) if self.checkpoints else self.data / "checkpoints.txt"
 
     @property
     def bases(self) -> tuple[str, ...]:

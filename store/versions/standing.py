@@ -11,6 +11,7 @@ from resources import index_rules
 from resources.registry import TYPES, type_id
 from resources.search_parameters import numbers
 from store.access import COUNTED, Waiting
+from store.engine.locks import lock
 from store.versions.tables import index_rule, resource_version, search_parameter
 
 FIRST = 1
@@ -30,6 +31,7 @@ def check(connection: Connection) -> None:
 
 def settle(connection: Connection) -> None:
     """Enter what this code has more, and that types without a version have today's rules. Raises IndexFault."""
+    lock(connection, "index registry")
     missing = _missing(connection)
     if missing:
         rows = [{"number": number, "type": type_, "code": code} for number, (type_, code) in sorted(missing.items())]

@@ -148,7 +148,7 @@ def rubbish(service: Service) -> dict[str, int]:
     return {
         "objects/incoming": sum(1 for _ in (objects / "incoming").iterdir()),
         "spool": sum(1 for _ in (service.data / "spool").iterdir()),
-        "keys": sum(1 for one in (service.data / "keys").iterdir() if one.name.startswith(".")),
+        "keys": sum(1 for _ in (service.data / "keys").glob(".*")),
     }
 
 

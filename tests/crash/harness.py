@@ -1,6 +1,8 @@
 """kill -9 of any process at random moments under load, then the reckoning: nothing acknowledged is lost.
 
-    python -m tests.crash.harness --kills 100 --database sqlite|postgresql [--seed N] [--out FILE]
+    python -m tests.crash.harness --kills 100 --database sqlite|postgresql [--nodes 2] [--seed N] [--out FILE]
+
+With two nodes (PostgreSQL) clients take either, and either is killed; each has a data folder of its own.
 
 What kill -9 cannot show: the page cache outlives the process, so a missing fsync goes unnoticed. That is shown by
 `test_durability.py` (settings of every connection, torn WAL, order of fsync and rename), not here.
@@ -31,7 +33,7 @@ from tests.conftest import _postgresql_binaries
 from tests.crash import checks
 from tests.crash.promises import Json, Promises
 from tests.crash.receiver import Receiver
-from tests.crash.service import Cluster, NotBack, Service
+from tests.crash.service import Cluster, NotBack, Service, free_port
 from tests.crash.workload import Client, Load
 
 KINDS = ("supervisor", "web", "web-worker", "worker", "dimse", "everything")
@@ -67,9 +69,13 @@ class Outcome:
 
 
 class Run:
-    """One service, one load, many kills."""
+    """One service, of one node or two, one load, many kills."""
 
-    def __init__(self, engine: str, folder: Path, seed: int, say: Callable[[str], None] = print) -> None:
+    def __init__(
+        self, engine: str, folder: Path, seed: int, say: Callable[[str], None] = print, *, nodes: int = 1
+    ) -> None:
+        if nodes > 1 and engine != "postgresql":
+            raise ValueError("several nodes need PostgreSQL")
         self._say = say
         self._draw = random.Random(seed)
         self.outcome = Outcome(engine)
@@ -81,7 +87,11 @@ class Run:
             if binaries is None:
                 raise RuntimeError("PostgreSQL's binaries are absent")
             self.cluster = Cluster(folder, binaries)
-        self.service = Service(folder, self.cluster.url if self.cluster else "")
+        url, second = self.cluster.url if self.cluster else "", free_port() if nodes > 1 else 0
+        self.service = Service(folder, url, ports=second)
+        self.nodes = [self.service]
+        if nodes > 1:
+            self.nodes.append(Service(folder / "second", url, beside=self.service, ports=second))
         self._subscription = ""
         self._moments: list[tuple[str, float]] = []
 
@@ -91,8 +101,11 @@ class Run:
         try:
             self.service.start()
             self.service.until(lambda: self.service.answers() and self.service.is_whole())
+            for node in self.nodes[1:]:
+                node.start()
+                node.until(lambda node=node: node.answers() and node.is_whole())  # type: ignore[misc]
             self._subscribe()
-            running = Load(self.service, self.promises, **load)
+            running = Load(self.nodes, self.promises, **load)
             running.start()
             kinds = KINDS + (POSTGRESQL_KINDS if self.cluster else ())
             order = [kinds[n % len(kinds)] for n in range(kills)]
@@ -112,7 +125,8 @@ class Run:
         return self.outcome
 
     def close(self) -> None:
-        self.service.stop()
+        for node in self.nodes:
+            node.stop()
         if self.cluster is not None:
             self.cluster.close()
         self.receiver.close()
@@ -127,11 +141,13 @@ class Run:
             self._kill_database(kind)
             killed = 1
         else:
-            killed = self.service.kill(kind, self._draw.choice)
+            killed = self._draw.choice(self.nodes).kill(kind, self._draw.choice)
         self.outcome.kills[kind] += bool(killed)
-        self.service.until(self.service.answers)
+        for node in self.nodes:
+            node.until(node.answers)
         answers_s = time.monotonic() - began
-        self.service.until(self.service.is_whole)
+        for node in self.nodes:
+            node.until(node.is_whole)
         whole_s = time.monotonic() - began
         if kind in POSTGRESQL_KINDS:  # the worker was not restarted: its loops must go on by themselves
             self.service.until(lambda: self.receiver.newest > newest)
@@ -229,10 +245,15 @@ class Run:
         outcome.lost["events"] = checks.deliveries(promises, self.receiver.events, outcome.events)
         outcome.lost["contradictions"] = promises.broken
         outcome.rubbish = checks.rubbish(self.service)
+        for node in self.nodes[1:]:
+            outcome.lost["node"] = [f"{name}: {count}" for name, count in checks.rubbish(node).items() if count]
         for client in (ehr, platform_client, viewer):
             client.close()
-        self.service.stop()
-        outcome.lost["processes left"] = [f"{kind} {pids}" for kind, pids in self.service.processes().items()]
+        for node in self.nodes:
+            node.stop()
+        outcome.lost["processes left"] = [
+            f"{kind} {pids}" for node in self.nodes for kind, pids in node.processes().items()
+        ]
         verified = self.service.command("audit", "verify")
         outcome.audit = verified.stdout.strip()[-2000:]
         outcome.lost["audit"] = [] if verified.returncode == 0 else [outcome.audit or verified.stderr[-2000:]]
@@ -256,6 +277,7 @@ def figures(run: Run) -> Json:
     return {
         "what": "kill -9 at random moments under load; lost = acknowledged and not there afterwards",
         "engine": outcome.engine,
+        "nodes": len(run.nodes),
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "cores": os.cpu_count(),
@@ -304,6 +326,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
+    parser.add_argument("--nodes", type=int, choices=(1, 2), default=1)
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--pause", type=float, default=2.0, help="Longest pause before a kill, in seconds.")
@@ -313,7 +336,7 @@ def main() -> int:
     seed = given.seed if given.seed is not None else random.SystemRandom().randrange(10**6)
     folder = Path(tempfile.mkdtemp(prefix="vigie-crash-"))
     print(f"seed {seed}, {folder}", flush=True)
-    run = Run(given.database, folder, seed, say=lambda line: print(line, flush=True))
+    run = Run(given.database, folder, seed, say=lambda line: print(line, flush=True), nodes=given.nodes)
     outcome = run.run(given.kills, given.pause, ehrs=given.ehrs)
     found = {**figures(run), "seed": seed}
     text = json.dumps(found, indent=1, ensure_ascii=False)

@@ -41,24 +41,29 @@ class NotBack(Exception):
 
 
 class Service:
-    """One server on free ports, its data in `folder`."""
+    """One server on free ports, its data in `folder`: the demonstration, or a further node beside it."""
 
-    def __init__(self, folder: Path, database: str = "") -> None:
+    def __init__(self, folder: Path, database: str = "", *, beside: Service | None = None, ports: int = 0) -> None:
+        """`ports`: of the nodes together, where there are several: each serves under all their bases."""
         self.data = folder / "data"
         self.log = folder / "serve.log"
-        self.settings = Settings.load(
-            {
-                "data": self.data,
-                "database": database,
-                "port": free_port(),
-                "dimse_port": free_port(),
-                "workers": WORKERS,
-                "threads": 6,
-                "demo": True,
-            },
-            environ={},
-        )
-        self.base = self.settings.bases[0]
+        self._first = beside
+        own: dict[str, Any] = {"data": self.data, "database": database, "workers": WORKERS, "threads": 6}
+        own |= {"port": free_port(), "dimse_port": free_port()}
+        if beside is None:
+            own["demo"] = True
+        else:
+            self.data.mkdir(parents=True, mode=0o700)
+            first = beside.settings
+            own |= {
+                "port": ports, "base_urls": first.base_urls, "endpoints_on_loopback": True,
+                "objects": str(first.objects_folder), "secret_file": str(beside.data / "keys" / "secret"),
+                "checkpoints": str(first.checkpoints_file),
+            }  # fmt: skip
+        if beside is None and ports:
+            own["base_urls"] = tuple(f"http://127.0.0.1:{port}" for port in (own["port"], ports))
+        self.settings = Settings.load(own, environ={})
+        self.base = f"http://127.0.0.1:{self.settings.port}"
         self.environment = {**os.environ, **self.settings.environment(), "PYTHONPATH": str(ROOT)}
         self._mark = f"VIGIE_DATA={self.data}".encode()
         self._supervisor: subprocess.Popen[bytes] | None = None
@@ -155,7 +160,8 @@ class Service:
         )  # fmt: skip
 
     def client(self, role: str) -> dict[str, Any]:
-        return next(one for one in tokens.demo_clients(self.settings) if one["role"] == role)
+        settings = (self._first or self).settings
+        return next(one for one in tokens.demo_clients(settings) if one["role"] == role)
 
     def _echoes(self) -> bool:
         if not listens(self.settings.dimse_port):

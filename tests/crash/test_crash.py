@@ -18,8 +18,8 @@ KILLS = {"sqlite": 6, "postgresql": 9}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
-def test_nothing_acknowledged_is_lost_when_any_process_is_killed(engine: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("engine", "nodes"), [("sqlite", 1), ("postgresql", 1), ("postgresql", 2)])
+def test_nothing_acknowledged_is_lost_when_any_process_is_killed(engine: str, nodes: int, tmp_path: Path) -> None:
     """DESIGN §13; R1–R6: writes, images, events, audit records, over kill -9 at random moments under load."""
     if engine == "postgresql" and _postgresql_binaries() is None and not os.environ.get("CI"):
         pytest.skip("PostgreSQL's binaries are absent")
@@ -28,7 +28,7 @@ def test_nothing_acknowledged_is_lost_when_any_process_is_killed(engine: str, tm
     run = subprocess.run(
         [
             *(sys.executable, "-m", "tests.crash.harness", "--database", engine, "--kills", str(KILLS[engine])),
-            *("--seed", "20261124", "--pause", "1", "--ehrs", "2", "--out", str(out)),
+            *("--nodes", str(nodes), "--seed", "20261124", "--pause", "1", "--ehrs", "2", "--out", str(out)),
         ],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
     )  # fmt: skip

@@ -12,7 +12,7 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from io import BytesIO
 
@@ -372,10 +372,14 @@ class Images:
 class Load:
     """Threads that take steps until told to stop."""
 
-    def __init__(self, service: Service, promises: Promises, *, ehrs: int = 4, pause_s: float = 0.04) -> None:
+    def __init__(
+        self, services: Sequence[Service], promises: Promises, *, ehrs: int = 4, pause_s: float = 0.04
+    ) -> None:
+        """Clients take the nodes in turn."""
         self._stopping = threading.Event()
         self._promises = promises
-        self._clients = [Client(service, "hospital-a", promises) for _ in range(ehrs + 2)]
+        service = services[-1]
+        self._clients = [Client(services[n % len(services)], "hospital-a", promises) for n in range(ehrs + 2)]
         regulator = Client(service, "regulator", promises)
         steps: list[tuple[Callable[[], None], float]] = [
             (Ehr(client, seed).step, pause_s) for seed, client in enumerate(self._clients[:ehrs])

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from sqlalchemy import update
@@ -124,3 +129,45 @@ def test_nothing_is_sent_under_a_lease_that_may_have_run_out(ward: Ward, monkeyp
     assert ward.hospital.accepted_numbers == []
     ward.turn()  # it was given back
     assert ward.hospital.accepted_numbers == [1]
+
+
+def test_a_holder_that_was_frozen_sends_nothing_when_it_wakes(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGSTOP after the record and before the request; another node goes on meanwhile (reliability.md 4: 1, 2, 3, 1).
+
+    Rights are asked again as well: what the frozen process composed is thrown away with its lease.
+    """
+    monkeypatch.setattr(leases, "LEASE_MARGIN_S", 1)
+    ward.subscribe()
+    ward.sign()
+    ward.sequence()
+    dispatcher = ward.subscriptions.dispatcher
+    (held,) = dispatcher.lease()
+    child = os.fork()
+    if child == 0:
+        try:
+            disclose = dispatcher._trail.disclose
+
+            def frozen(*given: Any) -> None:
+                disclose(*given)
+                os.kill(os.getpid(), signal.SIGSTOP)
+
+            dispatcher._trail = SimpleNamespace(disclose=frozen)  # type: ignore[assignment]
+            os._exit(0 if dispatcher.attempt(held) is None else 1)
+        except BaseException:  # noqa: BLE001 - nothing of the test's process may go on in its child
+            os._exit(2)
+    try:
+        assert os.WIFSTOPPED(os.waitpid(child, os.WUNTRACED)[1])
+        time.sleep(1.2)
+        ward.clock.advance(seconds=60)
+        ward.turn()
+        ward.sign()
+        ward.turn()
+        assert ward.hospital.accepted_numbers == [1, 2]
+    finally:
+        os.kill(child, signal.SIGCONT)
+        status = os.waitpid(child, 0)[1]
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert ward.hospital.accepted_numbers == [1, 2]
+    ward.sign()
+    ward.turn()
+    assert ward.hospital.accepted_numbers == [1, 2, 3]

@@ -30,6 +30,15 @@ class Left:
 def load(url: str, schema: str) -> Left:
     """Bring the empty database at `url` to an earlier schema, and fill it."""
     content = json.loads(gzip.decompress((FOLDER / f"schema_{schema}.json.gz").read_bytes()))
+    fill(url, schema, content["tables"])
+    versions = content["tables"]["resource_version"]
+    events = (dict(zip(versions["columns"], row, strict=True)) for row in versions["rows"])
+    served = {row["resource_id"]: row["content"] for row in events if '"resourceType":"AuditEvent"' in row["content"]}
+    return Left(content["signer"], content["published"], served)
+
+
+def fill(url: str, schema: str, tables: dict[str, Any]) -> None:
+    """Bring the empty database at `url` to an earlier schema, and put these rows into it."""
     database = open_engine(url)
     try:
         with database.write() as connection:
@@ -41,7 +50,7 @@ def load(url: str, schema: str) -> Left:
         with database.read() as connection:
             metadata.reflect(connection)
         with database.write() as connection:
-            for name, held in content["tables"].items():
+            for name, held in tables.items():
                 rows = [dict(zip(held["columns"], map(_value, row), strict=True)) for row in held["rows"]]
                 connection.execute(insert(metadata.tables[name]), rows)
                 if not database.is_sqlite and "pk" in held["columns"]:
@@ -49,10 +58,6 @@ def load(url: str, schema: str) -> Left:
                     connection.execute(text(f"SELECT setval(pg_get_serial_sequence('{name}', 'pk'), {last})"))
     finally:
         database.dispose()
-    versions = content["tables"]["resource_version"]
-    events = (dict(zip(versions["columns"], row, strict=True)) for row in versions["rows"])
-    served = {row["resource_id"]: row["content"] for row in events if '"resourceType":"AuditEvent"' in row["content"]}
-    return Left(content["signer"], content["published"], served)
 
 
 def _value(value: Any) -> Any:
