@@ -465,8 +465,15 @@ def test_events_are_found_by_a_patients_identifier_without_a_scope_on_patients(
     assert {patient for event in of_both for patient in _patients(event)} == {"Patient/p-a", "Patient/p-b"}
 
 
-def test_an_identifier_tells_an_officer_of_its_own_patients_alone(identified: Store) -> None:
-    """Another hospital's patient, one that there is not and one without events are the same."""
+def test_an_identifier_tells_an_officer_of_its_own_patients_alone(identified: Store, ledger: Ledger) -> None:
+    """Another hospital's patient, one that there is not and one without events are the same.
+
+    Also where its own program came upon that patient: it is not told that the identifier is that patient's.
+    """
+    met = Access(Interaction.READ, "Patient", "p-b", 1, ("Patient/p-b",))
+    ledger.disclose(caller("hospital-a"), [met], AT)
+    assert ledger.catch_up()
+    assert shown(identified, officer("hospital-a"), ("patient", "Patient/p-b"))
     found = shown(identified, officer("hospital-a"), ("patient.identifier", f"{INS}|279035121518989"))
     assert {patient for event in found for patient in _patients(event)} == {"Patient/p-a"}
     for value in (IPP.replace("12345", "999"), IPP.replace("12345", "no")):

@@ -273,6 +273,7 @@ def test_forged_files_are_not_believed(make: Callable[..., Deployment]) -> None:
     intake.adopt(deployment.database, deployment.spool)
     (deployment.spool / "1-forged.spool").write_bytes(old_frame("forged", "forger") + bytes(100))
     (deployment.spool / "1-noise.spool").write_bytes(os.urandom(500))
+    intake.adopt(deployment.database, deployment.spool)  # at every start
     survivor = deployment.survivor()
     assert deployment.logged() == ["c0"]
     assert len(deployment.report(survivor)) == 2
