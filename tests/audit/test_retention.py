@@ -158,6 +158,23 @@ def test_a_record_that_was_emptied_without_a_record_of_it_is_missing(
         assert any("(and 1 behind it)" in finding.text for finding in report.findings)
 
 
+def test_a_purge_excuses_nothing_that_comes_after_it(
+    filled: Ledger, database: Database, signer: Signer, tmp_path: Path
+) -> None:
+    """Whoever can have one record written does not empty the log from there on."""
+    said = retention.record_detail("access", [10])
+    filled.disclose(caller(), [Access(Interaction.ADMIN, detail=said)], AT)
+    assert filled.catch_up()
+    filled.disclose(caller(), [Access(Interaction.READ, "Patient", "p-1", 1, READS[:1])], AT)
+    assert filled.catch_up()
+    with database.write() as connection:
+        connection.execute(
+            update(audit_log).where(audit_log.c.seq == 10).values(head=None, particulars="", parts="", salt=b"")
+        )
+    for report in (judged(database, signer), exported(database, signer, tmp_path)):
+        assert [f.position for f in report.findings if f.kind == "missing"] == [10], report.lines()
+
+
 def test_a_forged_record_of_a_purge_excuses_nothing(filled: Ledger, database: Database, signer: Signer) -> None:
     """Only what the log has at that position says what was purged."""
     with database.write() as connection:
