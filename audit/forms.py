@@ -87,10 +87,12 @@ def leaf_of(row: Row) -> bytes | None:
             return merkle.leaf_hash(merkle.commitment(row.seq, row.head.encode(), row.salt)) if is_bare else None
         if row.form != FORM_2:
             return None
-        parts = [part.committed for part in parts_of(row)]
+        listed = parts_of(row)
+        if parts_text(listed) != row.parts:
+            return None  # it says the same in other letters
         return form2.leaf(
             row.seq, row.event_id, row.recorded, row.logged, row.salt, row.head.encode(), row.particulars.encode(),
-            parts,
+            [part.committed for part in listed],
         )  # fmt: skip
     except (ValueError, TypeError, OverflowError):
         return None

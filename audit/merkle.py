@@ -10,7 +10,7 @@ RFC 6962 §2.1 https://www.rfc-editor.org/rfc/rfc6962#section-2.1
 from __future__ import annotations
 
 import hmac
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -79,29 +79,39 @@ class Frontier:
         return root
 
 
-def root_of(leaves: Sequence[bytes], start: int = 0, end: int | None = None) -> bytes:
-    """MTH of leaves[start:end]."""
-    frontier = Frontier.empty()
-    for index in range(start, len(leaves) if end is None else end):
-        frontier.append(leaves[index])
-    return frontier.root()
-
-
-def inclusion_proof(leaves: Sequence[bytes], index: int, size: int | None = None) -> list[bytes]:
-    """PATH(index, D[size]), RFC 6962 §2.1.1: from the leaf's sibling up to the root's child."""
-    end = len(leaves) if size is None else size
-    if not 0 <= index < end <= len(leaves):
+def inclusion_ranges(index: int, size: int) -> list[tuple[int, int]]:
+    """The ranges of leaves whose roots are PATH(index, D[size]), RFC 6962 §2.1.1, in the order of the proof."""
+    if not 0 <= index < size:
         raise ValueError("no such leaf in a tree of that size")
-    start, path = 0, []
+    start, end, path = 0, size, []
     while end - start > 1:
         split = start + _split(end - start)
         if index < split:
-            path.append(root_of(leaves, split, end))
+            path.append((split, end))
             end = split
         else:
-            path.append(root_of(leaves, start, split))
+            path.append((start, split))
             start = split
     return path[::-1]
+
+
+def roots(leaves: Iterable[bytes], ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    """The roots over ranges of leaves that do not overlap, in the order of `ranges`; the leaves are read once."""
+    wanted = sorted(range(len(ranges)), key=lambda number: ranges[number])
+    found = [EMPTY_ROOT] * len(ranges)
+    at, frontier = 0, Frontier.empty()
+    for index, leaf in enumerate(leaves):
+        if at == len(wanted):
+            break
+        start, end = ranges[wanted[at]]
+        if start <= index < end:
+            frontier.append(leaf)
+        if index == end - 1:
+            found[wanted[at]] = frontier.root()
+            at, frontier = at + 1, Frontier.empty()
+    if at < len(wanted):
+        raise ValueError("there are fewer leaves than that")
+    return found
 
 
 def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes], root: bytes) -> bool:
@@ -124,22 +134,21 @@ def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes],
     return last == 0 and node == root
 
 
-def consistency_proof(leaves: Sequence[bytes], first: int, second: int | None = None) -> list[bytes]:
-    """PROOF(first, D[second]), RFC 6962 §2.1.2."""
-    end = len(leaves) if second is None else second
-    if not 0 < first <= end <= len(leaves):
+def consistency_ranges(first: int, second: int) -> list[tuple[int, int]]:
+    """The ranges of leaves whose roots are PROOF(first, D[second]), RFC 6962 §2.1.2, in the order of the proof."""
+    if not 0 < first <= second:
         raise ValueError("no such pair of trees")
-    start, path, whole = 0, [], True
+    start, end, path, whole = 0, second, [], True
     while first != end:
         split = start + _split(end - start)
         if first <= split:
-            path.append(root_of(leaves, split, end))
+            path.append((split, end))
             end = split
         else:
-            path.append(root_of(leaves, start, split))
+            path.append((start, split))
             start, whole = split, False
     if not whole:
-        path.append(root_of(leaves, start, end))
+        path.append((start, end))
     return path[::-1]
 
 

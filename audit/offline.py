@@ -119,20 +119,30 @@ class Key:
         """Size and root of a checkpoint that this key signed. Raises ValueError."""
         text, separator, signatures = note.partition("\n\n")
         lines = text.split("\n")
-        if not separator or len(lines) < 3 or lines[0] != self.name:
+        if not separator or len(lines) < 3 or lines[0] != self.name or not signatures.endswith("\n"):
             raise ValueError("not a checkpoint of this log")
-        for line in signatures.splitlines():
+        if not lines[1].isascii() or not lines[1].isdigit() or str(int(lines[1])) != lines[1]:
+            raise ValueError("not a checkpoint of this log")
+        for line in signatures[:-1].split("\n"):
             if not line.startswith(f"— {self.name} "):
                 continue
-            blob = b64decode(line.rpartition(" ")[2], validate=True)
+            blob = _of_base64(line.rpartition(" ")[2])
             if blob[:4] != self.key_id:
                 continue
             try:
                 self._key.verify(blob[4:], (text + "\n").encode())
             except InvalidSignature:
                 raise ValueError("the signature does not fit") from None
-            return int(lines[1]), b64decode(lines[2], validate=True)
+            return int(lines[1]), _of_base64(lines[2])
         raise ValueError("not signed by this key")
+
+
+def _of_base64(text: str) -> bytes:
+    """The bytes; of the ways to write them only the one that there is in RFC 4648 §3.5 (no loose bits at the end)."""
+    found = b64decode(text, validate=True)
+    if b64encode(found).decode() != text:
+        raise ValueError("not the canonical base64")
+    return found
 
 
 class Judge:
@@ -463,11 +473,15 @@ def leaf_of(
         stamp = f"{seq}\n2\n{event_id}\n{recorded}\n{logged}\n{head}".encode()
         of_head = hmac.digest(salt[:16], stamp, "sha256")
         of_particulars = hmac.digest(salt[16:], particulars.encode(), "sha256")
-        level = []
-        for patient, owner, key in _loads(parts) if parts else ():
+        level, listed = [], _loads(parts) if parts else []
+        if parts and json.dumps(listed, ensure_ascii=False, separators=(",", ":")) != parts:
+            return None
+        for patient, owner, key in listed:
+            if key != key.lower():
+                return None  # the same salt, and not what was logged
             text = f"{owner}\n{patient}".encode()
             level.append(hmac.digest(bytes.fromhex(key), text, "sha256") if patient else bytes.fromhex(key))
-    except (ValueError, TypeError, OverflowError):
+    except (ValueError, TypeError, OverflowError, AttributeError):
         return None
     level = [sha256(b"\x00" + one).digest() for one in sorted(level)]
     while len(level) > 1:
@@ -510,6 +524,13 @@ class Projection:
         """Learn what the server said of itself; False where that is not what its name says."""
         self._sites[digest] = json.loads(content)
         return sha256(content.encode()).hexdigest()[:32] == digest
+
+    def shows(
+        self, opening: dict[str, Any], head: dict[str, Any], patient: str | None, site: Any, event: dict[str, Any]
+    ) -> bool:
+        """Whether this AuditEvent is made of that head, without the particulars, which stay closed."""
+        recorded, logged = opening["recorded"], opening["logged"]
+        return bool(self._form2.event(event["id"], head, {}, patient, site, recorded, logged) == event)
 
     def fits(self, line: dict[str, Any]) -> bool:
         """Whether the AuditEvents that an export shows of a record are the record's."""
@@ -696,6 +717,117 @@ def _chunks(lines: Iterable[bytes]) -> Iterator[list[bytes]]:
         yield chunk
 
 
+PROOF_FORMATS = ("vigie-audit-proof/1", "vigie-audit-consistency/1")
+
+
+def check_proof(document: dict[str, Any], key_text: str, first_note: str | None = None) -> str:
+    """What a proof proves, in words: an AuditEvent in the log, or that one checkpoint continues another.
+
+    `first_note`: the first of the two, where it is not in the proof. Raises ValueError, and says why, where it proves
+    nothing. RFC 9162 §2.1.3.2 and §2.1.4.2
+    """
+    key = Key(key_text)
+    try:
+        if document.get("format") == PROOF_FORMATS[0]:
+            return _check_inclusion(document, key)
+        if document.get("format") == PROOF_FORMATS[1]:
+            first, old = key.open(first_note or document["first"])
+            second, new = key.open(document["second"])
+            if not _continues(first, old, second, new, [bytes.fromhex(node) for node in document["path"]]):
+                raise ValueError("the second checkpoint does not continue the first")
+            return f"the log of {second} records continues that of {first}"
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise ValueError(f"it cannot be read: {error}") from error
+    raise ValueError("not a proof of an audit log")
+
+
+def _check_inclusion(document: dict[str, Any], key: Key) -> str:
+    size, root = key.open(document["checkpoint"])
+    seq, opening, event = int(document["position"]), document["opening"], document["event"]
+    node, index, last = opened(seq, opening), seq - 1, size - 1
+    if not 0 <= index < size:
+        raise ValueError("the checkpoint does not cover this position")
+    for text in document["path"]:
+        sibling = bytes.fromhex(text)
+        if last == 0:
+            raise ValueError("the path is too long")
+        if index & 1 or index == last:
+            node = sha256(b"\x01" + sibling + node).digest()
+            while not index & 1 and index:
+                index, last = index >> 1, last >> 1
+        else:
+            node = sha256(b"\x01" + node + sibling).digest()
+        index, last = index >> 1, last >> 1
+    if last != 0 or node != root:
+        raise ValueError("the record does not lead to the root that is signed")
+    if opening["form"] == 1:
+        if json.loads(opening["head"]) != event:
+            raise ValueError("the AuditEvent is not the one that is proven")
+    else:
+        _check_event(opening, event, document["site"])
+    return f"AuditEvent/{event['id']} is record {seq} of the log of {size}"
+
+
+def _check_event(opening: dict[str, Any], event: dict[str, Any], site: str) -> None:
+    """The head and the patient of the AuditEvent are those of the record. Its particulars are not opened."""
+    head = json.loads(opening["head"])
+    if sha256(site.encode()).hexdigest()[:32] != head["site"]:
+        raise ValueError("what the server said of itself is not what was logged")
+    id = opening["record"]
+    patient = opening.get("patient")
+    if patient:
+        salt = bytes.fromhex(opening["part_salt"])
+        id += "." + hmac.digest(salt, f"{opening['record']} {patient}".encode(), "sha256")[:8].hex()
+    if event.get("id") != id:
+        raise ValueError("the AuditEvent is not the one that is proven")
+    projection = Projection()
+    if projection.is_there and not projection.shows(opening, head, patient, json.loads(site), event):
+        raise ValueError("the AuditEvent is not the one that is proven")
+
+
+def opened(seq: int, opening: dict[str, Any]) -> bytes:
+    """The leaf hash that an opening leads to: head and one part in clear, of the rest their commitments."""
+    if opening["form"] == 1:
+        text = seq.to_bytes(8, "big") + opening["head"].encode()
+        return sha256(b"\x00" + hmac.digest(bytes.fromhex(opening["salt"]), text, "sha256")).digest()
+    root = bytes(32)
+    if "patient" in opening:
+        text = f"{opening['owner']}\n{opening['patient']}".encode()
+        root = sha256(b"\x00" + hmac.digest(bytes.fromhex(opening["part_salt"]), text, "sha256")).digest()
+        for side, node in opening["path"]:
+            other = bytes.fromhex(node)
+            root = sha256(b"\x01" + (other + root if side == "left" else root + other)).digest()
+    stamp = f"{seq}\n2\n{opening['record']}\n{opening['recorded']}\n{opening['logged']}\n{opening['head']}".encode()
+    of_head = hmac.digest(bytes.fromhex(opening["salt"]), stamp, "sha256")
+    return sha256(b"\x00" + of_head + bytes.fromhex(opening["particulars"]) + root).digest()
+
+
+def _continues(first: int, first_root: bytes, second: int, second_root: bytes, proof: list[bytes]) -> bool:
+    """RFC 9162 §2.1.4.2."""
+    if not 0 < first <= second:
+        return False
+    if first == second:
+        return not proof and first_root == second_root
+    path = [first_root, *proof] if first & (first - 1) == 0 else list(proof)
+    if not path:
+        return False
+    index, last = first - 1, second - 1
+    while index & 1:
+        index, last = index >> 1, last >> 1
+    old = new = path[0]
+    for node in path[1:]:
+        if last == 0:
+            return False
+        if index & 1 or index == last:
+            old, new = sha256(b"\x01" + node + old).digest(), sha256(b"\x01" + node + new).digest()
+            while not index & 1 and index:
+                index, last = index >> 1, last >> 1
+        else:
+            new = sha256(b"\x01" + new + node).digest()
+        index, last = index >> 1, last >> 1
+    return last == 0 and old == first_root and new == second_root
+
+
 def split_notes(text: str) -> list[str]:
     """The signed notes of a text, one after another."""
     return list(notes_in(text.splitlines()))
@@ -744,18 +876,22 @@ def _parsed(line: bytes) -> dict[str, Any]:
 def main(arguments: list[str] | None = None) -> int:
     """The command line; 0 where the export verifies, 1 where it does not, 2 where it cannot be read."""
     parser = argparse.ArgumentParser(description="Verify an exported audit log of Vigie.")
-    parser.add_argument("export", type=Path)
+    parser.add_argument("export", type=Path, help="an export, or with --proof a proof")
+    parser.add_argument("--proof", action="store_true", help="check what `audit prove` or `audit consistency` gave")
     parser.add_argument("--key", help="the verifier key, or a file that holds it")
     parser.add_argument("--checkpoints", type=Path, help="a file of checkpoints kept elsewhere")
     parser.add_argument("--no-events", action="store_true", help="do not make the AuditEvents of the records again")
     parser.add_argument("--from", dest="trusted", type=Path, metavar="FILE",
-                        help="a checkpoint up to which the log was verified before: verify what came after it")
+                        help="a checkpoint up to which the log was verified before: verify what came after it; "
+                             "with --proof the first of the two")
     parser.add_argument("--processes", type=int, default=min(8, os.cpu_count() or 1),
                         help="processes that share the work (default: one for each core)")
     chosen = parser.parse_args(arguments)
     key = chosen.key
     if key and Path(key).is_file():
         key = Path(key).read_text(encoding="utf-8")
+    if chosen.proof:
+        return _main_of_proof(chosen.export, key, chosen.trusted)
     notes = notes_of(chosen.checkpoints) if chosen.checkpoints else ()
     trusted = [*notes_of(chosen.trusted)][-1] if chosen.trusted else None
     report = verify_export(
@@ -763,6 +899,19 @@ def main(arguments: list[str] | None = None) -> int:
     )
     sys.stdout.write("\n".join(report.lines()) + "\n")
     return 0 if report.ok else 1
+
+
+def _main_of_proof(path: Path, key: str | None, first: Path | None) -> int:
+    if not key:
+        sys.stderr.write("--key says whose log it is to be a proof of\n")
+        return 2
+    try:
+        told = check_proof(_parsed(path.read_bytes()), key, [*notes_of(first)][-1] if first else None)
+    except ValueError as error:
+        sys.stdout.write(f"NOT PROVEN  {error}\n")
+        return 1
+    sys.stdout.write(f"proven: {told}\n")
+    return 0
 
 
 if __name__ == "__main__":

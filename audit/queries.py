@@ -328,7 +328,7 @@ def last_signed(connection: Connection) -> int:
     return int(connection.execute(select(func.coalesce(func.max(audit_checkpoint.c.size), 0))).scalar_one())
 
 
-def checkpoints(connection: Connection, after: int = -1, chunk: int = 1000) -> Iterator[tuple[int, str, int]]:
+def checkpoints(connection: Connection, after: int = -(2**63), chunk: int = 1000) -> Iterator[tuple[int, str, int]]:
     """(size, note, when it was signed) of every checkpoint, by size, of more than `after` records."""
     c = audit_checkpoint.c
     while True:

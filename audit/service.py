@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from audit import entry, queries, spool, spool_rows
-from audit.checkpoint import Signing
+from audit.checkpoint import Signing, Verifier
 from audit.committer import Drain, GroupCommitter
 from audit.intake import Intake, KeyOf
 from audit.pressure import BACKLOG, Pressure
@@ -60,6 +60,7 @@ class Ledger:
         Organization that runs it, whose auditors see the events; `published`: file that checkpoints are copied to;
         `backlog`: how many records may wait before reads are refused (`audit.pressure`)."""
         self._database = database
+        self._signer = signer
         self._now = clock
         self._new_id = ids
         self._timeout_s = timeout_s
@@ -198,6 +199,11 @@ class Ledger:
             row = queries.InboxRow(self._new_id(), microseconds(self._now()), "{}")
             queries.add(connection, [row], self.sequencer.epoch(connection))
             raise _Undone
+
+    @property
+    def verifier(self) -> Verifier:
+        """What the checkpoints are verified with."""
+        return self._signer.verifier
 
     def loop(self) -> Loop:
         """The background sequencer."""

@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from audit import clinical, finding, form2, forms, merkle, published, queries
+from audit import clinical, finding, forms, merkle, published, queries
 from audit.checkpoint import Verifier
 from audit.finding import Kind
 from audit.forms import Row
@@ -111,7 +111,7 @@ def _log(connection: Connection, judge: Judge, proofs: _Proofs) -> None:
     """Records and checkpoints, in order."""
     for leaf in queries.leaves_to(connection, judge.trusted):
         judge.passed(leaf)
-    pending = queries.checkpoints(connection, after=judge.trusted)
+    pending = queries.checkpoints(connection, judge.trusted) if judge.trusted else queries.checkpoints(connection)
     checkpoint = next(pending, None)
     through = queries.through(connection, judge.trusted)
     logged = queries.logged_at(connection, judge.trusted) or 0
@@ -219,75 +219,6 @@ class _Index:
             says = found is not None and found.recorded == at and (kind, value) in finding.keys_of(found)
             if not says and seq > self._after:
                 yield seq, f"record {seq} is found by what it does not say (kind {kind})"
-
-
-@dataclass(frozen=True, slots=True)
-class Proof:
-    """That an AuditEvent is in the log that `checkpoint` signs: RFC 6962 §2.1.1, `path` from the leaf up."""
-
-    seq: int
-    leaf: bytes
-    opening: Json
-    """What the leaf is made of, as far as it concerns this event: see `opened`."""
-    path: tuple[bytes, ...]
-    checkpoint: str
-
-
-def proof(database: Database, event_id: str) -> Proof | None:
-    """The inclusion proof of an AuditEvent against the newest checkpoint; None while it is not in the log.
-
-    It discloses its own part alone: of other patients of the record, and of the particulars, only hashes.
-    """
-    with database.read() as connection:
-        row = queries.by_id(connection, event_id.partition(".")[0])
-        note = queries.last_checkpoint(connection)
-        size = queries.last_signed(connection)
-        if row is None or row.head is None or note is None or row.seq > size:
-            return None
-        event = next((one for one in forms.events_of(row) if one.id == event_id), None)
-        if event is None:
-            return None
-        path = merkle.inclusion_proof(queries.leaves(connection, size), row.seq - 1, size)
-    return Proof(row.seq, row.leaf, _opening(row, event), tuple(path), note)
-
-
-def _opening(row: Row, event: forms.Event) -> Json:
-    if row.form == forms.FORM_1:
-        return {"form": 1, "head": row.head, "salt": row.salt.hex()}
-    parts = [part.committed for part in forms.parts_of(row)]
-    opening: Json = {
-        "form": 2, "record": row.event_id, "recorded": row.recorded, "logged": row.logged, "head": row.head,
-        "salt": row.salt[: form2.SALT_BYTES].hex(),
-        "particulars": form2.committed_particulars(row.salt, row.particulars.encode()).hex(),
-    }
-    if event.part is not None:
-        opening |= {
-            "patient": event.part.patient, "owner": event.part.owner, "part_salt": event.part.salt.hex(),
-            "path": [[side, node.hex()] for side, node in form2.part_path(parts, event.number)],
-        }
-    return opening
-
-
-def opened(seq: int, opening: Json) -> bytes:
-    """The leaf hash that an opening leads to."""
-    if opening["form"] == 1:
-        salt = bytes.fromhex(opening["salt"])
-        return merkle.leaf_hash(merkle.commitment(seq, opening["head"].encode(), salt))
-    root = form2.NOTHING
-    if "patient" in opening:
-        text = f"{opening['owner']}\n{opening['patient']}".encode()
-        root = merkle.leaf_hash(form2.commitment(bytes.fromhex(opening["part_salt"]), text))
-        for side, node in opening["path"]:
-            other = bytes.fromhex(node)
-            root = merkle.node_hash(other, root) if side == "left" else merkle.node_hash(root, other)
-    return form2.leaf_of_commitments(
-        form2.committed_head(
-            seq, opening["record"], opening["recorded"], opening["logged"], bytes.fromhex(opening["salt"]),
-            opening["head"].encode(),
-        ),
-        bytes.fromhex(opening["particulars"]),
-        root,
-    )
 
 
 def export(database: Database, file: Path, verifier: Verifier) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,49 @@ def audit() -> None:
     """The audit log."""
 
 
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
 @audit.command()
+@click.option("--from", "trusted", type=_FILE, help="Begin behind the last checkpoint of this file.")
 @options(*DATA)
-def verify(**flags: Any) -> None:
+def verify(*, trusted: Path | None, **flags: Any) -> None:
     """Recompute the Merkle log from what is stored; name the first record altered, missing or swapped."""
     from fhir_server.duties import upkeep
 
-    sys.exit(upkeep.audit_verify(settings_here(**flags)))
+    sys.exit(upkeep.audit_verify(settings_here(**flags), trusted=trusted))
+
+
+@audit.command()
+@click.argument("event")
+@options(*DATA)
+def prove(event: str, **flags: Any) -> None:
+    """Print the proof that an AuditEvent (its id) is in the signed log."""
+    from fhir_server.duties import upkeep
+
+    click.echo(json.dumps(upkeep.audit_prove(settings_here(**flags), event), ensure_ascii=False))
+
+
+@audit.command()
+@click.argument("first", type=_FILE)
+@click.argument("second", type=_FILE, required=False)
+@options(*DATA)
+def consistency(first: Path, second: Path | None, **flags: Any) -> None:
+    """Print the proof that the last checkpoint in FIRST is continued by the one in SECOND, or by the newest."""
+    from fhir_server.duties import upkeep
+
+    click.echo(json.dumps(upkeep.audit_consistency(settings_here(**flags), first, second), ensure_ascii=False))
+
+
+@audit.command("check-proof")
+@click.argument("file", type=_FILE)
+@click.option("--key", required=True, help="The public key of the log, or a file that holds it.")
+@click.option("--from", "first", type=_FILE, help="The first checkpoint, where it is not in the proof.")
+def check_proof(file: Path, key: str, first: Path | None) -> None:
+    """Check what `prove` or `consistency` printed, or `$proof` answered; needs no deployment."""
+    from audit import offline
+
+    sys.exit(offline.main([str(file), "--proof", "--key", key, *(["--from", str(first)] if first else [])]))
 
 
 @audit.command()

@@ -10,11 +10,13 @@ from pathlib import Path
 import click
 
 from audit import access_report as access_report_of
+from audit import offline, proofs
 from audit.offline import Report
 from fhir_server.duties import acts, deployment
 from fhir_server.server.faults import CannotRun
 from fhir_server.server.services import Services
 from fhir_server.server.settings import Settings
+from resources.json import Json
 
 EXPORT_CATCHES_UP_S = 600.0
 """A server that was stopped under load may have left tens of thousands of records to sequence."""
@@ -23,19 +25,30 @@ NOT_VERIFIED = "integrity: the audit log does not verify"
 """Recorded reason of a verification that found something."""
 
 
-def audit_verify(settings: Settings, echo: Callable[[str], None] = click.echo) -> int:
-    """Verify the audit log against what is stored; 0 if nothing is altered, missing or swapped."""
+def audit_verify(
+    settings: Settings, echo: Callable[[str], None] = click.echo, *, trusted: Path | None = None
+) -> int:
+    """Verify the audit log against what is stored; 0 if nothing is altered, missing or swapped.
+
+    `trusted`: a file whose last note is a checkpoint up to which it was verified before. Raises CannotRun.
+    """
+    notes = [*offline.notes_of(trusted)][-1:] if trusted is not None else [None]
+    if not notes:
+        raise CannotRun("there is no checkpoint in the file")
     with deployment.opened(settings) as services, acts.recorded(services, "audit-verify") as act:
-        report = verified(services)
+        try:
+            report = verified(services, notes[0])
+        except ValueError as error:
+            raise CannotRun(f"the checkpoint cannot be trusted: {error}") from error
         act.conclude(None if report.ok else NOT_VERIFIED)
     echo("\n".join(report.lines()))
     return 0 if report.ok else 1
 
 
-def verified(services: Services) -> Report:
-    """The whole log, verified with all that was recorded until now."""
+def verified(services: Services, trusted: str | None = None) -> Report:
+    """The log, verified with all that was recorded until now; behind a trusted checkpoint, if there is one."""
     services.ledger.catch_up()
-    return services.verify_audit()
+    return services.verify_audit(trusted)
 
 
 def audit_publish(settings: Settings) -> int:
@@ -92,6 +105,41 @@ def access_report(
     table.writerows(lines)
     echo(text.getvalue().rstrip())
     return len(lines)
+
+
+def audit_prove(settings: Settings, event: str) -> Json:
+    """The proof that an AuditEvent is in the signed log. Raises CannotRun where there is none."""
+    id = event.removeprefix("AuditEvent/")
+    with deployment.opened(settings) as services, acts.recorded(services, "audit-prove", ("event", id)) as act:
+        services.ledger.catch_up()
+        with services.database.read() as connection:
+            proof = _proven(lambda: proofs.inclusion(connection, id))
+        act.conclude()
+        return proof
+
+
+def audit_consistency(settings: Settings, first: Path, second: Path | None) -> Json:
+    """The proof that the last checkpoint of one file is continued by that of another, or by the newest.
+
+    Raises CannotRun.
+    """
+    notes = [[*offline.notes_of(file)][-1:] for file in (first, second) if file is not None]
+    if not all(notes):
+        raise CannotRun("there is no checkpoint in the file")
+    with deployment.opened(settings) as services, acts.recorded(services, "audit-consistency") as act:
+        with services.database.read() as connection:
+            proof = _proven(
+                lambda: proofs.consistency(connection, services.ledger.verifier, *(one[0] for one in notes))
+            )
+        act.conclude()
+        return proof
+
+
+def _proven(make: Callable[[], Json]) -> Json:
+    try:
+        return make()
+    except proofs.NoProof as error:
+        raise CannotRun(str(error)) from error
 
 
 def audit_export(settings: Settings, file: Path) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from urllib.parse import urlencode
 
-from audit import access_report
+from audit import access_report, proofs
 from fhir_server.edge import negotiation, validate
 from fhir_server.edge.exchange import Answer, Asked, of_json, of_version, warned
 from fhir_server.edge.parameters import Given, take
@@ -21,7 +21,7 @@ from fhir_server.edge.routes import Route
 from resources import jsontext
 from resources.interactions import PAGE, Level, Parameter
 from resources.json import Json
-from resources.outcomes import BadRequest, NotFound
+from resources.outcomes import BadRequest, Forbidden, NotFound
 from store.access import Access, Interaction, Version
 from store.unit_of_work import UnitOfWork
 
@@ -214,6 +214,48 @@ def _access_report(services: Services, asked: Asked, intent: Access, resource: J
 _ACCESSES = 100
 """Accesses of a page of a report where `_count` does not say."""
 _OF_REPORT = (Parameter("start", "dateTime"), Parameter("end", "dateTime"), Parameter("_count", "integer"), PAGE)
+def _proof(services: Services, asked: Asked, intent: Access, resource: Json | None) -> Answer:
+    """AuditEvent/{id}/$proof: that it is in the signed log, for `audit/offline.py` (RFC 6962 §2.1.1)."""
+    services.ledger.catch_up()
+    with services.store.work(asked.caller, write=False, intent=intent) as uow:
+        _only_platform(uow)
+        version = uow.resources.read("AuditEvent", asked.route.id or "")
+        try:
+            proof = proofs.inclusion(uow.connection, version.id)
+        except proofs.NoProof as error:
+            raise NotFound(f"There is no proof: {error}") from error
+        uow.note_as_one([replace(intent, type="AuditEvent", id=version.id, patients=version.patients)])
+    return of_json(_told(proof))
+
+
+def _consistency(services: Services, asked: Asked, intent: Access, resource: Json | None) -> Answer:
+    """AuditEvent/$consistency?first=…: that the newest checkpoint continues the one of so many records (§2.1.2)."""
+    first = int(asked.given.one("first") or 1)
+    services.ledger.catch_up()
+    with services.store.work(asked.caller, write=False, intent=intent) as uow:
+        _only_platform(uow)
+        uow.resources.visibility(Interaction.SEARCH_TYPE, "AuditEvent")
+        try:
+            proof = proofs.consistency_from(uow.connection, first)
+        except proofs.NoProof as error:
+            raise BadRequest(f"There is no proof: {error}", expression="http.first") from error
+        uow.note(intent)
+    return of_json(_told(proof))
+
+
+def _only_platform(uow: UnitOfWork) -> None:
+    """A proof opens the record's head as it was logged, also what a hospital's officer is told otherwise."""
+    if uow.caller.organization != uow.platform:
+        raise Forbidden("Proofs of the log are given to the platform's auditors")
+
+
+def _told(proof: Json) -> Json:
+    return {
+        "resourceType": "Parameters",
+        "parameter": [{"name": "proof", "valueString": jsontext.dump(proof).decode()}],
+    }
+
+
 _OF_VALIDATE = (
     Parameter("resource", RESOURCE),
     Parameter("mode", "code", validate.MODES),
@@ -271,5 +313,13 @@ TABLE: tuple[Operation, ...] = (
         _access_report,
         {Level.INSTANCE: _OF_REPORT},
         frozenset({"Patient"}),
+    ),
+    Operation("proof", f"{_VIGIE}audit-proof", _proof, {Level.INSTANCE: ()}, frozenset({"AuditEvent"})),
+    Operation(
+        "consistency",
+        f"{_VIGIE}audit-consistency",
+        _consistency,
+        {Level.TYPE: (Parameter("first", "integer"),)},
+        frozenset({"AuditEvent"}),
     ),
 )

@@ -202,8 +202,8 @@ class Services:
         """The text of a version as this caller may see it: channel headers are for their creator alone."""
         return self.subscriptions.shown(version, caller) if version.type == "Subscription" else version.content
 
-    def verify_audit(self) -> Report:
-        """Verify the whole audit log, against the checkpoints published beside the database too."""
+    def verify_audit(self, trusted: str | None = None) -> Report:
+        """Verify the audit log, whole or behind a trusted checkpoint, and against the published checkpoints too."""
         published = self.settings.checkpoints_file
         return verify.verify(
             self.database,
@@ -211,6 +211,7 @@ class Services:
             platform=self.settings.platform,
             elsewhere=notes_of(published) if published.is_file() else (),
             published_to=published,
+            trusted=trusted,
             spooled=self.ledger.waiting_in_spool(),
             registries=REGISTRIES,
             damaged=self.ledger.spool_findings(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -103,3 +104,9 @@ def cut(database: Database, size: int) -> None:
         connection.execute(delete(checkpoint).where(checkpoint.c.size > size))
         connection.execute(delete(queries.audit_index).where(queries.audit_index.c.seq > size))
         connection.execute(update(queries.audit_tree).values(size=size, frontier=frontier.encode()))
+
+
+def root_of(leaves: Sequence[bytes], start: int = 0, end: int | None = None) -> bytes:
+    """MTH of leaves[start:end] (RFC 6962 §2.1)."""
+    end = len(leaves) if end is None else end
+    return merkle.roots(leaves, [(start, end)])[0] if start < end else merkle.EMPTY_ROOT

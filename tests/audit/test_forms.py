@@ -20,6 +20,7 @@ from resources import validation
 from resources.json import Json
 from resources.times import microseconds
 from store.access import Access, Caller, Interaction, Outcome
+from tests.audit.logbook import root_of
 
 GOLDEN = Path(__file__).parent / "golden"
 AT = datetime(2026, 2, 14, 1, 41, 7, 120999, tzinfo=UTC)
@@ -99,7 +100,7 @@ def test_the_root_of_the_parts_is_that_of_rfc_6962(parts: list[tuple[bytes, byte
     """And each part's path leads to it."""
     leaves = [merkle.leaf_hash(one) for one in sorted(form2.commitment(*part) for part in parts)]
     root = form2.parts_root(parts)
-    assert root == (merkle.root_of(leaves) if leaves else form2.NOTHING)
+    assert root == (root_of(leaves) if leaves else form2.NOTHING)
     for number, part in enumerate(parts):
         node = merkle.leaf_hash(form2.commitment(*part))
         for side, other in form2.part_path(parts, number):

@@ -17,16 +17,16 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, update
 
-from audit import merkle, offline, queries
+from audit import merkle, offline, proofs, queries
 from audit.checkpoint import Signer
+from audit.offline import opened
 from audit.sequencer import InconsistentLog, Sequencer
 from audit.service import Ledger
-from audit.verify import opened, proof
 from resources.search import parse
 from store.access import Access, Caller, Interaction
 from store.engine.database import Database
 from store.unit_of_work import Store
-from tests.audit.logbook import AT, SIZE, alter, cut, event_ids, events, fill, judged, logged
+from tests.audit.logbook import AT, SIZE, alter, cut, event_ids, events, fill, judged, logged, root_of
 from tests.support import PLATFORM, caller, patient
 
 
@@ -47,7 +47,7 @@ def test_records_become_audit_events_in_a_gapless_log_that_verifies(ledger: Ledg
     assert meta["versionId"] == "1"
     assert datetime.fromisoformat(meta["lastUpdated"]).tzinfo is not None
     checkpoint = signer.verifier.open(note)
-    assert (checkpoint.size, checkpoint.root) == (size, merkle.root_of(leaves))
+    assert (checkpoint.size, checkpoint.root) == (size, root_of(leaves))
 
 
 def test_an_empty_log_verifies(database: Database, signer: Signer):
@@ -82,12 +82,13 @@ def test_a_record_is_proven_without_the_others(ledger: Ledger, database: Databas
     """DESIGN §7: event and salt open one leaf; the rest of the proof are hashes that say nothing of other records."""
     fill(ledger)
     for event_id in event_ids(database):
-        shown = proof(database, event_id)
-        assert shown is not None
-        checkpoint = signer.verifier.open(shown.checkpoint)
-        assert shown.leaf == opened(shown.seq, shown.opening)
-        assert merkle.verify_inclusion(shown.leaf, shown.seq - 1, checkpoint.size, shown.path, checkpoint.root)
-    assert proof(database, "not there") is None
+        with database.read() as connection:
+            shown = proofs.inclusion(connection, event_id)
+        checkpoint = signer.verifier.open(shown["checkpoint"])
+        leaf, path = opened(shown["position"], shown["opening"]), [bytes.fromhex(node) for node in shown["path"]]
+        assert merkle.verify_inclusion(leaf, shown["position"] - 1, checkpoint.size, path, checkpoint.root)
+    with database.read() as connection, pytest.raises(proofs.NoProof):
+        proofs.inclusion(connection, "not there")
 
 
 def test_checkpoints_in_between_are_let_go(make_ledger: Callable[..., Ledger], database: Database, signer: Signer):

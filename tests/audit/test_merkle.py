@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audit import merkle
+from tests.audit.logbook import root_of
 
 LEAVES = [merkle.leaf_hash(f"record {i}".encode()) for i in range(301)]
 
@@ -32,7 +33,7 @@ def test_the_root_is_that_of_the_definition_for_sizes_0_to_300():
     """RFC 6962 §2.1."""
     frontier = merkle.Frontier.empty()
     for size in range(301):
-        assert frontier.root() == mth(LEAVES[:size]) == merkle.root_of(LEAVES, 0, size)
+        assert frontier.root() == mth(LEAVES[:size]) == root_of(LEAVES, 0, size)
         assert merkle.Frontier.decode(size, frontier.encode()) == frontier
         frontier.append(LEAVES[size])
 
@@ -41,9 +42,9 @@ def test_the_published_roots_of_certificate_transparency_are_reproduced():
     """Known answers used by the certificate-transparency code base (merkletree tests)."""
     data = ["", "00", "10", "2021", "3031", "40414243", "5051525354555657", "606162636465666768696a6b6c6d6e6f"]
     leaves = [merkle.leaf_hash(bytes.fromhex(d)) for d in data]
-    assert merkle.root_of(leaves, 0, 1).hex() == "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d"
-    assert merkle.root_of(leaves, 0, 2).hex() == "fac54203e7cc696cf0dfcb42c92a1d9dbaf70ad9e621f4bd8d98662f00e3c125"
-    assert merkle.root_of(leaves).hex() == "5dc9da79a70659a9ad559cb701ded9a2ab9d823aad2f4960cfe370eff4604328"
+    assert root_of(leaves, 0, 1).hex() == "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d"
+    assert root_of(leaves, 0, 2).hex() == "fac54203e7cc696cf0dfcb42c92a1d9dbaf70ad9e621f4bd8d98662f00e3c125"
+    assert root_of(leaves).hex() == "5dc9da79a70659a9ad559cb701ded9a2ab9d823aad2f4960cfe370eff4604328"
 
 
 def test_every_inclusion_proof_holds_and_proves_nothing_else():
@@ -51,7 +52,7 @@ def test_every_inclusion_proof_holds_and_proves_nothing_else():
     for size in (*range(1, 40), 64, 65, 127, 300):
         root = mth(LEAVES[:size])
         for index in range(0, size, max(1, size // 20)):
-            proof = merkle.inclusion_proof(LEAVES, index, size)
+            proof = merkle.roots(LEAVES, merkle.inclusion_ranges(index, size))
             assert merkle.verify_inclusion(LEAVES[index], index, size, proof, root)
             assert not merkle.verify_inclusion(LEAVES[index + 1], index, size, proof, root)
             assert not merkle.verify_inclusion(LEAVES[index], index, size, [*proof, root], root)
@@ -65,7 +66,7 @@ def test_every_consistency_proof_holds_and_proves_nothing_else():
         new = mth(LEAVES[:second])
         for first in range(1, second + 1, max(1, second // 20)):
             old = mth(LEAVES[:first])
-            proof = merkle.consistency_proof(LEAVES, first, second)
+            proof = merkle.roots(LEAVES, merkle.consistency_ranges(first, second))
             assert merkle.verify_consistency(first, old, second, new, proof)
             assert not merkle.verify_consistency(first, LEAVES[300], second, new, proof)
             assert not merkle.verify_consistency(first, old, second, LEAVES[300], proof)
@@ -79,7 +80,7 @@ def test_one_changed_leaf_changes_the_root(index: int, size: int, data: st.DataO
         return
     altered = list(LEAVES[:size])
     altered[index] = merkle.leaf_hash(data.draw(st.binary(min_size=40, max_size=40)))
-    assert merkle.root_of(altered) != merkle.root_of(LEAVES, 0, size)
+    assert root_of(altered) != root_of(LEAVES, 0, size)
 
 
 @settings(deadline=None)
