@@ -31,7 +31,6 @@ STRANGER = Caller("", "", address="192.0.2.1")
 READS = ("Patient/p-1", "Patient/p-2", "Patient/p-3")
 
 
-@pytest.fixture
 def proven(database: Database, id: str) -> Any:
     """What a proof says of the record itself."""
     try:
@@ -42,6 +41,7 @@ def proven(database: Database, id: str) -> Any:
     return {name: found[name] for name in ("position", "opening", "event")}
 
 
+@pytest.fixture
 def filled(ledger: Ledger) -> Ledger:
     """1 token, 2 refusal of a stranger, 3 search that found two patients, 4 to 6 reads, 7 write, 8 operator's act."""
     ledger.disclose(caller(), [
