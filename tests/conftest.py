@@ -27,8 +27,20 @@ from tests.proven import Proof, is_whole
 from tests.support import BASE_URL, PLATFORM, Clock, Ids, MemoryTrail, OpenPermit, caller
 
 QUICK = bool(os.environ.get("VIGIE_TEST_QUICK"))
-"""`./vigie test --quick`: SQLite alone, and fewer examples of a property."""
+"""`./vigie test --quick`: SQLite alone, one door, fewer examples of a property, and nothing of `LONG`."""
 ENGINES = ("sqlite",) if QUICK else ("sqlite", "postgresql")
+LONG = (
+    "audit/test_every_byte.py", "audit/test_spool.py", "audit/test_spool_damage.py", "audit/test_tampering.py",
+    "audit/test_upgrade.py", "auth/test_assertion_processes.py", "dicomweb/test_budgets.py",
+    "dicomweb/test_clients.py", "dicomweb/test_dimse_door.py", "fhir_server/test_budgets.py",
+    "fhir_server/test_cors.py", "fhir_server/test_front.py", "fhir_server/test_front_parts.py",
+    "fhir_server/test_health.py", "fhir_server/test_keys.py", "fhir_server/test_metrics.py", "store/test_races.py",
+    "store/test_reindex.py", "subscriptions/test_crashes.py", "subscriptions/test_open_snapshot.py",
+    "subscriptions/test_reliability.py", "workflow/test_races.py", "workflow/test_refusals.py",
+    "workflow/test_stateful.py",
+)  # fmt: skip
+"""What the quick run leaves out: whole servers, kills, limits that are filled to the last, every byte of a file."""
+collect_ignore = list(LONG) if QUICK else []
 if QUICK:
     hypothesis.settings.register_profile("quick", max_examples=10, deadline=None)
     hypothesis.settings.load_profile("quick")

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import LONG
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("resources", "store", "auth", "audit", "dicomweb", "subscriptions", "workflow", "fhir_server")
 FILES = sorted(
@@ -124,3 +126,8 @@ def test_every_public_name_is_explained() -> None:
             and f"{name.rpartition('.')[0]}." not in foreign
         ]
     assert not silent
+
+
+def test_what_the_quick_run_leaves_out_is_there() -> None:
+    """A file that was renamed would come back into the quick run, and make it slow."""
+    assert [name for name in LONG if not (ROOT / "tests" / name).is_file()] == []

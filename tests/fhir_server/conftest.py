@@ -27,7 +27,7 @@ from fhir_server.server.services import Services
 from fhir_server.server.settings import Settings
 from resources.json import Json
 from store.access import Caller
-from tests.conftest import ENGINES
+from tests.conftest import ENGINES, QUICK
 from tests.counting import Counted, watch
 from tests.through import ThroughFront
 
@@ -214,7 +214,7 @@ def door(request: pytest.FixtureRequest) -> str:
     return str(getattr(request, "param", "wsgi"))
 
 
-BOTH_DOORS = pytest.mark.parametrize("door", ["wsgi", "front"], indirect=True)
+BOTH_DOORS = pytest.mark.parametrize("door", ["front"] if QUICK else ["wsgi", "front"], indirect=True)
 """For a module of HTTP tests: the answers and the records are the same whatever serves."""
 
 
