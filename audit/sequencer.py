@@ -357,7 +357,7 @@ class Sequencer:
             self._signed = newest
         if found is not None:
             if not self._published_fault:
-                log.error("no checkpoint is published: see `vigie audit verify`", reason=found)
+                log.error("no checkpoint is published: audit verify says why", reason=found)
             self._published_fault = found
             return
         self._published_fault, self._published_read = "", True

@@ -14,6 +14,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import structlog
+
 from audit import entry, queries, spool, spool_rows
 from audit.checkpoint import Signing, Verifier
 from audit.committer import Drain, GroupCommitter
@@ -22,13 +24,17 @@ from audit.pressure import BACKLOG, Pressure
 from audit.reading import Reading
 from audit.sequencer import CHECKPOINT_INTERVAL_S, Sequencer
 from audit.spool import Gap, SpoolWriter
+from resources.outcomes import Unavailable
 from resources.times import microseconds, utc_now
 from store.access import COUNTED, Access, Caller, Loop, Shelf, Waiting
 from store.engine.database import Database
+from store.engine.faults import DRIVER_ERRORS
 from store.engine.ids import ordered_id
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
+
+log = structlog.get_logger("vigie.audit")
 
 DISCLOSE_TIMEOUT_S = 10.0
 CATCH_UP_TIMEOUT_S = 2.0
@@ -208,6 +214,14 @@ class Ledger:
     def loop(self) -> Loop:
         """The background sequencer."""
         return self.sequencer.loop()
+
+    def prepare(self) -> None:
+        """Have a file of the spool ready before the first record; where that fails now, that record tries."""
+        if self._spooled is not None:
+            try:
+                self._writer.prepare()
+            except (OSError, Unavailable, *DRIVER_ERRORS):
+                log.exception("the audit spool could not be made ready")
 
     def close(self) -> None:
         """Finish this process's file of the spool."""

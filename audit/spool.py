@@ -150,6 +150,16 @@ class SpoolWriter:
         if not self._dirty.is_set():
             self._dirty.set()
 
+    def prepare(self) -> None:
+        """Make the first file ready, so that no record waits for the transaction that registers it. Raises OSError, and
+        what the database raises."""
+        if self._pid != process.pid():
+            self._fresh()
+        if self._file is None and self._spare is None:
+            spare = self._made()
+            with self._opening:
+                self._spare = spare
+
     def close(self) -> None:
         """Finish the file, and note its head: from now on the sequencer may remove it."""
         if self._pid != process.pid():

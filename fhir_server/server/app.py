@@ -53,6 +53,7 @@ def create_app(services: Services | None = None) -> Flask:
         with suppress(Unavailable, *DRIVER_ERRORS):  # the database is away: the first request asks again
             services.keys.prove()
     services = dataclasses.replace(services, cors=True)  # by the middleware below
+    services.ledger.prepare()
     app = Application(Edge(services))
     app.register_blueprint(health.blueprint(services))
     app.register_blueprint(metrics.blueprint(services))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +51,21 @@ def _ae(name: str) -> Row:
     return Row(lambda place: ["ae", name, place.ae_title], f"ae-{name}", failing=lambda place: ["ae", name, "NOBODY"])
 
 
+def _event(place: Place) -> str:
+    """The id of a record of the log, of an access to nobody's data."""
+    with closing(sqlite3.connect(place.data / "vigie.db")) as connection:
+        return str(connection.execute("SELECT event_id FROM audit_log WHERE parts = '' LIMIT 1").fetchone()[0])
+
+
+def _checkpoints(place: Place) -> Path:
+    """A file with the first checkpoint of the log."""
+    with closing(sqlite3.connect(place.data / "vigie.db")) as connection:
+        note = connection.execute("SELECT note FROM audit_checkpoint ORDER BY size LIMIT 1").fetchone()[0]
+    file = place.folder / "first.txt"
+    file.write_text(note + "\n", encoding="utf-8")
+    return file
+
+
 ROWS: dict[str, Row] = {
     "client add": Row(
         lambda place: ["client", "add", "EHR", "--organization", "platform", "--scope", "system/Patient.rs"],
@@ -75,6 +92,18 @@ ROWS: dict[str, Row] = {
         lambda place: ["audit", "export", str(place.folder / "log.gz")],
         "audit-export",
         failing=lambda place: ["audit", "export", str(place.folder / "nowhere" / "log.gz")],
+    ),
+    "audit prove": Row(
+        lambda place: ["audit", "prove", _event(place)],
+        "audit-prove",
+        failing=lambda place: ["audit", "prove", "nothing"],
+    ),
+    "audit consistency": Row(
+        lambda place: ["audit", "consistency", str(_checkpoints(place))],
+        "audit-consistency",
+    ),
+    "audit check-proof": Row(
+        lambda place: ["audit", "check-proof", "--help"], None, "it opens no deployment", opens=False
     ),
     "platform init": Row(lambda place: ["platform", "init"], "platform-init"),
     "platform keys": Row(lambda place: ["platform", "keys"], "platform-keys"),
