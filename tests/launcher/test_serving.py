@@ -227,7 +227,7 @@ def test_a_running_server_and_its_children_write_for_themselves_alone(site: Site
             assert "Umask:\t0077" in lines, name
 
 
-LOOSE = ("", "vigie.db", "objects", "keys", "keys/pages", "spool", "audit-spool", "serve.lock")
+LOOSE = ("", "vigie.db", "objects", "keys", "keys/secret", "spool", "audit-spool", "serve.lock")
 
 
 def test_looser_modes_are_found_repaired_and_told(tmp_path: Path) -> None:
