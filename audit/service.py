@@ -30,6 +30,7 @@ from store.access import COUNTED, Access, Caller, Loop, Shelf, Waiting
 from store.engine.database import Database
 from store.engine.faults import DRIVER_ERRORS
 from store.engine.ids import ordered_id
+from store.engine.keyring import KeyFault
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -220,7 +221,7 @@ class Ledger:
         if self._spooled is not None:
             try:
                 self._writer.prepare()
-            except (OSError, Unavailable, *DRIVER_ERRORS):
+            except (OSError, Unavailable, KeyFault, *DRIVER_ERRORS):
                 log.exception("the audit spool could not be made ready")
 
     def close(self) -> None:

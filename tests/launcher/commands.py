@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,18 +52,29 @@ def _ae(name: str) -> Row:
 
 
 def _event(place: Place) -> str:
-    """The id of a record of the log, of an access to nobody's data."""
-    with closing(sqlite3.connect(place.data / "vigie.db")) as connection:
-        return str(connection.execute("SELECT event_id FROM audit_log WHERE parts = '' LIMIT 1").fetchone()[0])
+    """The id of a record of the log, of an access to nobody's data; of a log without any, one that there is not."""
+    return _first(place, "SELECT event_id FROM audit_log WHERE parts = '' LIMIT 1") or "nothing"
 
 
 def _checkpoints(place: Place) -> Path:
-    """A file with the first checkpoint of the log."""
-    with closing(sqlite3.connect(place.data / "vigie.db")) as connection:
-        note = connection.execute("SELECT note FROM audit_checkpoint ORDER BY size LIMIT 1").fetchone()[0]
+    """A file with the first checkpoint of the log; of a log without any, with one that nobody signed."""
     file = place.folder / "first.txt"
-    file.write_text(note + "\n", encoding="utf-8")
+    note = _first(place, "SELECT note FROM audit_checkpoint ORDER BY size LIMIT 1") or _UNSIGNED
+    file.write_text(f"{note}\n", encoding="utf-8")
     return file
+
+
+_UNSIGNED = "vigie/test\n1\nAAAA\n\n\u2014 vigie/test AAAA\n"
+
+
+def _first(place: Place, statement: str) -> str:
+    """What a statement finds in the place's SQLite file; empty: nothing, or there is no such file or table."""
+    if not (place.data / "vigie.db").is_file():
+        return ""
+    with closing(sqlite3.connect(place.data / "vigie.db")) as connection, suppress(sqlite3.OperationalError):
+        row = connection.execute(statement).fetchone()
+        return "" if row is None else str(row[0])
+    return ""
 
 
 ROWS: dict[str, Row] = {
