@@ -21,6 +21,7 @@ from audit.spool import CHAINED, UNREADABLE, Gap, SpoolFile, Taken
 from resources.times import microseconds
 from store.access import Access, Caller, Interaction, Outcome
 from store.engine.database import Database
+from store.engine.files import sync_folder
 from store.engine.ids import ordered_id
 
 if TYPE_CHECKING:
@@ -154,8 +155,8 @@ class Intake:
             spool_rows.finish(connection, name)
         if (self.folder / name).exists():
             (self.folder / name).replace(aside / name)
-            spool.sync_folder(aside)
-            spool.sync_folder(self.folder)
+            sync_folder(aside)
+            sync_folder(self.folder)
         with self._database.write() as connection:
             spool_rows.forget(connection, [name])
 

@@ -33,6 +33,7 @@ import structlog
 from audit import frames
 from audit.frames import Entry, Group, Key, Opened, Place
 from store.engine import process
+from store.engine.files import sync_folder
 
 log = structlog.get_logger("vigie.audit")
 
@@ -299,15 +300,6 @@ def _new_file(folder: Path, header: bytes) -> tuple[str, int]:
         os.close(descriptor)
         raise
     return path.name, descriptor
-
-
-def sync_folder(folder: Path) -> None:
-    """Make names in it durable."""
-    directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def _write_all(descriptor: int, content: bytes, offset: int) -> None:

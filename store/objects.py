@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from resources.outcomes import NotFound
+from store.engine.files import sync_folder
 
 CHUNK_BYTES = 1024 * 1024
 
@@ -41,7 +42,7 @@ class ObjectStore:
         self._incoming.mkdir(parents=True, exist_ok=True)
         for number in range(256):
             (self._folder / f"{number:02x}").mkdir(exist_ok=True)
-        _sync_folder(self._folder)
+        sync_folder(self._folder)
 
     def put(self, source: bytes | bytearray | memoryview | BinaryIO) -> str:
         """Keep the bytes durably and return their digest (64 hexadecimal digits). A stream is read to its end."""
@@ -55,7 +56,7 @@ class ObjectStore:
                 os.fsync(file.fileno())
             self._place(temporary, digest)
         else:  # its writer may not have come to this yet
-            _sync_folder(self.path(digest).parent)
+            sync_folder(self.path(digest).parent)
         return digest
 
     def stage(self, source: bytes | bytearray | memoryview | BinaryIO) -> Staged:
@@ -85,7 +86,7 @@ class ObjectStore:
                     raise
             folders.add(place.parent)
         for folder in folders:  # after all renames: the first sync makes most of them durable
-            _sync_folder(folder)
+            sync_folder(folder)
 
     def discard(self, staged: Staged) -> None:
         """Forget what was staged, unless it was placed."""
@@ -165,7 +166,7 @@ class ObjectStore:
     def _place(self, temporary: Path, digest: str) -> None:
         place = self.path(digest)
         temporary.replace(place)
-        _sync_folder(place.parent)
+        sync_folder(place.parent)
 
 
 class _Discarded:
@@ -195,14 +196,6 @@ def _write_all(descriptor: int, data: memoryview) -> None:
     data = data.cast("B")
     while data:
         data = data[os.write(descriptor, data) :]
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _digest_of(file: BinaryIO) -> str:

@@ -276,16 +276,7 @@ class Repository:
         """Record that the caller saw `version`. What the server looks up for its own rules is not an access."""
         if self.derived:
             return
-        self.uow.note(
-            Access(
-                interaction,
-                version.type,
-                version.id,
-                version.version,
-                patients=version.patients,
-                owner=version.owner,
-            )
-        )
+        self.uow.note(seen(interaction, version))
 
     def attempt(
         self,
@@ -320,10 +311,7 @@ class Repository:
                 search.constrained(statement.select, visible, self), key
             ).first()
             return self.version(tuple(rows)) if rows else None
-        row = statement.prepared(visible.organizations).first(
-            self.uow.connection, {**key, **admitted(visible.organizations)}
-        )
-        return self.version(row) if row else None
+        return _plain(statement, self.uow.connection, self.uow.store.audiences, visible, key)
 
     def not_found(self, type_name: str, id: str, version: int | None = None) -> NotFound:
         """The same answer, after the same two questions, whether the resource is absent or another's."""
@@ -462,10 +450,22 @@ def current(
     """The current version of a resource, if the caller may see it. For a visibility without constraints."""
     if visible.constraints:
         raise ValueError("The constraints of a scope are more than this asks")
-    row = _read.prepared(visible.organizations).first(
-        connection, {"type_id": type_id(type_name), "resource_id": id, **admitted(visible.organizations)}
-    )
+    return _plain(_read, connection, audiences, visible, {"type_id": type_id(type_name), "resource_id": id})
+
+
+def _plain(
+    statement: _Statement, connection: Connection, audiences: Audiences, visible: Visibility, key: dict[str, int | str]
+) -> Version | None:
+    """The one version that a statement by key finds, for a visibility without constraints."""
+    row = statement.prepared(visible.organizations).first(connection, {**key, **admitted(visible.organizations)})
     return version_of(row, connection, audiences) if row else None
+
+
+def seen(interaction: Interaction, version: Version) -> Access:
+    """That somebody saw a version."""
+    return Access(
+        interaction, version.type, version.id, version.version, patients=version.patients, owner=version.owner
+    )  # fmt: skip
 
 
 _BELONGS = Prepared(

@@ -45,7 +45,7 @@ from store.engine.faults import is_race, translated
 from store.engine.ids import random_id
 from store.engine.keyring import Keys
 from store.engine.locks import lock
-from store.repository import Repository, current
+from store.repository import Repository, current, seen
 from store.search.limits import Deadline
 from store.search.pages import PageSeal
 from store.search.planning import Estimates
@@ -300,10 +300,7 @@ class Store:
             version = current(connection, self.audiences, visible, type_name, id)
         if version is None or version.deleted:
             return None
-        access = Access(
-            Interaction.READ, type_name, id, version.version, patients=version.patients, owner=version.owner
-        )  # fmt: skip
-        return version, self.trail.owed(caller, (access,), self.now())
+        return version, self.trail.owed(caller, (seen(Interaction.READ, version),), self.now())
 
     def transact(self, caller: Caller, function: Callable[[UnitOfWork], T], *, intent: Access | None = None) -> T:
         """Run `function` in a write unit of work, again where another transaction won; after that a 409.

@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
-from urllib.parse import urlencode
 
 from audit import access_report, proofs
-from fhir_server.edge import negotiation, validate
+from fhir_server.edge import negotiation, reads, validate
 from fhir_server.edge.exchange import Answer, Asked, of_json, of_version, warned
 from fhir_server.edge.parameters import Given, take
 from fhir_server.edge.ports import Services
@@ -207,13 +206,15 @@ def _access_report(services: Services, asked: Asked, intent: Access, resource: J
     if page.next is not None:
         path = "/".join(filter(None, (asked.base, asked.route.type, asked.route.id, "$access-report")))
         kept = [pair for pair in given.pairs if pair[0] != PAGE.name]
-        following = f"{path}?{urlencode([*kept, (PAGE.name, page.next)])}"
+        following = reads.url(path, [*kept, (PAGE.name, page.next)])
     return of_json(access_report.report(told, page.total, following))
 
 
 _ACCESSES = 100
 """Accesses of a page of a report where `_count` does not say."""
 _OF_REPORT = (Parameter("start", "dateTime"), Parameter("end", "dateTime"), Parameter("_count", "integer"), PAGE)
+
+
 def _proof(services: Services, asked: Asked, intent: Access, resource: Json | None) -> Answer:
     """AuditEvent/{id}/$proof: that it is in the signed log, for `audit/offline.py` (RFC 6962 §2.1.1)."""
     services.ledger.catch_up()

@@ -182,9 +182,9 @@ def _bundle(
     token: str | None,
 ) -> Answer:
     """One page: `self` says what was processed, `next` is there unless this is the last."""
-    links = [("self", _url(path, processed))]
+    links = [("self", url(path, processed))]
     if token:
-        links.append(("next", _url(path, [*processed, (PAGE.name, token)])))
+        links.append(("next", url(path, [*processed, (PAGE.name, token)])))
     instant = times.instant_text(uow.now)
     content = bundles.bundle(
         kind, entries, dump=jsontext.dump, identifier=new_id(), instant=instant, total=total, links=links
@@ -232,6 +232,7 @@ def _warning(code: str, text: str, *expression: str) -> bundles.Entry:
     return bundles.Entry(None, jsontext.dump(outcome((issue,))), {"search": {"mode": "outcome"}})
 
 
-def _url(path: str, parameters: Sequence[tuple[str, str]]) -> str:
+def url(path: str, parameters: Sequence[tuple[str, str]]) -> str:
+    """The URL of a page of what is asked at `path`."""
     return f"{path}?{urlencode(parameters)}" if parameters else path
 

@@ -127,11 +127,10 @@ def packed(body: bytes, coding: str) -> bytes:
 
 def _encoded(result: Iterable[bytes], coding: str) -> tuple[Iterable[bytes], int | None]:
     """The encoded answer, and its length where it is in one piece."""
-    packer = _packer(coding)
     if type(result) is list:
-        body = b"".join((*map(packer.process, result), packer.finish()))
+        body = packed(b"".join(result), coding)
         return [body], len(body)
-    return _Stream(result, packer), None
+    return _Stream(result, _packer(coding)), None
 
 
 class _Stream:

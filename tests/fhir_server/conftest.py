@@ -208,6 +208,19 @@ def settings(engine: str, template: Template, tmp_path: Path, request: pytest.Fi
             connection.execute(f'DROP DATABASE "{url.partition("?")[0].rpartition("/")[2]}" WITH (FORCE)')
 
 
+@pytest.fixture(params=ENGINES)
+def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Settings]:
+    """A data folder and a database in which nothing is."""
+    if request.param == "sqlite":
+        yield Settings.load({"data": tmp_path / "data"}, environ={})
+        return
+    cluster = str(request.getfixturevalue("postgresql_url"))
+    url = _new_database(cluster, "template1")
+    yield Settings.load({"data": tmp_path / "data", "database": url}, environ={})
+    with psycopg.connect(cluster, autocommit=True) as connection:
+        connection.execute(f'DROP DATABASE "{url.partition("?")[0].rpartition("/")[2]}" WITH (FORCE)')  # type: ignore[call-overload]
+
+
 @pytest.fixture
 def door(request: pytest.FixtureRequest) -> str:
     """`wsgi`: the application alone, as under any WSGI server. `front`: by way of the front. See `BOTH_DOORS`."""

@@ -5,12 +5,11 @@ from __future__ import annotations
 import base64
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 from click.testing import CliRunner
 from sqlalchemy import delete, select, update
@@ -39,24 +38,9 @@ from store.versions.tables import store_setting
 from subscriptions import signature
 from subscriptions.signature import OVERLAP
 from subscriptions.signature import Keyring as Webhooks
-from tests.conftest import ENGINES
-from tests.fhir_server.conftest import _new_database
 from tests.launcher.commands import ROWS, Place
 
 CALLER = Caller("ehr", "hospital-a")
-
-
-@pytest.fixture(params=ENGINES)
-def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Settings]:
-    """A data folder and a database in which nothing is."""
-    if request.param == "sqlite":
-        yield Settings.load({"data": tmp_path / "data"}, environ={})
-        return
-    cluster = str(request.getfixturevalue("postgresql_url"))
-    url = _new_database(cluster, "template1")
-    yield Settings.load({"data": tmp_path / "data", "database": url}, environ={})
-    with psycopg.connect(cluster, autocommit=True) as connection:
-        connection.execute(f'DROP DATABASE "{url.partition("?")[0].rpartition("/")[2]}" WITH (FORCE)')  # type: ignore[call-overload]
 
 
 @pytest.fixture

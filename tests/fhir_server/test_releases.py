@@ -9,12 +9,9 @@ from __future__ import annotations
 import gzip
 import json
 import threading
-from collections.abc import Iterator
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 
 from fhir_server.duties import deployment, doctor, upkeep
@@ -28,8 +25,6 @@ from store.access import Caller
 from store.engine.database import open_engine
 from store.versions import standing
 from tests.audit.upgrade import populated
-from tests.conftest import ENGINES
-from tests.fhir_server.conftest import _new_database
 
 RELEASED = ROOT / "tests" / "store" / "released"
 SCHEMAS = sorted(path.name[7:11] for path in RELEASED.glob("schema_*.json.gz"))
@@ -41,24 +36,11 @@ def left(schema: str) -> dict[str, Any]:
     return found
 
 
-@pytest.fixture(params=ENGINES)
-def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Settings]:
-    """A data folder without a database, or with an empty one."""
-    if request.param == "sqlite":
-        (tmp_path / "data").mkdir()
-        yield Settings.load({"data": tmp_path / "data"}, environ={})
-        return
-    cluster = str(request.getfixturevalue("postgresql_url"))
-    url = _new_database(cluster, "template1")
-    yield Settings.load({"data": tmp_path / "data", "database": url}, environ={})
-    with psycopg.connect(cluster, autocommit=True) as connection:
-        connection.execute(f'DROP DATABASE "{url.partition("?")[0].rpartition("/")[2]}" WITH (FORCE)')  # type: ignore[call-overload]
-
-
 @pytest.fixture(params=SCHEMAS)
 def old(request: pytest.FixtureRequest, empty: Settings) -> tuple[Settings, dict[str, Any]]:
     """What a release left, and what it was."""
     content = left(request.param)
+    empty.data.mkdir(exist_ok=True)
     populated.fill(empty.database_url, request.param, content["tables"])
     folder = empty.data / "keys"
     folder.mkdir(parents=True, mode=0o700)

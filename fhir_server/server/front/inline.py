@@ -31,9 +31,9 @@ AT_ONCE = 256
 """Reads that may wait for their records at once; further ones go to threads, where organisations take turns."""
 
 # A log that is behind is caught up with first, and the bytes of a Binary may be many.
-_READ = re.compile(
-    r"/fhir/(?!AuditEvent/|Binary/)[A-Z][A-Za-z]+/[A-Za-z0-9\-.]{1,64}(?:/_history/[0-9]{1,18})?", re.ASCII
-)
+PLAIN = r"/fhir/(?!AuditEvent/|Binary/)([A-Z][A-Za-z]+)/([A-Za-z0-9\-.]{1,64})"
+"""The path of a read that may be carried out here: type, id."""
+_READ = re.compile(PLAIN + r"(?:/_history/[0-9]{1,18})?", re.ASCII)
 
 
 class Trail(Protocol):

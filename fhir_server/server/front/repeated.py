@@ -22,6 +22,7 @@ from auth.tokens import Token
 from fhir_server.edge.negotiation import etag, http_date
 from fhir_server.server import encoding, logs
 from fhir_server.server.front.answers import DIRECT_BYTES, Reply
+from fhir_server.server.front.inline import PLAIN
 from fhir_server.server.front.protocol import Environ, Headers, Scope
 from resources.outcomes import TooManyRequests
 from store.access import Caller, Version
@@ -35,7 +36,7 @@ FIELDS = frozenset(
 MAX_HEADS = 4096
 MAX_BYTES = 4096
 """Of a head that is kept."""
-_PLAIN = re.compile(r"/fhir/(?!AuditEvent/|Binary/)([A-Z][A-Za-z]+)/([A-Za-z0-9\-.]{1,64})", re.ASCII)
+_PLAIN = re.compile(PLAIN, re.ASCII)
 _OF_THE_READ = ("ETag", "Last-Modified", "Content-Length", "X-Request-Id")
 """Fields of the answer that differ from read to read."""
 _ROUTE = "fhir/read"
