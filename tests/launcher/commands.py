@@ -71,7 +71,7 @@ def _first(place: Place, statement: str) -> str:
     """What a statement finds in the place's SQLite file; empty: nothing, or there is no such file or table."""
     if not (place.data / "vigie.db").is_file():
         return ""
-    with closing(sqlite3.connect(place.data / "vigie.db")) as connection, suppress(sqlite3.OperationalError):
+    with closing(sqlite3.connect(place.data / "vigie.db")) as connection, suppress(sqlite3.DatabaseError):
         row = connection.execute(statement).fetchone()
         return "" if row is None else str(row[0])
     return ""
