@@ -62,6 +62,8 @@ class Intake:
         self._database = database
         self._platform = platform
         self._now = clock
+        self._last = ""
+        """The file that was read last."""
 
     # --- the writer's side
 
@@ -82,8 +84,11 @@ class Intake:
         return spool.bytes_waiting(self.folder, {})
 
     def next(self, connection: Connection, limit: int) -> list[Taken]:
-        """What is next in the files, some `limit` records."""
-        return spool.take(self.folder, self._key(), spool_rows.states(connection), limit)
+        """What is next in the files, some `limit` records. Files take turns: one that fills fast holds up no other."""
+        taken = spool.take(self.folder, self._key(), spool_rows.states(connection), limit, after=self._last)
+        if taken:
+            self._last = taken[-1].file
+        return taken
 
     def advance(self, connection: Connection, taken: Sequence[Taken]) -> bool:
         """What was taken is in the log with this transaction; False where another sequencer was faster."""

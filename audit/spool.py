@@ -323,14 +323,18 @@ def set_aside(folder: Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(aside)) if aside.is_dir() else []
 
 
-def take(folder: Path, key: Key, states: Mapping[str, SpoolFile], limit: int) -> list[Taken]:
-    """The next records beyond what is consumed, some `limit`, file by file in order. `states` was read before.
+def take(
+    folder: Path, key: Key, states: Mapping[str, SpoolFile], limit: int, *, after: str = ""
+) -> list[Taken]:
+    """The next records beyond what is consumed, some `limit`, file by file. `states` was read before.
 
-    Frames are taken whole, so one may go beyond the limit.
+    `after`: begin with the file that follows this one, so that files take turns. Frames are taken whole, so one may go
+    beyond the limit.
     """
     found: list[Taken] = []
     left = limit
-    for name in files(folder):
+    names = files(folder)
+    for name in [*(one for one in names if one > after), *(one for one in names if one <= after)]:
         if left <= 0:
             break
         taken = take_of(folder, key, name, states.get(name), left)

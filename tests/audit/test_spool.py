@@ -449,3 +449,17 @@ def test_a_burst_of_reads_goes_before_the_log_and_the_log_follows_it(
     assert comes(0) == 70
     monkeypatch.setattr(ledger.sequencer, "_passes_until", time.monotonic())
     assert comes(5) == 75, "it lasts"
+
+
+def test_a_file_that_fills_fast_holds_up_no_other(database: Database, tmp_path: Path) -> None:
+    """One a process: the records of each are in the log soon, however many another has."""
+    ledgers = [make(database, tmp_path) for _ in range(3)]
+    for ledger in ledgers:
+        for number in range(6):
+            disclose(ledger, f"c-{number}")
+    intake = ledgers[0]._intake
+    assert intake is not None
+    with database.read() as connection:
+        taken = [[one.file for one in intake.next(connection, 2)] for _ in range(4)]
+    assert len({file for batch in taken[:3] for file in batch}) == 3
+    assert taken[3] == taken[0]
