@@ -59,7 +59,7 @@ _REST_MAX_S = 0.1
 BURST_BYTES = 100_000
 """Of records (some 500 bytes each) from look to look: so many are a burst of reads, which goes first."""
 PASSED_BYTES = 18_000_000
-"""That may wait meanwhile: what is sequenced in less than 2 s once the machine is free."""
+"""That may wait meanwhile: what was sequenced in one to three seconds once the machine was free."""
 _OWNERS_KEPT = 50_000
 
 
