@@ -26,3 +26,9 @@ def cluster() -> Iterator[Cluster]:
         yield made
     finally:
         made.close()
+
+
+@pytest.fixture(scope="module")
+def data_of_the_cluster(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data folder of what is served from the cluster: one database, so one folder with its keys and records."""
+    return tmp_path_factory.mktemp("data")

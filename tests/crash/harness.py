@@ -218,8 +218,10 @@ class Run:
             if events != seen[0]:
                 seen = (events, time.monotonic())
             still_s = time.monotonic() - seen[1]
-            return still_s > 2.0 and self.receiver.newest >= events and not checks.counted(
-                self.promises, checks.stored(self.service)
+            return (
+                still_s > 2.0
+                and self.receiver.newest >= events
+                and not checks.counted(self.promises, checks.stored(self.service))
             )
 
         arrived = -1

@@ -63,13 +63,10 @@ def test_every_connection_of_the_server_commits_to_the_disk(tmp_path: Path) -> N
     assert set(found) == {("wal", 2)}
 
 
-def test_postgresql_is_not_told_to_commit_to_memory(
-    cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_postgresql_is_not_told_to_commit_to_memory(cluster: Cluster, data_of_the_cluster: Path) -> None:
     """Neither the server's sessions nor the cluster's defaults turn off what makes a commit durable."""
     cluster.start_if_stopped()
-    data = tmp_path_factory.getbasetemp() / "data-of-the-cluster"  # one database, so one folder with its keys
-    settings = Settings.load({"data": data, "database": cluster.url, "port": free_port()}, environ={})
+    settings = Settings.load({"data": data_of_the_cluster, "database": cluster.url, "port": free_port()}, environ={})
     deployment.upgrade(settings)
     services = Services.of(settings)
     with services.database.write() as connection:

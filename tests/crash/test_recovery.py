@@ -49,11 +49,10 @@ def until(condition: Callable[[], bool], within_s: float = 30.0) -> bool:
 
 
 @pytest.fixture
-def services(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+def services(cluster: Cluster, data_of_the_cluster: Path) -> Iterator[Services]:
     """The server's parts on the cluster, in this process. One database, so one folder with its keys."""
     cluster.start_if_stopped()
-    data = tmp_path_factory.getbasetemp() / "data-of-the-cluster"
-    settings = Settings.load({"data": data, "database": cluster.url, "port": free_port()}, environ={})
+    settings = Settings.load({"data": data_of_the_cluster, "database": cluster.url, "port": free_port()}, environ={})
     deployment.upgrade(settings)
     made = Services.of(settings)
     try:
@@ -253,7 +252,7 @@ def test_a_crashed_child_is_restarted_at_once_and_one_that_keeps_crashing_is_not
         supervisor.tick()
         assert lasting.process is not None
         assert lasting.process.pid != first.pid
-        assert until(lambda: (supervisor.tick() or failing.crashes >= 2), 20)
+        assert until(lambda: supervisor.tick() or failing.crashes >= 2, 20)
         assert failing.not_before > time.monotonic()
     finally:
         supervisor.stop()

@@ -130,10 +130,9 @@ def test_a_black_hole_is_told_within_the_time_for_a_connection() -> None:
 
 
 @pytest.fixture
-def services(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+def services(cluster: Cluster, data_of_the_cluster: Path) -> Iterator[Services]:
     cluster.start_if_stopped()
-    data = tmp_path_factory.getbasetemp() / "data-of-the-cluster"  # one database, so one folder with its keys
-    settings = Settings.load({"data": data, "database": cluster.url, "port": free_port()}, environ={})
+    settings = Settings.load({"data": data_of_the_cluster, "database": cluster.url, "port": free_port()}, environ={})
     deployment.upgrade(settings)
     made = Services.of(settings, waits=settings.waits)
     yield made
@@ -167,9 +166,7 @@ def test_a_scanner_is_told_that_it_cannot_be_stored_now(services: Services, clus
         server.stop()
 
 
-def test_a_command_says_in_one_line_that_the_database_is_away(
-    services: Services, cluster: Cluster
-) -> None:
+def test_a_command_says_in_one_line_that_the_database_is_away(services: Services, cluster: Cluster) -> None:
     data: Path = services.settings.data
     arguments = ["client", "list", "--data", str(data), "--database", cluster.url]
     assert CliRunner().invoke(main, arguments).exit_code == 0
