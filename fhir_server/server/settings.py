@@ -176,7 +176,9 @@ class Settings:
     dimse_artim_s: int = setting(
         5, _number(1, 60), "Seconds until a connection has sent its association request (PS3.8 §9.1.5)."
     )
-    workers: int = setting(2, _number(1, 64), "Web worker processes.", flag=True)
+    workers: int = setting(
+        2, _number(1, 64), "Web worker processes; best as many as processors: then each has its own.", flag=True
+    )
     threads: int = setting(8, _number(1, 256), "Threads of each web worker.")
     base_urls: tuple[str, ...] = setting(
         (),

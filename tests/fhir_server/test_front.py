@@ -495,3 +495,39 @@ def _at_once(ask: Callable[[], Answer], count: int) -> list[Answer]:
         thread.join(60)
     return answers
 
+
+# — processors —
+
+ALLOWED = sorted(os.sched_getaffinity(0))
+
+
+def test_a_worker_has_a_processor_of_its_own_and_so_has_its_successor(serve: Serve) -> None:
+    """sched_setaffinity(2): the loop's threads share one, those of the core go to all; after kill -9 alike."""
+    web, api = serve(workers=len(ALLOWED))
+    _until_each_has_its_own(web)
+    for pid in web.workers():
+        roaming = [task for task in Path(f"/proc/{pid}/task").iterdir() if _allowed(task.name) == ALLOWED]
+        assert len(roaming) >= api.services.settings.threads
+    os.kill(web.workers()[0], signal.SIGKILL)
+    _until_each_has_its_own(web)
+
+
+def _until_each_has_its_own(web: Web) -> None:
+    """A worker says that it is ready before the others are."""
+    deadline = time.monotonic() + 30
+    while _processors(web) != ALLOWED:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def _allowed(task: int | str) -> list[int]:
+    try:
+        return sorted(os.sched_getaffinity(int(task)))
+    except ProcessLookupError:
+        return []
+
+
+def _processors(web: Web) -> list[int]:
+    """Those of the workers' own first threads, which run the loops."""
+    allowed = [_allowed(pid) for pid in web.workers()]
+    return sorted(one[0] for one in allowed if len(one) == 1)

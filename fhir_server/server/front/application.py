@@ -19,7 +19,7 @@ from auth.admission import ADMITTED, HOLDER, Admitted
 from auth.guard import Guard
 from fhir_server.edge import errors
 from fhir_server.server.cors import Refusals
-from fhir_server.server.front import answers
+from fhir_server.server.front import answers, processors
 from fhir_server.server.front.answers import Reply, WriteLimits, carry_out
 from fhir_server.server.front.bodies import Bodies, Body, BodyLimits, Disconnected, NotReceived
 from fhir_server.server.front.inline import Inline, Trail
@@ -90,12 +90,12 @@ class Front:
     def __init__(
         self, application: Application, *, bases: tuple[str, ...], port: int, host: str, spool: Path, sizes: BodySizes,
         limits: FrontLimits, guard: Guard, ask: Callable[[], None], refused: Callable[[Environ, Exception], None],
-        stop: Callable[[], None], origins: Callable[[], frozenset[str]], trail: Trail | None = None,
+        stop: Callable[[], None], origins: Callable[[], frozenset[str]], workers: int = 0, trail: Trail | None = None,
         repeated: Repeated | None = None,
     ) -> None:
         """`application`: the synchronous core; `spool`: folder of bodies on their way; `ask`: see `Pulse`; `refused`
         counts for the audit log what the core never hears of; `stop`: what the process does last; `origins`: the
-        clients' web origins, as remembered.
+        clients' web origins, as remembered; `workers`: the processes that share the port, of which this is one.
 
         `trail`: where the records of reads become durable that the event loop carries out; None: it carries out none.
         `repeated`: how it does so for heads that it knows.
@@ -111,10 +111,13 @@ class Front:
         self._basic = basic_environ(port, host, NotReceived(BadRequest("A request of this method has no body here")))
         self._port = port
         self._spool = spool
+        self._workers = workers
         self._sizes = sizes
         self.limits = limits
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._workers:
+            processors.take_place(self._spool, self._workers)
         loop.run_until_complete(self.open())
         self._bound(loop, _TRIES)
 

@@ -17,6 +17,8 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
+from fhir_server.server.front.processors import roam
+
 T = TypeVar("T")
 
 
@@ -102,6 +104,7 @@ class Lane:
             task.after(False)
 
     def _work(self) -> None:
+        roam()
         while (task := self._queue.get()) is not None:
             result, error = None, None
             try:

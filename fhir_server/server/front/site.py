@@ -39,6 +39,7 @@ def front_of(app: Flask) -> Front:
         refused=partial(count_refusal, services.authority),
         stop=services.authority.close,
         origins=services.authority.clients.remembered_origins,
+        workers=settings.workers,
         trail=services.ledger if services.ledger.settles_soon else None,
         repeated=Repeated(services.authority.guard, services.store, services.shown),
     )
