@@ -102,7 +102,7 @@ class Registry:
 
     def find(self, title: str) -> ApplicationEntity | None:
         """The entity of this title, as it is registered now."""
-        with self._store.database.read() as connection:
+        with self._store.database.glance() as connection:
             return _found(connection, title)
 
     def list(self) -> list[ApplicationEntity]:
@@ -129,7 +129,7 @@ class Registry:
     def set_active(
         self, title: str, active: bool, by: Caller | None = None, detail: Detail = ()
     ) -> ApplicationEntity:
-        """Admit this title, or refuse it from the next association on. Raises NotFound."""
+        """Admit this title, or refuse it from the next association or instance on. Raises NotFound."""
         entity = self.find(title)
         if entity is None:
             raise NotFound("No such AE title is registered here")

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import structlog
+from sqlalchemy import Connection
 
 from dicomweb import frames, part10, rows, sop_classes, uids
 from dicomweb.attributes import text
@@ -43,13 +44,14 @@ class Objects(Protocol):
 
     def stage(self, source: Any, /) -> Staged: ...
 
-    def place(self, staged: Iterable[Staged], /) -> None: ...
+    def place(self, connection: Connection, staged: Iterable[Staged], /) -> None: ...
 
     def discard(self, staged: Staged, /) -> None: ...
 
     def path(self, digest: str, /) -> Path: ...
 
 
+NOT_PERMITTED = "not authorised to store images"
 WRITERS = 8
 """Objects on their way to the disk at once; their bytes are all that a request holds in memory."""
 
@@ -75,8 +77,7 @@ class Ingest:
         sop_instance_uid: str | None = None,
     ) -> StoredOutcome:
         """Store one instance and return once that is durable. Concurrent calls of one caller share commits."""
-        prepared = self.prepare(data, batch.origin, study_instance_uid=study_instance_uid,
-                                sop_instance_uid=sop_instance_uid)
+        prepared = self.prepare(data, batch, study_instance_uid=study_instance_uid, sop_instance_uid=sop_instance_uid)
         if isinstance(prepared, StoredOutcome):
             return prepared
         with self._groups_lock:
@@ -93,13 +94,17 @@ class Ingest:
             self._permit.visibility(caller, Interaction.DICOM_STORE, "ImagingStudy")
 
     def prepare(
-        self, data: Buffer | Part10, origin: Origin, *, study_instance_uid: str | None = None,
+        self, data: Buffer | Part10, batch: Batch, *, study_instance_uid: str | None = None,
         sop_instance_uid: str | None = None,
     ) -> Prepared | StoredOutcome:
         """Read the header within its budgets, check the UIDs, make the bytes durable: they are no object yet.
 
-        A refusal is an outcome. What is prepared must be committed.
+        A refusal is an outcome; of whoever may not store not a byte is kept. What is prepared must be committed.
         """
+        try:
+            self._permit.visibility(batch.caller, Interaction.DICOM_STORE, "ImagingStudy")
+        except Forbidden:
+            return StoredOutcome(Result.NOT_AUTHORISED, sop_instance_uid=sop_instance_uid or "", reason=NOT_PERMITTED)
         try:
             part = data if isinstance(data, Part10) else part10.parse(data)
             dataset = part.dataset()
@@ -132,14 +137,14 @@ class Ingest:
         size = part.size_bytes
         syntax = part.transfer_syntax_uid
         json = dict(sorted({**dataset.json, "00083002": {"vr": "UI", "Value": [syntax]}}.items()))
-        return Prepared(syntax, json, layout, outcome, staged, digest, size, len(index.frames), origin)
+        return Prepared(syntax, json, layout, outcome, staged, digest, size, len(index.frames), batch.origin)
 
     def commit(self, prepared: Sequence[Prepared], batch: Batch) -> list[StoredOutcome]:
         """Commit rows of one caller together; the outcomes are acknowledgements. A fault of the server is one too."""
         try:
             outcomes = self._committed(list(prepared), batch)
         except Forbidden:
-            outcomes = [refused(one.outcome, Result.NOT_AUTHORISED, "not authorised to store images")
+            outcomes = [refused(one.outcome, Result.NOT_AUTHORISED, NOT_PERMITTED)
                         for one in prepared]
         except (FhirError, OSError) as error:
             told = "the database is not available" if isinstance(error, Unavailable) else "it could not be recorded"
@@ -180,7 +185,7 @@ class Ingest:
         self._permit.visibility(uow.caller, Interaction.DICOM_STORE, "ImagingStudy")
         written = rows.write(uow, uow.caller, prepared, batch)
         # Last, since it cannot be taken back: whoever stored the same bytes meanwhile refers to the same object.
-        self._objects.place([one.staged for one in written.fresh])
+        self._objects.place(uow.connection, [one.staged for one in written.fresh])
         return written
 
     def finish(self, batch: Batch) -> None:

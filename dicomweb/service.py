@@ -88,7 +88,7 @@ class Imaging:
 
     def scp(self, *, ae_titles: Collection[str] = ("VIGIE",), limits: Limits | None = None) -> Scp:
         """A DIMSE server, not started: ``scp().start(host, port)``. Best in a process of its own (the GIL)."""
-        desk = Desk(self.ingest, self._disclosure)
+        desk = Desk(self.ingest, self._disclosure, self.registry)
         return Scp(desk, self._store, ae_titles=ae_titles, limits=limits, spool=self._spool)
 
     def register_ae(self, title: str, organization: str, *addresses: str) -> None:

@@ -53,7 +53,7 @@ def store(
     try:
         try:
             for body in bodies:
-                waiting.append(ingest.writers.submit(_prepare, ingest, body, origin, study_instance_uid))
+                waiting.append(ingest.writers.submit(_prepare, ingest, body, batch, study_instance_uid))
                 if len(waiting) >= GROUP:
                     outcomes += _commit(ingest, waiting, batch)
                     waiting = []
@@ -87,7 +87,7 @@ def _commit(
     return [next(committed) if isinstance(one, Prepared) else one for one in results]
 
 
-def _prepare(ingest: Ingest, body: Body, origin: Origin, study: str | None) -> Prepared | StoredOutcome:
+def _prepare(ingest: Ingest, body: Body, batch: Batch, study: str | None) -> Prepared | StoredOutcome:
     with closing(body):
         kind = media_types.parse(body.headers.get("content-type", DICOM)).type
         if kind not in {DICOM, "application/octet-stream", ""}:
@@ -96,7 +96,7 @@ def _prepare(ingest: Ingest, body: Body, origin: Origin, study: str | None) -> P
             return StoredOutcome(
                 Result.NOT_UNDERSTOOD, *_named(body), reason="no delimiter follows the last part: it may be cut short"
             )
-        return ingest.prepare(body.data, origin, study_instance_uid=study)
+        return ingest.prepare(body.data, batch, study_instance_uid=study)
 
 
 def _named(body: Body) -> tuple[str, str]:

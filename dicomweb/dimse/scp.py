@@ -196,7 +196,8 @@ class Scp:
             purpose="TREAT", recording=recording,
         )
         origin = Origin("c-store", caller.client_id, arrival.address, titles.calling, titles.called)
-        session = Session(entity, caller, Batch(caller, origin), claim, recording)
+        certificate = None if arrival.certificate is None else tls.fingerprint(arrival.certificate)
+        session = Session(entity, caller, Batch(caller, origin), claim, recording, certificate)
         association = Served(
             self._ae, arrival.sock, arrival.request, limits=self._limits, spool=self._spool,
             offers=lambda message, uid: services.offered(message, uid, entity), ended=self._over,

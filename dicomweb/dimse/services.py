@@ -23,7 +23,7 @@ from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.service_class import StorageServiceClass, VerificationServiceClass
 
 from dicomweb import part10, sop_classes
-from dicomweb.ae import ApplicationEntity
+from dicomweb.ae import ApplicationEntity, Registry
 from dicomweb.dimse.datasets import DataSet
 from dicomweb.dimse.session import Session
 from dicomweb.disclosure import Disclosure
@@ -33,6 +33,7 @@ from dicomweb.part10 import DEFLATED_LE, EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE
 from dicomweb.reader import Unreadable
 from dicomweb.status import Result, StoredOutcome
 from resources.outcomes import FhirError
+from store.engine.faults import DRIVER_ERRORS
 
 log = structlog.get_logger("vigie.dimse")
 
@@ -52,6 +53,8 @@ class Desk:
     ingest: Ingest
     reader: Disclosure
     """Finds what the caller may see, and records it: for C-FIND, C-MOVE and C-GET."""
+    registry: Registry
+    """Asked again before each instance: an association may last longer than what was registered."""
     turns: threading.BoundedSemaphore = field(default_factory=lambda: threading.BoundedSemaphore(DECODED_AT_ONCE))
 
 
@@ -111,6 +114,8 @@ def _stored(call: Call) -> StoredOutcome:
         return StoredOutcome(Result.SOP_CLASS_NOT_SUPPORTED, reason="the SOP Class is not that of the context")
     data: DataSet = message.DataSet
     try:
+        if not session.may_store(call.desk.registry.find(session.entity.title), sop_class):
+            return StoredOutcome(Result.NOT_AUTHORISED, reason="the AE title may not store this any more")
         with call.desk.turns, data.body() as body:
             part = part10.compose(
                 encode_file_meta(call.event.file_meta),
@@ -122,7 +127,7 @@ def _stored(call: Call) -> StoredOutcome:
             return call.desk.ingest.store_instance(part, session.batch, sop_instance_uid=uid)
     except Unreadable as error:
         return StoredOutcome(Result.NOT_UNDERSTOOD, reason=str(error))
-    except (FhirError, OSError):
+    except (FhirError, OSError, *DRIVER_ERRORS):
         return StoredOutcome(Result.OUT_OF_RESOURCES, reason="the instance could not be recorded")
 
 

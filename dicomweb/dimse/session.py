@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from dataclasses import dataclass, field
 
+from dicomweb import sop_classes
 from dicomweb.ae import ApplicationEntity
 from dicomweb.batches import Batch
 from dicomweb.dimse.limits import Claim
@@ -22,6 +23,8 @@ class Session:
     batch: Batch
     claim: Claim
     recording: Recording
+    certificate: str | None = None
+    """Fingerprint of the peer's TLS certificate; None: it came without TLS."""
     served: Counter[str] = field(default_factory=Counter)
     """Name of the service → how many requests."""
     refused: Counter[int] = field(default_factory=Counter)
@@ -30,6 +33,15 @@ class Session:
     """released, aborted or lost."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _is_closed: bool = False
+
+    def may_store(self, registered: ApplicationEntity | None, sop_class_uid: str) -> bool:
+        """Whether what is registered of the title by now still lets this peer store such an instance."""
+        return (
+            registered is not None
+            and registered.organization == self.entity.organization
+            and registered.is_believed(self.claim.address, self.certificate)
+            and sop_classes.may_store(sop_class_uid, registered.sop_classes)
+        )
 
     def close(self) -> bool:
         """Whether this is the first time: an association ends once, however many tell of it."""

@@ -49,7 +49,7 @@ def add(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Register an AE title, or replace what is registered of it; from its next association on."""
+    """Register an AE title, or replace what is registered of it; from its next association or instance on."""
     from fhir_server.duties import ae as duties
 
     described = duties.add(
@@ -81,7 +81,7 @@ def list_(as_json: bool, **flags: Any) -> None:
 @_json
 @options(*DATA)
 def disable(title: str, as_json: bool, **flags: Any) -> None:
-    """Refuse an AE title from its next association on."""
+    """Refuse an AE title from its next association or instance on."""
     from fhir_server.duties import ae as duties
 
     _tell(duties.disable(settings_here(**flags), title), as_json)

@@ -1,6 +1,6 @@
 """The registry of AE titles as an operator's duty: each act a function, recorded, the same again and again.
 
-What is altered holds in the running server from the next association on.
+What is altered holds in the running server from the next association on, and for what an open one still stores.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def listed(settings: Settings) -> list[dict[str, Any]]:
 
 
 def disable(settings: Settings, title: str) -> dict[str, Any]:
-    """Refuse this title from the next association on. Raises CannotRun where it is not registered."""
+    """Refuse this title from the next association or instance on. Raises CannotRun where it is not registered."""
     return _set_active(settings, "ae-disable", title, False)
 
 
