@@ -124,6 +124,7 @@ dicom_instance = Table(
     Index("ix_dicom_instance_uid", "sop_instance_uid"),
     Index("ix_dicom_instance_series", "series_pk", "instance_number", "pk"),
     Index("ix_dicom_instance_study", "study_pk", "pk"),
+    Index("ix_dicom_instance_digest", "digest"),
 )
 
 dicom_header = Table(
@@ -147,3 +148,6 @@ ae_title = Table(
     Column("sop_classes", Text, nullable=False, server_default="",
            comment="SOP classes that it may store, by spaces; empty: any storage class"),
 )
+
+NAMING = (dicom_instance.c.digest,)
+"""The columns that name objects of the object store: an object that none of them names is removed."""

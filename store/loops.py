@@ -14,8 +14,6 @@ from __future__ import annotations
 from datetime import timedelta
 
 from sqlalchemy import Connection, delete, func, select, text, tuple_
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from resources.times import microseconds
 from store.access import Loop
@@ -23,8 +21,9 @@ from store.engine.database import Database
 from store.engine.locks import lock
 from store.search.pages import LIFETIME
 from store.unit_of_work import Store
+from store.versions.kept import keep
 from store.versions.sweeping import LOCK, SETTING, swept_to
-from store.versions.tables import CURRENT, INDEX_TABLES, MAX, audience_member, resource_version, store_setting, tx
+from store.versions.tables import CURRENT, INDEX_TABLES, MAX, audience_member, resource_version, tx
 
 BATCH = 200
 """Versions of one transaction: on SQLite every writer waits for it."""
@@ -61,7 +60,7 @@ def sweep(store: Store) -> bool:
         keys = [pk for _, pk in ended]
         for table in INDEX_TABLES:
             connection.execute(delete(table).where(table.c.version_pk.in_(keys)))
-        _remember(connection, ended[-1])
+        keep(connection, SETTING, f"{ended[-1][0]} {ended[-1][1]}")
     return len(ended) == BATCH
 
 
@@ -81,16 +80,6 @@ def _ended(connection: Connection, boundary: int) -> list[tuple[int, int]]:
         .limit(BATCH)
     )
     return [(int(row[0]), int(row[1])) for row in rows]
-
-
-def _remember(connection: Connection, last: tuple[int, int]) -> None:
-    insert = sqlite_insert if connection.dialect.name == "sqlite" else postgresql_insert
-    value = f"{last[0]} {last[1]}"
-    connection.execute(
-        insert(store_setting)
-        .values(name=SETTING, value=value)
-        .on_conflict_do_update(index_elements=["name"], set_={"value": value})
-    )
 
 
 def statistician(database: Database) -> Loop:

@@ -17,10 +17,16 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
+from sqlalchemy import Connection
+
 from resources.outcomes import NotFound
 from store.engine.files import sync_folder
+from store.engine.locks import lock_shared
 
 CHUNK_BYTES = 1024 * 1024
+LOCK = "objects"
+"""Shared by the transactions that give objects their rows, to their commit; held alone by the one that removes those
+without (`store.collecting`)."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -45,7 +51,10 @@ class ObjectStore:
         sync_folder(self._folder)
 
     def put(self, source: bytes | bytearray | memoryview | BinaryIO) -> str:
-        """Keep the bytes durably and return their digest (64 hexadecimal digits). A stream is read to its end."""
+        """Keep the bytes durably and return their digest (64 hexadecimal digits). A stream is read to its end.
+
+        For what no row names: such an object is removed once it is old. What is to have a row is staged and placed.
+        """
         if not isinstance(source, bytes | bytearray | memoryview):
             return self._put_stream(source)
         digest = sha256(source).hexdigest()
@@ -54,7 +63,7 @@ class ObjectStore:
             with self._discarded_on_error(temporary), open(temporary, "xb", buffering=0) as file:  # noqa: PTH123
                 _write_all(file.fileno(), memoryview(source))
                 os.fsync(file.fileno())
-            self._place(temporary, digest)
+            self._place([Staged(digest, temporary)])
         else:  # its writer may not have come to this yet
             sync_folder(self.path(digest).parent)
         return digest
@@ -74,8 +83,16 @@ class ObjectStore:
             os.fsync(file.fileno())
         return Staged(hashing.hexdigest(), temporary)
 
-    def place(self, staged: Iterable[Staged]) -> None:
-        """Make objects of what was staged, durably; again is harmless. Raises OSError."""
+    def place(self, connection: Connection, staged: Iterable[Staged]) -> None:
+        """Make objects of what was staged, durably; again is harmless. Raises OSError.
+
+        `connection`: of the transaction that writes the rows which name them. Nobody removes what it places, or what
+        was there in its place, until that has ended.
+        """
+        lock_shared(connection, (LOCK,))
+        self._place(staged)
+
+    def _place(self, staged: Iterable[Staged]) -> None:
         folders: set[Path] = set()
         for one in staged:
             place = self.path(one.digest)
@@ -142,6 +159,39 @@ class ObjectStore:
         with suppress(FileNotFoundError):
             self.path(digest).unlink()
 
+    def folders(self) -> list[str]:
+        """The names of the folders: each has the objects whose digest begins so."""
+        return [f"{number:02x}" for number in range(256)]
+
+    def names(self, folder: str) -> list[str]:
+        """The digests of the objects in one folder."""
+        with os.scandir(self._folder / folder) as entries:  # of a hundred thousand, no path is made
+            return [entry.name for entry in entries if _DIGEST.fullmatch(entry.name)]
+
+    def written_at(self, digest: str) -> float:
+        """When its bytes were written, seconds since 1970. Raises NotFound."""
+        with _not_found():
+            return self.path(digest).stat().st_mtime
+
+    def remove_older(self, digest: str, before_s: float) -> int | None:
+        """Remove the object if it was written before that time; its size, None where it stays or is not there.
+
+        It is taken from its place before it is looked at, so what is put there at this very moment is not removed for
+        what was there: it goes back.
+        """
+        place, taken = self.path(digest), self._temporary()
+        try:
+            place.rename(taken)
+        except FileNotFoundError:
+            return None
+        found = taken.stat()
+        if found.st_mtime >= before_s:
+            taken.replace(place)
+            sync_folder(place.parent)
+            return None
+        taken.unlink()
+        return found.st_size
+
     def clean(self, older_than_s: float, now_s: float) -> int:
         """Remove what interrupted writers left in `incoming`; returns how many."""
         removed = 0
@@ -154,7 +204,7 @@ class ObjectStore:
 
     def _put_stream(self, source: BinaryIO) -> str:
         staged = self.stage(source)
-        self.place([staged])
+        self._place([staged])
         return staged.digest
 
     def _temporary(self) -> Path:
@@ -162,11 +212,6 @@ class ObjectStore:
 
     def _discarded_on_error(self, temporary: Path) -> _Discarded:
         return _Discarded(temporary)
-
-    def _place(self, temporary: Path, digest: str) -> None:
-        place = self.path(digest)
-        temporary.replace(place)
-        sync_folder(place.parent)
 
 
 class _Discarded:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from fhir_server.commands import ae, audit, bench, client, demo, operations, platform, serve, token
+from fhir_server.commands import ae, audit, bench, client, demo, objects, operations, platform, serve, token
 from fhir_server.commands.options import Commands
 from fhir_server.server import logs
 
@@ -51,6 +51,7 @@ for command in (
     audit.audit,
     operations.db,
     operations.reindex,
+    objects.objects,
     operations.backup,
     operations.restore,
     operations.doctor,

@@ -31,6 +31,7 @@ from fhir_server.server.keys import SPOOL
 from fhir_server.server.settings import Settings
 from fhir_server.server.timed import Timed
 from resources.times import microseconds, utc_now
+from store import collecting
 from store.access import COUNTED, Waiting
 from store.engine.database import Database, open_engine
 from store.engine.keyring import KeyFault
@@ -85,6 +86,7 @@ def examine(settings: Settings) -> Iterator[Line]:
         yield _line("clock", lambda: _clock(database))
         yield _line("index", lambda: _index(database))
         yield _line("objects", lambda: _objects(settings.objects_folder))
+        yield _line("images", lambda: _compared(database))
         if database.is_sqlite:
             yield _line("spool", lambda: _spool(settings, database))
         yield from _queues(settings, database)
@@ -190,6 +192,25 @@ def _objects(folder: Path) -> str:
         raise _Wrong("the folder of the objects does not exist")
     _strict(checks.disk(folder))
     return _strict(checks.object_put(ObjectStore(folder)))
+
+
+def _compared(database: Database) -> str:
+    """Every row has its object and every object its row, when the whole was last compared."""
+    with database.read() as connection:
+        last = collecting.last_round(connection)
+    if last is None:
+        return "objects and rows have not been compared yet: a server does, and ./vigie objects collect"
+    wrong = [
+        f"{count} {what}"
+        for count, what in (
+            (last.lost, "rows without objects: ./vigie objects collect --dry-run names them"),
+            (last.unnamed, "objects without rows: ./vigie objects collect"),
+        )
+        if count
+    ]
+    if wrong:
+        raise _Wrong("; ".join(wrong))
+    return f"{last.objects} objects"
 
 
 def _spool(settings: Settings, database: Database) -> str:

@@ -120,7 +120,9 @@ class Collector:
             return self._services.queues(connection)
 
 
-_AGELESS = frozenset({"subscriptions-in-error", "audit-spool-damaged"})
+_AGELESS = frozenset(
+    {"subscriptions-in-error", "audit-spool-damaged", "objects-without-rows", "rows-without-objects"}
+)
 
 
 def _family(families: dict[str, Any], name: str) -> Any:

@@ -20,14 +20,16 @@ from audit.service import Ledger
 from auth.admission import Admission, AdmissionLimits
 from auth.queries import client_rows
 from auth.service import Authority
-from dicomweb import ae
+from dicomweb import ae, tables
 from dicomweb.service import Imaging
 from fhir_server.server import keys
 from fhir_server.server.keys import SPOOL
 from fhir_server.server.settings import Settings
 from resources import search
 from resources.search import Query
+from store import collecting
 from store.access import Caller, Loop, Version, Waiting
+from store.collecting import Collector, Rounds
 from store.engine.clock import BelievedClock
 from store.engine.database import Database, Waits, open_engine
 from store.engine.ids import ordered_id, random_id
@@ -44,6 +46,8 @@ CLOCK = "clock"
 """File of the data folder: the time that the processes of this host believe in."""
 REGISTRIES = (client_rows, ae.rows)
 """What is registered by operators: the audit log says of each row what it was made."""
+COMPARE_EVERY_S = 20.0
+"""A folder of the object store is compared with the rows: the whole in an hour and a half."""
 _ABANDONED_S = 3600.0
 """A temporary file of the object store that is older than this has no writer any more."""
 
@@ -175,7 +179,15 @@ class Services:
             sweeper(self.store),
             statistician(self.database),
             Loop("objects", self._clean_objects, 600.0),
+            Loop("objects-compared", self._rounds().step, COMPARE_EVERY_S),
         ]
+
+    def collector(self) -> Collector:
+        """What compares the object store with the rows that name objects."""
+        return Collector(self.store, self.objects, tables.NAMING)
+
+    def _rounds(self) -> Rounds:
+        return Rounds(self.collector(), self.objects.folders(), Caller.system(self.settings.platform))
 
     def baseline(self) -> Baseline:
         """What gives digests to the versions from before there were any."""
@@ -242,6 +254,7 @@ class Services:
             **self.ledger.queues(connection),
             **self.subscriptions.queues(connection),
             **self.imaging.queues(connection),
+            **collecting.queues(connection),
             "versions-to-index": standing.waiting(connection),
         }
 

@@ -23,6 +23,9 @@ _SHARED = Prepared(
 )
 
 
+_TRIED = Prepared(select(func.pg_try_advisory_xact_lock(bindparam("key", type_=BigInteger))))
+
+
 def lock(connection: Connection, key: str) -> None:
     """Hold `key` alone."""
     if connection.dialect.name == "postgresql":
@@ -35,3 +38,11 @@ def lock_shared(connection: Connection, keys: Iterable[str]) -> None:
         numbers = sorted({hash64(key) for key in keys})
         if numbers:
             _SHARED.all(connection, {"keys": numbers})
+
+
+def try_lock(connection: Connection, key: str) -> bool:
+    """Hold `key` alone if nobody holds it now. Nobody queues behind whoever only tries."""
+    if connection.dialect.name != "postgresql":
+        return True
+    row = _TRIED.first(connection, {"key": hash64(key)})
+    return bool(row and row[0])

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
-from store.versions.tables import store_setting
+from store.versions.kept import kept
 
 SETTING = "swept_to"
 LOCK = "index rows"
@@ -12,6 +12,5 @@ LOCK = "index rows"
 
 def swept_to(connection: Connection) -> tuple[int, int]:
     """(valid_to, pk) of the last ended version that has no rows any more."""
-    kept = connection.execute(select(store_setting.c.value).where(store_setting.c.name == SETTING)).scalar()
-    valid_to, pk = (int(part) for part in (kept or "0 0").split())
+    valid_to, pk = (int(part) for part in (kept(connection, SETTING) or "0 0").split())
     return valid_to, pk

@@ -148,6 +148,7 @@ ROWS: dict[str, Row] = {
         "reindex",
         failing=None,
     ),
+    "objects collect": Row(lambda place: ["objects", "collect"], "objects-collect"),
     "backup": Row(
         lambda place: ["backup", str(place.folder / "backup")],
         "backup",
