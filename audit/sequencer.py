@@ -53,8 +53,10 @@ PUBLISH_INTERVAL_S = 1.0
 TIDY_INTERVAL_S = 5.0
 CHECKPOINT_INTERVAL_S = 1.0
 """Of the checkpoints that are kept: one in between goes when the next is signed."""
-RESTS_BELOW_S = 5.0
-"""A log that is less far behind than this gives way to requests: it rests as long as its batch took."""
+PASSES_S = 5.0
+"""A burst of reads goes before the log for so long at most."""
+RESTS_BELOW_S = 2.0
+"""A log that is less far behind than this gives way to reads that come in: it rests as long as its batch took."""
 _REST_MAX_S = 0.1
 BURST_BYTES = 100_000
 """Of records (some 500 bytes each) from look to look: so many are a burst of reads, which goes first."""
@@ -117,6 +119,8 @@ class Sequencer:
         self._spooled_bytes = self._passed_bytes = 0
         """In the spool at the last look; of bursts that came since the log had everything."""
         self._passes_until = self._looked_at = 0.0
+        self._in_burst = False
+        """Whether many reads came between the last two looks."""
 
     def step(self) -> bool:
         """Sequence the next batch; True when more is waiting. Raises InconsistentLog.
@@ -181,8 +185,8 @@ class Sequencer:
         began = time.monotonic()
         more = self.step()
         if not more:
-            self._passed_bytes, self._passes_until = 0, time.monotonic() + RESTS_BELOW_S
-        if more and self._lag_s < RESTS_BELOW_S:
+            self._passed_bytes, self._passes_until = 0, time.monotonic() + PASSES_S
+        if more and self._in_burst and self._lag_s < RESTS_BELOW_S:
             time.sleep(min(time.monotonic() - began, _REST_MAX_S))
         return more
 
@@ -193,7 +197,8 @@ class Sequencer:
             return False
         before, self._spooled_bytes = self._spooled_bytes, self._intake.appended()
         self._looked_at, came = now_s, self._spooled_bytes - before
-        if came < BURST_BYTES:
+        self._in_burst = came >= BURST_BYTES
+        if not self._in_burst:
             return False
         self._passed_bytes += came
         return self._passed_bytes < PASSED_BYTES and now_s < self._passes_until

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -449,6 +449,30 @@ def test_a_burst_of_reads_goes_before_the_log_and_the_log_follows_it(
     assert comes(0) == 70
     monkeypatch.setattr(ledger.sequencer, "_passes_until", time.monotonic())
     assert comes(5) == 75, "it lasts"
+
+
+def test_the_log_rests_between_batches_only_while_reads_come(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """docs/audit.md "How far behind the log may be": once nobody reads, what waits is logged as fast as it goes."""
+    rests: list[float] = []
+    monkeypatch.setattr(sequencer, "POLL_S", 0.0)
+    monkeypatch.setattr(sequencer, "BURST_BYTES", 1000)
+    monkeypatch.setattr(sequencer, "PASSED_BYTES", 0)
+    monkeypatch.setattr(sequencer.time, "sleep", rests.append)
+    monkeypatch.setattr(ledger.sequencer, "_batch", 10)
+    ledger.sequencer.paced_step()
+    for number in range(30):
+        disclose(ledger, f"c-{number}")
+    assert ledger.sequencer.paced_step()
+    assert len(rests) == 1, "they came just now"
+    assert ledger.sequencer.paced_step()
+    assert len(rests) == 1, "none came since"
+    monkeypatch.setattr(ledger.sequencer, "_now", lambda: datetime.now(UTC) + timedelta(seconds=60))
+    for number in range(30):
+        disclose(ledger, f"d-{number}")
+    assert ledger.sequencer.paced_step()
+    assert len(rests) == 1, "it is far behind"
 
 
 def test_a_file_that_fills_fast_holds_up_no_other(database: Database, tmp_path: Path) -> None:
