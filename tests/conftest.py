@@ -32,14 +32,16 @@ ENGINES = ("sqlite",) if QUICK else ("sqlite", "postgresql")
 LONG = (
     "audit/test_every_byte.py", "audit/test_spool.py", "audit/test_spool_damage.py", "audit/test_tampering.py",
     "audit/test_upgrade.py", "auth/test_assertion_processes.py", "dicomweb/test_budgets.py",
-    "dicomweb/test_clients.py", "dicomweb/test_dimse_door.py", "fhir_server/test_budgets.py",
-    "fhir_server/test_cors.py", "fhir_server/test_front.py", "fhir_server/test_front_parts.py",
-    "fhir_server/test_health.py", "fhir_server/test_keys.py", "fhir_server/test_metrics.py", "store/test_races.py",
-    "store/test_reindex.py", "subscriptions/test_crashes.py", "subscriptions/test_open_snapshot.py",
-    "subscriptions/test_reliability.py", "workflow/test_races.py", "workflow/test_refusals.py",
-    "workflow/test_stateful.py",
+    "dicomweb/test_clients.py", "dicomweb/test_dimse_door.py", "dicomweb/test_hostile.py",
+    "dicomweb/test_parameters.py", "fhir_server/test_budgets.py", "fhir_server/test_cors.py",
+    "fhir_server/test_front.py", "fhir_server/test_front_parts.py", "fhir_server/test_health.py",
+    "fhir_server/test_keys.py", "fhir_server/test_metrics.py", "fhir_server/test_parameters.py",
+    "fhir_server/test_records.py", "store/test_races.py", "store/test_reindex.py", "subscriptions/test_crashes.py",
+    "subscriptions/test_open_snapshot.py", "subscriptions/test_reliability.py", "workflow/test_races.py",
+    "workflow/test_refusals.py", "workflow/test_stateful.py",
 )  # fmt: skip
-"""What the quick run leaves out: whole servers, kills, limits that are filled to the last, every byte of a file."""
+"""What the quick run leaves out: whole servers, kills, limits that are filled to the last, every byte of a file, every
+parameter of every route."""
 collect_ignore = list(LONG) if QUICK else []
 if QUICK:
     hypothesis.settings.register_profile("quick", max_examples=10, deadline=None)
