@@ -22,10 +22,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 ED25519 = b"\x01"
 _SECRET_PREFIX = "PRIVATE+KEY"  # noqa: S105 - the file's magic word (C2SP/Go note format)
@@ -104,6 +107,57 @@ class Verifier:
         raise BadCheckpoint(f"not signed by {self.name}")
 
 
+class Opening(Protocol):
+    """Whoever can tell a genuine checkpoint of a log."""
+
+    @property
+    def name(self) -> str:
+        """Of the log (origin)."""
+        ...
+
+    def open(self, note: str) -> Checkpoint:
+        """The checkpoint of a note. Raises BadCheckpoint."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class KeyChain:
+    """The keys of a log in order, each with the size from which on it signs, the first from 0 on.
+
+    The checkpoint at which a key follows another is signed by both.
+    """
+
+    spans: tuple[tuple[int, Verifier], ...]
+
+    @property
+    def name(self) -> str:
+        """Of the log."""
+        return self.spans[0][1].name
+
+    def open(self, note: str) -> Checkpoint:
+        """The checkpoint of a note that a key signed at a size that is its own. Raises BadCheckpoint."""
+        last: int | None = None
+        fault = BadCheckpoint(f"not signed by {self.name}")
+        for begin, verifier in reversed(self.spans):
+            try:
+                found = verifier.open(note)
+            except BadCheckpoint as error:
+                fault, last = error, begin
+                continue
+            if found.size < begin or (last is not None and found.size > last):
+                raise BadCheckpoint(f"signed by a key that is not in use at {found.size}")
+            return found
+        raise fault
+
+
+def handed_over(former: str, note: str) -> str:
+    """One note of two of the same checkpoint: with the signatures of both."""
+    text, separator, signatures = note.partition("\n\n")
+    if not separator or not former.startswith(text + separator):
+        raise BadCheckpoint("these are not of one checkpoint")
+    return former + signatures
+
+
 class Signing(Protocol):
     """Whoever signs the checkpoints of a log."""
 
@@ -121,8 +175,15 @@ class Signing(Protocol):
         """The signed note."""
         ...
 
-    def derived(self, purpose: bytes) -> Sequence[bytes]:
-        """Secrets for another purpose: of the key that is in use, then of those before it."""
+    def derived(self, purpose: bytes, *, again: bool = False) -> Sequence[bytes]:
+        """Secrets for another purpose: of the key that is in use, then of those before it.
+
+        `again`: look first whether another key came into use.
+        """
+        ...
+
+    def follow(self, connection: Connection) -> None:
+        """Sign from now on with the key that is in use in this transaction."""
         ...
 
 
@@ -146,7 +207,10 @@ class Signer:
         signature = self.verifier.key_id + self.key.sign(text.encode())
         return f"{text}\n— {self.name} {b64encode(signature).decode()}\n"
 
-    def derived(self, purpose: bytes) -> Sequence[bytes]:
+    def follow(self, connection: Connection) -> None:
+        """As `Signing` says: there is no other key."""
+
+    def derived(self, purpose: bytes, *, again: bool = False) -> Sequence[bytes]:
         """As `Signing` says: 32 bytes."""
         return (hmac.digest(self.key.private_bytes_raw(), purpose, "sha256"),)
 

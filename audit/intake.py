@@ -7,7 +7,7 @@ and a record of the log itself, and `verify`, `doctor` and a metric tell of it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,16 +45,27 @@ class KeyOf:
         """The key; what was made with audit keys of before is opened too."""
         now_s = time.monotonic()
         if self._key is None or now_s - self._asked_at > ASK_AGAIN_S:
-            newest, *former = self._signer.derived(b"vigie audit spool 2")
-            self._key, self._asked_at = Key(newest, tuple(former)), now_s
+            self._key, self._asked_at = self._derived(), now_s
         return self._key
+
+    def that_opens(self, headers: Iterable[bytes]) -> Key:
+        """The key; asked for again where it opens not all of these, which a file of a newer key does not."""
+        key = self()
+        if all(key.opened(header) is not None for header in headers):
+            return key
+        self._key, self._asked_at = self._derived(again=True), time.monotonic()
+        return self._key
+
+    def _derived(self, *, again: bool = False) -> Key:
+        newest, *former = self._signer.derived(b"vigie audit spool 2", again=again)
+        return Key(newest, tuple(former))
 
 
 class Intake:
     """The spool of one folder. Implements `audit.spool.Books`."""
 
     def __init__(
-        self, database: Database, folder: Path, key: Callable[[], Key], *, platform: str, clock: Callable[[], datetime]
+        self, database: Database, folder: Path, key: KeyOf, *, platform: str, clock: Callable[[], datetime]
     ) -> None:
         """`platform`: as of the Ledger."""
         self.folder = folder
@@ -85,7 +96,8 @@ class Intake:
 
     def next(self, connection: Connection, limit: int) -> list[Taken]:
         """What is next in the files, some `limit` records. Files take turns: one that fills fast holds up no other."""
-        taken = spool.take(self.folder, self._key(), spool_rows.states(connection), limit, after=self._last)
+        states = spool_rows.states(connection)
+        taken = spool.take(self.folder, self._key_for(states), states, limit, after=self._last)
         if taken:
             self._last = taken[-1].file
         return taken
@@ -103,8 +115,12 @@ class Intake:
     def is_past(self, connection: Connection, names: Sequence[str]) -> bool:
         """Whether all that stands in these files by now is in the log."""
         states = spool_rows.states(connection)
-        found = (spool.take_of(self.folder, self._key(), name, states.get(name), 1) for name in names)
+        key = self._key_for(states)
+        found = (spool.take_of(self.folder, key, name, states.get(name), 1) for name in names)
         return not any(taken is not None and (taken.rows or taken.gaps) for taken in found)
+
+    def _key_for(self, states: Mapping[str, SpoolFile]) -> Key:
+        return self._key.that_opens(one.header for one in states.values() if one.format == CHAINED)
 
     def tidy(self) -> None:
         """Remove files that nobody writes any more and that are in the log; move aside those that did not verify."""
@@ -193,11 +209,12 @@ class Intake:
 
     def findings(self, connection: Connection) -> list[Gap]:
         """All that does not verify, whether the sequencer has come upon it or not. Nothing is altered."""
-        return findings(self.folder, self._key(), connection)
+        return findings(self.folder, self._key_for(spool_rows.states(connection)), connection)
 
     def waiting(self, connection: Connection) -> tuple[int, int | None]:
         """How many records wait, and the oldest one's time in µs."""
-        return spool.waiting(self.folder, self._key(), spool_rows.states(connection))
+        states = spool_rows.states(connection)
+        return spool.waiting(self.folder, self._key_for(states), states)
 
     def backlog(self, connection: Connection, limit: int) -> tuple[int, int | None]:
         """The same by short looks, counted up to `limit`."""

@@ -60,7 +60,7 @@ class Finding:
 
     position: int
     kind: str
-    """altered | missing | misplaced | truncated | root | checkpoint | unsigned | outside | unrecorded | format"""
+    """altered | missing | misplaced | truncated | root | checkpoint | key | unsigned | outside | unrecorded | format"""
     text: str
 
 
@@ -136,6 +136,11 @@ class Key:
             return int(lines[1]), _of_base64(lines[2])
         raise ValueError("not signed by this key")
 
+    @property
+    def mark(self) -> str:
+        """What the signatures of this key begin with, as far as whole characters go: cheaper than to open a note."""
+        return f"\n— {self.name} {b64encode(self.key_id).decode()[:5]}"
+
 
 def _of_base64(text: str) -> bytes:
     """The bytes; of the ways to write them only the one that there is in RFC 4648 §3.5 (no loose bits at the end)."""
@@ -148,22 +153,41 @@ def _of_base64(text: str) -> bytes:
 class Judge:
     """Takes records and checkpoints in order of position and says what is wrong with them."""
 
-    def __init__(self, key: Key, elsewhere: Iterable[str] = (), trusted: str | None = None) -> None:
+    def __init__(
+        self, key: Key, elsewhere: Iterable[str] = (), trusted: str | None = None, keys: Iterable[Key] = ()
+    ) -> None:
         """`elsewhere`: notes kept outside the log. A log that was cut or rewritten after them is found by them.
 
         `trusted`: a checkpoint up to which the log was verified before: of the records that it covers only the leaves
-        are given, by `passed`, or the frontier, by `begin`. Raises ValueError where this key did not sign it.
+        are given, by `passed`, or the frontier, by `begin`. Raises ValueError where no key of the log signed it.
+
+        `key`: the one that is trusted, any of the log's. `keys`: those of the log in order, as whoever gives the log
+        says. They are not trusted: the first is where the chain begins, each further one has to be named by a record,
+        and signed for by the one before and by itself; and the chain has to come to the trusted one.
         """
+        told = [*keys]
         self.report = Report(key.name)
-        self._key = key
+        self._key = told[0] if told else key
+        """In use at this position."""
+        self._trusted_key = key
+        self._known = {one.text: one for one in (*told, key)}
+        self._named: tuple[int, str, str] | None = None
+        """A record that says which key follows, and waits for the checkpoint that shows it."""
+        self._seen = {self._key.text}
+        self.rotations: list[tuple[int, str, str]] = []
+        """(position, former key, key) of each that was followed."""
         self._size = 0
         self._nodes: list[bytes] = []
         self._whole = True
         self._signed = 0
         self._ahead: list[int] = []
         self._elsewhere = _InOrder(elsewhere)
-        self.trusted, self._trusted_root = key.open(trusted) if trusted else (0, b"")
+        self.trusted, self._trusted_root, self._trusted_note = 0, b"", trusted
         """How many records were verified before."""
+        if trusted:
+            is_told = key.text in {one.text for one in told}
+            signer = next((one for one in self._known.values() if _is_of(one, trusted)), None) if is_told else None
+            self.trusted, self._trusted_root = (signer or key).open(trusted)
         self._foreign = self._unused = self._furthest = 0
         self._gone, self._purged = Spans(), Spans()
         self._gone_ids: dict[int, str] = {}
@@ -181,6 +205,9 @@ class Judge:
         if len(nodes) != size.bit_count() or any(len(node) != 32 for node in nodes):
             raise ValueError("the frontier does not fit its size")
         self._size, self._nodes = size, list(nodes)
+        if self._trusted_note:  # the keys before are not seen: it goes on with the one that signed
+            self._key = next((one for one in self._known.values() if _is_of(one, self._trusted_note)), self._key)
+            self._seen.add(self._key.text)
         if size != self.trusted:
             self._found(size + 1, "missing", f"the records up to {size} are not given, and no trusted checkpoint says "
                         "what they were" if not self.trusted else f"the log is given from {size + 1} on, and trusted "
@@ -189,10 +216,52 @@ class Judge:
 
     def passed(self, leaf: bytes) -> None:
         """The leaf of the next record, which the trusted checkpoint covers."""
+        self._not_shown()
         self._append(self._size + 1, leaf)
         self._check_trusted()
 
+    def rotated(self, seq: int, former: str, key: str) -> None:
+        """The record at `seq`, the last one that was given, says that the verifier key `key` follows `former`."""
+        self._named = seq, former, key
+
+    def handed_over(self, size: int, note: str) -> None:
+        """A checkpoint of `size` records, which were verified before: of interest where it shows who follows."""
+        if self._named is not None and self._named[0] == size:
+            self._hand_over(note)
+
+    def _hand_over(self, note: str) -> None:
+        """Go on with the key that a record named, if the one in use and that one both signed the log up to there."""
+        if self._named is None:
+            return
+        seq, former, text = self._named
+        self._named = None
+        try:
+            key = Key(text)
+            if former != self._key.text:
+                raise ValueError("another key is in use")
+            if key.name != self._key.name or text in self._seen:
+                raise ValueError("it is none that can follow")
+            if self._key.open(note) != key.open(note) or key.open(note)[0] != seq:
+                raise ValueError("the checkpoint is another")
+        except ValueError as error:
+            self._found(seq, "key", f"record {seq} names a key that does not follow the one in use: {error}")
+            return
+        self._key = key
+        self._known[text] = key
+        self._seen.add(text)
+        self.rotations.append((seq, former, text))
+
+    def _not_shown(self) -> None:
+        if self._named is not None:
+            seq, self._named = self._named[0], None
+            self._found(seq, "key", f"record {seq} names a key, and no checkpoint there is signed by the one before it")
+
     def _check_trusted(self) -> None:
+        if self._size == self.trusted and self._whole and self._trusted_note and not _is_of(
+            self._key, self._trusted_note
+        ):
+            self._found(self._size, "key", f"the trusted checkpoint of {self._size} is signed by a key that is not in "
+                        "use there")
         if self._size == self.trusted and self._whole:
             if self._root() != self._trusted_root:
                 self._found(self._size, "root", f"the trusted checkpoint of {self._size} signs another history")
@@ -206,6 +275,7 @@ class Judge:
 
         `own`: the id that the content itself names, if it names one.
         """
+        self._not_shown()
         expected = self._size + 1
         if seq != expected:
             if seq < expected:
@@ -236,11 +306,16 @@ class Judge:
     def checkpoint(self, size: int, note: str) -> None:
         """A checkpoint kept with the log, after the record at position `size`."""
         self.report.checkpoints += 1
+        if self._named is not None and self._named[0] != size:
+            self._not_shown()
         try:
             signed_size, root = self._key.open(note)
         except ValueError as error:
-            self._found(size, "checkpoint", f"the checkpoint at {size} is not valid: {error}")
+            self._not_shown()
+            self._not_of_key(size, note, f"the checkpoint at {size}", str(error))
             return
+        if self._named is not None:
+            self._hand_over(note)
         if signed_size != size:
             self._found(size, "checkpoint", f"the checkpoint kept at {size} says {signed_size}")
         elif size > self._size:
@@ -251,10 +326,14 @@ class Judge:
 
     def finish(self) -> Report:
         """The verdict, once everything was given."""
+        self._not_shown()
         self._judge_gone()
+        if self._trusted_key.text not in self._seen:
+            self._found(self._size + 1, "key", f"the log up to {self._size} does not lead to the key that is trusted: "
+                        "none of its records names it")
         beyond = [(size, "a checkpoint") for size in self._ahead]
         beyond += [(size, "a checkpoint kept elsewhere") for size, note in self._elsewhere.rest()
-                   if size > self._size and self._genuine(note)]
+                   if size > self._size and self._is_ahead(size, note)]
         if self.trusted > self._size:
             beyond.append((self.trusted, "the trusted checkpoint"))
         for size, which in sorted(set(beyond)):
@@ -307,20 +386,36 @@ class Judge:
     def _check_elsewhere(self) -> None:
         """Compare with the notes kept elsewhere; a signature is only worth checking where a note disagrees."""
         for size, note in self._elsewhere.upto(self._size):
-            if not self._whole or note.split("\n")[2:3] == [b64encode(self._root()).decode()]:
+            is_same = note.split("\n")[2:3] == [b64encode(self._root()).decode()]
+            if not self._whole or (is_same and self._key.mark in note):
                 continue
             if size < max(self._size, self.trusted):
                 self._unused += size > self.trusted
-            elif self._genuine(note):
+            elif self._genuine(size, note):
                 self._judge(self._size, self._key.open(note)[1], "a checkpoint kept elsewhere")
 
-    def _genuine(self, note: str) -> bool:
-        try:
-            self._key.open(note)
-        except ValueError:
+    def _genuine(self, size: int, note: str) -> bool:
+        """Whether a note kept elsewhere is signed by the key in use."""
+        if _is_of(self._key, note):
+            return True
+        if any(_is_of(one, note) for one in self._known.values()):
+            self._not_of_key(size, note, f"a checkpoint kept elsewhere, of {size},", "")
+        else:
             self._foreign += 1
-            return False
-        return True
+        return False
+
+    def _is_ahead(self, size: int, note: str) -> bool:
+        """The same of a note that signs more than there is: a key that was to follow may have signed it as well."""
+        late = [one for text, one in self._known.items() if text not in self._seen and _is_of(one, note)]
+        return bool(late) or self._genuine(size, note)
+
+    def _not_of_key(self, size: int, note: str, which: str, reason: str) -> None:
+        """Name a checkpoint that is not signed by the key in use: by another one of the log's, or by none."""
+        others = [one for one in self._known.values() if one is not self._key and _is_of(one, note)]
+        if others:
+            self._found(size, "key", f"{which} is signed by the key {others[0].key_id.hex()}, not in use there")
+        else:
+            self._found(size, "checkpoint", f"{which} is not valid: {reason}")
 
     def _append(self, seq: int, leaf: bytes) -> None:
         if self._whole:
@@ -345,6 +440,32 @@ class Judge:
             self.report.findings.append(Finding(position, kind, text))
         else:
             self.report.more += 1
+
+
+def _is_of(key: Key, note: str) -> bool:
+    """Whether this key signed the note."""
+    try:
+        key.open(note)
+    except ValueError:
+        return False
+    return True
+
+
+ROTATION = "audit-rotate-key"
+"""Operation of a record that says which key signs from there on."""
+
+
+def rotated_by(head: str | None, particulars: str) -> tuple[str, str] | None:
+    """(former key, key that follows it) of a record that says so; None for every other record."""
+    if head is None or f'"{ROTATION}"' not in particulars:
+        return None
+    try:
+        detail, access = dict(json.loads(particulars).get("detail", ())), json.loads(head)["access"]
+        if access["interaction"] != "admin" or detail.get("operation") != ROTATION or "key" not in detail:
+            return None
+        return str(detail["former"]), str(detail["key"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 PURGE = "audit-purge"
@@ -564,7 +685,8 @@ def verify_export(
     head = _parsed(next(lines, b""))
     if head.get("format") not in FORMATS:
         return Report("", findings=[Finding(0, "format", "not an export of an audit log")])
-    judge = Judge(Key(key_text or str(head.get("key"))), elsewhere, trusted)
+    told = head.get("keys") or [str(head.get("key"))]
+    judge = Judge(Key(key_text or str(told[0])), elsewhere, trusted, [Key(str(one)) for one in told])
     if key_text is None:
         judge.report.notes.append("the key is the export's own: this shows that the export is whole, not who signed it")
     if judge.trusted:
@@ -590,20 +712,26 @@ def _take(judge: Judge, result: tuple[Any, ...]) -> str:
     """Give the judge what was found of a line; why it cannot be taken, or nothing."""
     kind = result[0]
     if kind == "record":
-        _, seq, event_id, leaf, fits, own, is_gone, events_fit, purged = result
+        _, seq, event_id, leaf, fits, own, is_gone, events_fit, purged, rotated = result
         made = None if fits is None else leaf if fits else b""
         judge.record(seq, event_id, leaf, made, is_gone=is_gone, own=own)
         if purged and fits:
             judge.purged(seq, purged)
+        if rotated and fits:
+            judge.rotated(seq, *rotated)
         if not events_fit:
             judge.outside(seq, "altered", f"the AuditEvents shown of record {event_id} are not those of the record")
     elif kind == "passed":
         if result[1] != judge.position + 1:
             return "a position is not where it belongs"
         judge.passed(result[2])
+        if result[3]:
+            judge.rotated(result[1], *result[3])
     elif kind == "checkpoint":
         if result[1] > judge.trusted:
             judge.checkpoint(result[1], result[2])
+        else:
+            judge.handed_over(result[1], result[2])
     elif kind == "begin":
         judge.begin(result[1], result[2])
     elif kind == "site":
@@ -641,7 +769,9 @@ class _Examiner:
         line = _parsed(text)
         if "leaf" in line:
             if line["seq"] <= self._trusted:
-                return "passed", int(line["seq"]), bytes.fromhex(line["leaf"])
+                of_keys = f'"{ROTATION}"' in line.get("particulars", "") and self._record(line)
+                rotated = of_keys[-1] if of_keys and of_keys[4] else None
+                return "passed", int(line["seq"]), bytes.fromhex(line["leaf"]), rotated
             return self._record(line)
         if "checkpoint" in line:
             return "checkpoint", int(line["size"]), str(line["checkpoint"])
@@ -674,7 +804,8 @@ class _Examiner:
         if self.makes_events and self._projection is not None and form == 2 and fits:
             events_fit = self._projection.fits(line)
         purged = purged_by(content, line["particulars"]) if fits else ""
-        return "record", int(seq), str(event_id), leaf, fits, own, content is None, events_fit, purged
+        rotated = rotated_by(content, line["particulars"]) if fits else None
+        return "record", int(seq), str(event_id), leaf, fits, own, content is None, events_fit, purged, rotated
 
 
 def _examined(lines: Iterator[bytes], examiner: _Examiner, processes: int) -> Iterator[tuple[Any, ...]]:
@@ -723,16 +854,16 @@ PROOF_FORMATS = ("vigie-audit-proof/1", "vigie-audit-consistency/1")
 def check_proof(document: dict[str, Any], key_text: str, first_note: str | None = None) -> str:
     """What a proof proves, in words: an AuditEvent in the log, or that one checkpoint continues another.
 
-    `first_note`: the first of the two, where it is not in the proof. Raises ValueError, and says why, where it proves
-    nothing. RFC 9162 §2.1.3.2 and §2.1.4.2
+    `first_note`: the first of the two, where it is not in the proof. `key_text` is any key of the log; how it leads to
+    the others is in the proof. Raises ValueError, and says why, where it proves nothing. RFC 9162 §2.1.3.2, §2.1.4.2
     """
-    key = Key(key_text)
     try:
+        spans = _key_spans(document, Key(key_text))
         if document.get("format") == PROOF_FORMATS[0]:
-            return _check_inclusion(document, key)
+            return _check_inclusion(document, spans)
         if document.get("format") == PROOF_FORMATS[1]:
-            first, old = key.open(first_note or document["first"])
-            second, new = key.open(document["second"])
+            first, old = _opened_by(spans, first_note or document["first"])
+            second, new = _opened_by(spans, document["second"])
             if not _continues(first, old, second, new, [bytes.fromhex(node) for node in document["path"]]):
                 raise ValueError("the second checkpoint does not continue the first")
             return f"the log of {second} records continues that of {first}"
@@ -741,13 +872,54 @@ def check_proof(document: dict[str, Any], key_text: str, first_note: str | None 
     raise ValueError("not a proof of an audit log")
 
 
-def _check_inclusion(document: dict[str, Any], key: Key) -> str:
-    size, root = key.open(document["checkpoint"])
-    seq, opening, event = int(document["position"]), document["opening"], document["event"]
-    node, index, last = opened(seq, opening), seq - 1, size - 1
+def _key_spans(document: dict[str, Any], trusted: Key) -> list[tuple[int, Key]]:
+    """The keys that the trusted one is tied to, each with the size from which on it signs. Raises ValueError.
+
+    Of each that followed another there is the record that names it, and the checkpoint there, signed by both.
+    """
+    spans: list[tuple[int, Key]] = []
+    for link in document.get("keys", ()):
+        seq, named = int(link["position"]), rotated_by(link["head"], link["particulars"])
+        if named is None:
+            raise ValueError("a record that should name a key names none")
+        former, key = map(Key, named)
+        if former.name != key.name or (spans and (seq <= spans[-1][0] or former.text != spans[-1][1].text)):
+            raise ValueError("a key does not follow the one before it")
+        leaf = leaf_of(
+            link["form"], seq, link["id"], bytes.fromhex(link["salt"]), link["recorded"], link["logged"], link["head"],
+            link["particulars"], "",
+        )
+        size, root = former.open(link["checkpoint"])
+        if leaf is None or size != seq or key.open(link["checkpoint"]) != (size, root):
+            raise ValueError("a key is not named by a record that both sign")
+        _lead(leaf, seq - 1, size, link["path"], root)
+        spans += [(0, former), (seq, key)][bool(spans) :]
+    if spans and trusted.text not in {key.text for _, key in spans}:
+        raise ValueError("the key is none of those of the log")
+    return spans or [(0, trusted)]
+
+
+def _opened_by(spans: list[tuple[int, Key]], note: str) -> tuple[int, bytes]:
+    """Size and root of a checkpoint that a key signed at a size of its own. Raises ValueError."""
+    fault, end = ValueError("not signed by this key"), None
+    for begin, key in reversed(spans):
+        try:
+            size, root = key.open(note)
+        except ValueError as error:
+            fault, end = error, begin
+            continue
+        if size < begin or (end is not None and size > end):
+            raise ValueError(f"signed by a key that is not in use at {size}")
+        return size, root
+    raise fault
+
+
+def _lead(node: bytes, index: int, size: int, path: list[str], root: bytes) -> None:
+    """Raise ValueError unless the leaf leads to the root (RFC 9162 §2.1.3.2)."""
+    last = size - 1
     if not 0 <= index < size:
         raise ValueError("the checkpoint does not cover this position")
-    for text in document["path"]:
+    for text in path:
         sibling = bytes.fromhex(text)
         if last == 0:
             raise ValueError("the path is too long")
@@ -760,6 +932,12 @@ def _check_inclusion(document: dict[str, Any], key: Key) -> str:
         index, last = index >> 1, last >> 1
     if last != 0 or node != root:
         raise ValueError("the record does not lead to the root that is signed")
+
+
+def _check_inclusion(document: dict[str, Any], spans: list[tuple[int, Key]]) -> str:
+    size, root = _opened_by(spans, document["checkpoint"])
+    seq, opening, event = int(document["position"]), document["opening"], document["event"]
+    _lead(opened(seq, opening), seq - 1, size, document["path"], root)
     if opening["form"] == 1:
         if json.loads(opening["head"]) != event:
             raise ValueError("the AuditEvent is not the one that is proven")

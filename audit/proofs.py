@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from audit import form2, forms, merkle, queries
+from audit.chain import chain
 from audit.checkpoint import BadCheckpoint, Verifier
 from audit.forms import Row
 from audit.offline import PROOF_FORMATS
@@ -35,7 +36,7 @@ def inclusion(connection: Connection, event_id: str) -> Json:
     path = merkle.roots(queries.leaves_to(connection, size), merkle.inclusion_ranges(row.seq - 1, size))
     proof: Json = {
         "format": PROOF_FORMATS[0], "position": row.seq, "checkpoint": note, "path": [node.hex() for node in path],
-        "opening": _opening(row, event),
+        "opening": _opening(row, event), **_keys(connection),
     }  # fmt: skip
     if row.form == forms.FORM_1:
         return proof | {"event": forms.site_of(row.head)}
@@ -50,13 +51,15 @@ def consistency(connection: Connection, verifier: Verifier, first: str, second: 
     """That the log which the note `second` signs (None: the newest) continues the one of `first`. Raises NoProof."""
     second = second or queries.last_checkpoint(connection) or ""
     try:
-        old, new = (verifier.open(note) for note in (first, second))
+        keys = chain(connection, verifier)
+        old, new = (keys.open(note) for note in (first, second))
         path = merkle.roots(queries.leaves_to(connection, new.size), merkle.consistency_ranges(old.size, new.size))
     except (BadCheckpoint, ValueError) as error:
         raise NoProof(f"no such pair of checkpoints: {error}") from error
     if not merkle.verify_consistency(old.size, old.root, new.size, new.root, path):
         raise NoProof("the log does not continue what the first checkpoint signed: ./vigie audit verify")
-    return {"format": PROOF_FORMATS[1], "first": first, "second": second, "path": [node.hex() for node in path]}
+    proof: Json = {"format": PROOF_FORMATS[1], "first": first, "second": second, "path": [node.hex() for node in path]}
+    return proof | _keys(connection)
 
 
 def consistency_from(connection: Connection, size: int) -> Json:
@@ -68,7 +71,26 @@ def consistency_from(connection: Connection, size: int) -> Json:
     if note is None or not 0 < size <= newest:
         raise NoProof(f"the signed log has {newest} records")
     path = merkle.roots(queries.leaves_to(connection, newest), merkle.consistency_ranges(size, newest))
-    return {"format": PROOF_FORMATS[1], "second": note, "path": [node.hex() for node in path]}
+    return {"format": PROOF_FORMATS[1], "second": note, "path": [node.hex() for node in path], **_keys(connection)}
+
+
+def _keys(connection: Connection) -> Json:
+    """How one key of the log leads to the next: the records that name them, open, and the checkpoints there.
+
+    Nothing, where there never was another.
+    """
+    links = []
+    for size, note in queries.handovers(connection, 0):
+        row = queries.rows(connection, [size]).get(size)
+        if row is None or row.head is None:
+            raise NoProof("the keys of the log do not follow one another: ./vigie audit verify")
+        path = merkle.roots(queries.leaves_to(connection, size), merkle.inclusion_ranges(size - 1, size))
+        links.append({
+            "position": size, "id": row.event_id, "form": row.form, "salt": row.salt.hex(), "recorded": row.recorded,
+            "logged": row.logged, "head": row.head, "particulars": row.particulars, "checkpoint": note,
+            "path": [node.hex() for node in path],
+        })  # fmt: skip
+    return {"keys": links} if links else {}
 
 
 def _opening(row: Row, event: forms.Event) -> Json:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection
 
 from audit import queries
-from audit.checkpoint import BadCheckpoint, Checkpoint, Verifier
+from audit.checkpoint import BadCheckpoint, Checkpoint, Opening
 from audit.offline import split_notes
 
 TAIL_BYTES = 65_536
@@ -32,8 +32,8 @@ class Seen(NamedTuple):
     """It ends within a note."""
 
 
-def look(path: Path, verifier: Verifier) -> Seen | None:
-    """The newest published checkpoint; None: there is no file."""
+def look(path: Path, keys: Opening) -> Seen | None:
+    """The newest published checkpoint that the log's keys open; None: there is no file."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -44,7 +44,7 @@ def look(path: Path, verifier: Verifier) -> Seen | None:
     newest = None
     for note in split_notes(tail):
         try:
-            checkpoint = verifier.open(note)
+            checkpoint = keys.open(note)
         except BadCheckpoint:
             continue
         if newest is None or checkpoint.size > newest.size:

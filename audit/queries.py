@@ -36,6 +36,7 @@ from audit.tables import (
     audit_checkpoint,
     audit_inbox,
     audit_index,
+    audit_key,
     audit_log,
     audit_site,
     audit_tree,
@@ -307,11 +308,15 @@ def sites(connection: Connection) -> list[tuple[str, str]]:
 
 
 def add_checkpoint(connection: Connection, size: int, note: str, signed: int, interval_us: int) -> None:
-    """Keep a checkpoint. The last one goes when it came within `interval_us` of the one before: this covers it."""
+    """Keep a checkpoint. The last one goes when it came within `interval_us` of the one before: this covers it.
+
+    Those at which a key was followed by another stay: they are the chain of keys.
+    """
     kept = connection.execute(
         select(audit_checkpoint.c.size, audit_checkpoint.c.signed).order_by(audit_checkpoint.c.size.desc()).limit(2)
     ).all()
-    if len(kept) == 2 and kept[0].signed - kept[1].signed < interval_us:
+    is_close = len(kept) == 2 and kept[0].signed - kept[1].signed < interval_us
+    if is_close and connection.execute(select(audit_key.c.seq).where(audit_key.c.seq == kept[0].size)).first() is None:
         connection.execute(delete(audit_checkpoint).where(audit_checkpoint.c.size == kept[0].size))
     connection.execute(insert(audit_checkpoint).values(size=size, note=note, signed=signed))
 
@@ -329,17 +334,39 @@ def last_signed(connection: Connection) -> int:
 
 
 def checkpoints(connection: Connection, after: int = -(2**63), chunk: int = 1000) -> Iterator[tuple[int, str, int]]:
-    """(size, note, when it was signed) of every checkpoint, by size, of more than `after` records."""
+    """(size, note, when it was signed) of every checkpoint, by size, of more than `after` records; damaged ones too."""
     c = audit_checkpoint.c
+    columns = (c.size, as_bytes(connection, c.note), c.signed)
     while True:
         rows = connection.execute(
-            select(c.size, c.note, c.signed).where(c.size > after).order_by(c.size).limit(chunk)
+            select(*columns).where(c.size > after).order_by(c.size).limit(chunk)
         ).all()
         for size, note, signed in rows:
-            yield int(size), note, int(signed)
+            yield int(size), as_text(note), int(signed)
         if len(rows) < chunk:
             return
         after = int(rows[-1][0])
+
+
+def add_key(connection: Connection, seq: int, former: str, key: str) -> None:
+    """The record at `seq` names the verifier key `key`, which follows `former`."""
+    connection.execute(insert(audit_key).values(seq=seq, former=former, key=key))
+
+
+def keys(connection: Connection) -> list[tuple[int, str, str]]:
+    """(position of the record that says so, former verifier key, the one that follows it), in order."""
+    c = audit_key.c
+    columns = (c.seq, as_bytes(connection, c.former), as_bytes(connection, c.key))
+    return [(int(seq), as_text(former), as_text(key)) for seq, former, key in
+            connection.execute(select(*columns).order_by(c.seq))]  # fmt: skip
+
+
+def handovers(connection: Connection, after: int, before: int = 2**63 - 1) -> list[tuple[int, str]]:
+    """(size, note) of the checkpoints at which one key follows another, of sizes between `after` and `before`."""
+    c = audit_checkpoint.c
+    columns = (c.size, as_bytes(connection, c.note))
+    statement = select(*columns).where(c.size.in_(select(audit_key.c.seq)), c.size > after, c.size < before)
+    return [(int(size), as_text(note)) for size, note in connection.execute(statement.order_by(c.size))]
 
 
 def leaves(connection: Connection, size: int) -> list[bytes]:

@@ -26,10 +26,12 @@ import orjson
 import structlog
 
 from audit import entry, finding, form2, forms, merkle, published, queries
-from audit.checkpoint import BadCheckpoint, Checkpoint, Signing
+from audit.chain import chain
+from audit.checkpoint import BadCheckpoint, Checkpoint, Signing, Verifier, handed_over
 from audit.forms import Part, Row
 from audit.intake import Intake
 from audit.spool import Taken
+from resources.outcomes import Unavailable
 from resources.times import microseconds, utc_now
 from store.access import Loop
 from store.engine import process
@@ -51,6 +53,7 @@ POLL_S = 0.2
 """How often the background looks whether something was recorded."""
 PUBLISH_INTERVAL_S = 1.0
 TIDY_INTERVAL_S = 5.0
+HAND_OVER_TIMEOUT_S = 30.0
 CHECKPOINT_INTERVAL_S = 1.0
 """Of the checkpoints that are kept: one in between goes when the next is signed."""
 PASSES_S = 5.0
@@ -109,6 +112,7 @@ class Sequencer:
         self._epoch: int | None = None
         self._signed: Checkpoint | None = None
         self._unpublished: str | None = None
+        self._published_size = 0
         self._published_at = 0.0
         self._published_read = False
         self._published_torn = False
@@ -307,6 +311,7 @@ class Sequencer:
             if not queries.lead(connection) or not queries.take(connection, self._floor, batch.inbox):
                 raise _Lost
             self._advance(connection, batch)
+            self._signer.follow(connection)
             if self._frontier(connection).size != prepared.before:
                 raise _Lost
             queries.add_site(connection, *forms.site_content(self._observer, self._base_url, self._platform))
@@ -317,6 +322,53 @@ class Sequencer:
                 connection, frontier.size, note, prepared.rows[-1].logged, self._checkpoint_interval_us)
         self._signed = checkpoint
         return note
+
+    def hand_over(
+        self, made: Signing, row: Callable[[Verifier], queries.InboxRow], put: Callable[[Connection], None]
+    ) -> int:
+        """Have the key `made` sign from the next record on, which names it; the record's position.
+
+        `row` makes that record, of the key that is in use then: another rotation may have come first.
+
+        That record, the checkpoint that the key in use and the new one sign, and `put`, which puts the new one into
+        use, are one transaction: there is no moment between them. Raises InconsistentLog, Unavailable.
+        """
+        deadline = time.monotonic() + HAND_OVER_TIMEOUT_S
+        with self._turn:
+            self._recall_published()
+            while True:
+                try:
+                    seq, note = self._hand_over(made, row, put)
+                    break
+                except _Lost as error:  # another process sequences: it lets go after each batch
+                    if time.monotonic() > deadline:
+                        raise Unavailable("The audit log is being written: try again") from error
+                    time.sleep(0.005)
+            self._unpublished = note
+            self._publish(force=True)
+        return seq
+
+    def _hand_over(
+        self, made: Signing, row: Callable[[Verifier], queries.InboxRow], put: Callable[[Connection], None]
+    ) -> tuple[int, str]:
+        with self._database.write() as connection:
+            if not queries.lead(connection):
+                raise _Lost
+            self._signer.follow(connection)
+            former = self._signer.verifier
+            self._frontier(connection)
+            prepared = self._prepared(connection, _Batch([], [], [_Waiting(*row(former)[:3])], is_full=False))
+            frontier, seq = prepared.frontier, prepared.frontier.size
+            queries.add_site(connection, *forms.site_content(self._observer, self._base_url, self._platform))
+            if not queries.append(connection, prepared.rows, prepared.found, prepared.before, frontier):
+                raise _Lost
+            checkpoint = Checkpoint(self._signer.name, seq, frontier.root())
+            note = handed_over(self._signer.sign(checkpoint), made.sign(checkpoint))
+            queries.add_checkpoint(connection, seq, note, prepared.rows[-1].logged, self._checkpoint_interval_us)
+            queries.add_key(connection, seq, former.text(), made.verifier.text())
+            put(connection)
+        self._signed = checkpoint
+        return seq, note
 
     def _frontier(self, connection: Connection) -> merkle.Frontier:
         """The frontier, shown to be what the last checkpoint signed (C2SP: never sign an inconsistent checkpoint)."""
@@ -351,13 +403,14 @@ class Sequencer:
         if self._published_fault and time.monotonic() - self._followed_at < TIDY_INTERVAL_S:
             return
         self._followed_at = time.monotonic()
-        seen = published.look(self._published, self._signer.verifier)
         with self._database.read() as connection:
+            seen = published.look(self._published, chain(connection, self._signer.verifier))
             if seen is None and not queries.end(connection).seq:
                 published.begin(self._published)
             found = published.fault(connection, self._published, seen)
             note = queries.last_checkpoint(connection)
-        newest = seen.newest if seen is not None else None
+            newest = seen.newest if seen is not None else None
+            self._overtake(connection, note, newest)
         if newest is not None and (self._signed is None or newest.size > self._signed.size):
             self._signed = newest
         if found is not None:
@@ -367,7 +420,6 @@ class Sequencer:
             return
         self._published_fault, self._published_read = "", True
         self._published_torn = seen is not None and seen.is_torn
-        self._overtake(note, newest)
 
     def _follow(self) -> None:
         """Publish what another process signed, where this one's file is another."""
@@ -376,33 +428,42 @@ class Sequencer:
         if time.monotonic() - self._followed_at < TIDY_INTERVAL_S:
             return
         self._followed_at = time.monotonic()
-        seen = published.look(self._published, self._signer.verifier)
         with self._database.read() as connection:
-            self._overtake(queries.last_checkpoint(connection), seen.newest if seen is not None else None)
+            seen = published.look(self._published, chain(connection, self._signer.verifier))
+            self._overtake(connection, queries.last_checkpoint(connection), seen.newest if seen is not None else None)
 
-    def _overtake(self, note: str | None, newest: Checkpoint | None) -> None:
+    def _overtake(self, connection: Connection, note: str | None, newest: Checkpoint | None) -> None:
         """Have the database's newest checkpoint published, if it is more than what is."""
+        self._published_size = newest.size if newest is not None else 0
         if note is None:
             return
         try:
-            if self._signer.verifier.open(note).size > (newest.size if newest is not None else 0):
+            if chain(connection, self._signer.verifier).open(note).size > self._published_size:
                 self._unpublished = note
         except BadCheckpoint:
             return  # nothing is sequenced on it either, and verification names it
 
     def _publish(self, *, force: bool) -> None:
-        """Append the newest checkpoint to the published file, once a second under load and before resting."""
+        """Append the newest checkpoint to the published file, once a second under load and before resting.
+
+        Those at which a key followed another are published before it: who trusts the first key alone follows them.
+        """
         note = self._unpublished
         if note is None or self._published is None or not self._published_read:
             return
         if not force and time.monotonic() - self._published_at < PUBLISH_INTERVAL_S:
             return
+        size = int(note.split("\n")[1])
+        with self._database.read() as connection:
+            passed = queries.handovers(connection, self._published_size, size)
         try:
-            published.append(self._published, note, is_torn=self._published_torn)
+            for one in (*(one for _, one in passed), note):
+                published.append(self._published, one, is_torn=self._published_torn)
+                self._published_torn = False
         except FileNotFoundError:
             self._published_read = False  # it is looked at again, and named
             return
-        self._unpublished, self._published_at, self._published_torn = None, time.monotonic(), False
+        self._unpublished, self._published_at, self._published_size = None, time.monotonic(), size
 
 
 @dataclass(frozen=True, slots=True)

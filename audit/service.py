@@ -132,6 +132,15 @@ class Ledger:
         """Whether records can be deferred: the append to a file is short, a round trip to a server is not."""
         return self._spooled is not None
 
+    def hand_over(
+        self, caller: Caller, act: Callable[[Verifier], Access], made: Signing, put: Callable[[Connection], None]
+    ) -> int:
+        """Have another key sign the log from now on (`Sequencer.hand_over`).
+
+        `act` says what is done, given the key that is in use then, and names it and the next one.
+        """
+        return self.sequencer.hand_over(made, lambda former: self._rows(caller, [act(former)], self._now())[0], put)
+
     def catch_up(self, timeout_s: float = CATCH_UP_TIMEOUT_S) -> bool:
         """Sequence all that was recorded before the call, or wait for who does; False where time ran out.
 

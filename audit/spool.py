@@ -137,7 +137,7 @@ class SpoolWriter:
             return
         if self._pid != process.pid():  # a fork: the parent's file is the parent's
             self._fresh()
-        file = self._file or self._next()
+        file = self._file if self._file is not None and self._file.is_of(self._key()) else self._next()
         content, place = frames.frame(file.opened, file.place, rows)
         if place.offset > FILE_BYTES and file.place.records:
             file = self._next()
@@ -183,7 +183,11 @@ class SpoolWriter:
         """The file that is written from now on. The finished one's head is noted later."""
         with self._opening:
             self._finish()
-            self._file, self._spare = self._spare or self._made(), None
+            spare, self._spare = self._spare, None
+            if spare is not None and not spare.is_of(self._key()):
+                os.close(spare.descriptor)  # empty: whoever tidies removes it
+                spare = None
+            self._file = spare or self._made()
             if self._books is not None and self._keeper is None:
                 self._keeper = threading.Thread(
                     target=self._keep, args=(self._dirty, self._stopped), name="audit-spool", daemon=True)
@@ -213,7 +217,7 @@ class SpoolWriter:
             (self._folder / name).unlink(missing_ok=True)
             os.close(descriptor)
             raise
-        return _Open(name, descriptor, opened, Place(frames.HEADER_BYTES, 0, opened.start))
+        return _Open(name, descriptor, opened, Place(frames.HEADER_BYTES, 0, opened.start), key.id)
 
     def _keep(self, dirty: threading.Event, stopped: threading.Event) -> None:
         while not stopped.is_set():
@@ -264,7 +268,12 @@ class _Open:
     descriptor: int
     opened: Opened
     place: Place
+    key_id: bytes
     noted: Place | None = None
+
+    def is_of(self, key: Key) -> bool:
+        """Whether it was begun under the key that is in use: none is gone on with under a key that was retired."""
+        return self.key_id == key.id
 
 
 def check_writable(folder: Path) -> None:

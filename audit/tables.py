@@ -109,6 +109,14 @@ audit_checkpoint = Table(
     Column("signed", BigInteger, nullable=False, comment="µs since 1970-01-01T00:00Z"),
 )
 
+audit_key = Table(
+    "audit_key",
+    metadata,
+    Column("seq", Key, primary_key=True, autoincrement=False, comment="record that names the key; it signs from there"),
+    Column("former", Text, nullable=False, comment="verifier key that signed up to there (C2SP signed-note)"),
+    Column("key", Text, nullable=False, comment="verifier key that signs from there on"),
+)
+
 audit_hold = Table(
     "audit_hold",
     metadata,

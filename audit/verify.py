@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from audit import clinical, finding, forms, merkle, published, queries
+from audit.chain import chain
 from audit.checkpoint import Verifier
 from audit.finding import Kind
 from audit.forms import Row
-from audit.offline import FORMAT, Judge, Key, Report, named_in, purged_by
+from audit.offline import FORMAT, Judge, Key, Report, named_in, purged_by, rotated_by
 from audit.registry import Registered, Registry
 from audit.spool import Gap
 from resources.json import Json
@@ -52,6 +53,7 @@ def verify(
     published_to: Path | None = None,
     trusted: str | None = None,
     damaged: Iterable[Gap] = (),
+    keys: Sequence[Verifier] = (),
 ) -> Report:
     """Verify the whole log, and what it proves, in constant memory.
 
@@ -61,13 +63,18 @@ def verify(
     `trusted`: a checkpoint up to which it was verified before. That the log continues what it signed is shown by the
     leaves; records, their index and checkpoints are verified behind it alone, and the clinical record and the
     registry, which go by the whole log, are not compared. Raises ValueError where the key did not sign it.
-    `damaged`: what does not verify in the spool (`Ledger.spool_findings`).
+    `damaged`: what does not verify in the spool (`Ledger.spool_findings`). `verifier` is trusted; `keys`: those that
+    the log had in order, as the deployment keeps them; where they are not given, as the log's own table says.
     """
-    judge = Judge(Key(verifier.text()), elsewhere, trusted)
+    if not keys:
+        with database.read() as connection:
+            keys = [one for _, one in chain(connection, verifier).spans]
+    judge = Judge(Key(verifier.text()), elsewhere, trusted, [Key(one.text()) for one in keys])
     with database.read() as connection:
         proofs = _Proofs(clinical.Clinical.of(connection), Registry(), _Index(judge.trusted))
         with _readable(judge, "the log"):
             _log(connection, judge, proofs)
+            _keys(connection, judge)
         end = max(judge.report.records + judge.trusted, judge.position) + 1
         report = judge.finish()
         with _readable(judge, "the log's tree and index"):
@@ -82,7 +89,8 @@ def verify(
             report.notes.append(
                 f"verified from record {judge.trusted + 1} on; clinical record and registry were not compared")
         if published_to is not None:
-            fault = published.fault(connection, published_to, published.look(published_to, verifier))
+            seen = published.look(published_to, chain(connection, verifier))
+            fault = published.fault(connection, published_to, seen)
             if fault is not None:
                 judge.outside(end, "published", fault)
         _waiting(connection, judge, end, now or utc_now(), spooled, damaged)
@@ -109,8 +117,7 @@ def _readable(judge: Judge, what: str) -> Iterator[None]:
 
 def _log(connection: Connection, judge: Judge, proofs: _Proofs) -> None:
     """Records and checkpoints, in order."""
-    for leaf in queries.leaves_to(connection, judge.trusted):
-        judge.passed(leaf)
+    _passed(connection, judge)
     pending = queries.checkpoints(connection, judge.trusted) if judge.trusted else queries.checkpoints(connection)
     checkpoint = next(pending, None)
     through = queries.through(connection, judge.trusted)
@@ -135,6 +142,35 @@ def _log(connection: Connection, judge: Judge, proofs: _Proofs) -> None:
     while checkpoint is not None:
         judge.checkpoint(*checkpoint[:2])
         checkpoint = next(pending, None)
+
+
+def _passed(connection: Connection, judge: Judge) -> None:
+    """What was verified before: the leaves, and which key followed which."""
+    named = {seq for seq, _, _ in queries.keys(connection) if seq <= judge.trusted} if judge.trusted else set()
+    notes = dict(queries.handovers(connection, 0, judge.trusted + 1)) if named else {}
+    for leaf in queries.leaves_to(connection, judge.trusted):
+        judge.passed(leaf)
+        if judge.position in named and (row := queries.rows(connection, [judge.position]).get(judge.position)):
+            _follow(judge, row)
+            judge.handed_over(row.seq, notes.get(row.seq, ""))
+
+
+def _follow(judge: Judge, row: Row) -> None:
+    """Tell the judge of the key that a record names, if it is what was logged."""
+    rotation = rotated_by(row.head, row.particulars)
+    if rotation is not None and forms.leaf_of(row) == row.leaf:
+        judge.rotated(row.seq, *rotation)
+
+
+def _keys(connection: Connection, judge: Judge) -> None:
+    """The table of the keys says what the records say."""
+    said, followed = queries.keys(connection), judge.rotations
+    for row in said:
+        if row not in followed:
+            judge.outside(row[0], "key", f"a key is kept at record {row[0]}, and no record that was followed names it")
+    for row in followed:
+        if row not in said:
+            judge.outside(row[0], "key", f"record {row[0]} names a key, and it is not kept as that")
 
 
 def _derived(connection: Connection, judge: Judge, index: _Index, end: int) -> None:
@@ -174,6 +210,7 @@ def judged(judge: Judge, row: Row) -> None:
     judge.record(row.seq, row.event_id, row.leaf, made, is_gone=row.head is None, own=own)
     if made == row.leaf and (purged := purged_by(row.head, row.particulars)):
         judge.purged(row.seq, purged)
+    _follow(judge, row)
 
 
 class _Index:
@@ -257,9 +294,10 @@ def _waiting(
 
 
 def _export_lines(database: Database, verifier: Verifier) -> Iterator[dict[str, object]]:
-    yield {"format": FORMAT, "origin": verifier.name, "key": verifier.text(),
-           "exported": instant_text(utc_now())}
     with database.read() as connection:
+        keys = [one.text() for _, one in chain(connection, verifier).spans]
+        yield {"format": FORMAT, "origin": verifier.name, "key": keys[0], "keys": keys,
+               "exported": instant_text(utc_now())}
         notes = queries.checkpoints(connection)
         checkpoint = next(notes, None)
         last = 0
@@ -284,9 +322,15 @@ def _export_lines(database: Database, verifier: Verifier) -> Iterator[dict[str, 
 
 
 def _events(row: Row, sites: Mapping[str, Json]) -> list[Json]:
-    """The AuditEvents of a record. In form 1 it is one itself."""
+    """The AuditEvents of a record; none of one that was damaged, which the export shows as it stands.
+
+    In form 1 it is one itself.
+    """
     if row.head is None or row.form == forms.FORM_1:
         return []
-    head, particulars = forms.texts_of(row)
-    site = sites[head["site"]]
-    return [forms.project(row, event, head, particulars, site) for event in forms.events_of(row)]
+    try:
+        head, particulars = forms.texts_of(row)
+        site = sites[head["site"]]
+        return [forms.project(row, event, head, particulars, site) for event in forms.events_of(row)]
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+        return []

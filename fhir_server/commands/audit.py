@@ -71,6 +71,23 @@ def publish(**flags: Any) -> None:
     click.echo(f"published: {upkeep.audit_publish(settings_here(**flags))} records are signed")
 
 
+@audit.command("rotate-key")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options(*DATA)
+def rotate_key(*, as_json: bool, **flags: Any) -> None:
+    """Have the log signed by a new key from now on; a record that the former key signs names it.
+
+    Servers that run take it up with their next batch. Who trusts the former key is led to the new one by the log.
+    """
+    from fhir_server.duties import keys
+
+    done = keys.rotate_signing(settings_here(**flags))
+    if as_json:
+        click.echo(json.dumps(done, indent=2))
+    else:
+        click.echo(f"from record {done['record']} on the log is signed by {done['key']}")
+
+
 @audit.command()
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @options(*DATA)

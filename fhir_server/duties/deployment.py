@@ -34,7 +34,8 @@ def begin(settings: Settings) -> None:
         upgrade(settings, begins=True)
         return
     migrations.require_current(settings.database_url)
-    check_keys(settings)
+    settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    check_keys(settings, tells=True)
 
 
 def init(settings: Settings) -> None:
@@ -99,11 +100,16 @@ def require_database(settings: Settings) -> None:
         raise CannotRun("there is no database here yet: `vigie serve` or `vigie db upgrade` makes one")
 
 
-def check_keys(settings: Settings) -> None:
-    """Raise KeyFault unless the deployment secret opens the keys that the database is served with."""
+def check_keys(settings: Settings, *, tells: bool = False) -> None:
+    """Raise KeyFault unless the deployment secret opens the keys that the database is served with.
+
+    `tells`: have the data folder say which key the log is verified with now.
+    """
     database = open_engine(settings.database_url)
     try:
         keys.check(settings, database)
+        if tells:
+            keys.tell(settings, database)
         with database.read() as connection:
             standing.check(connection)
     finally:

@@ -20,6 +20,7 @@ from sqlalchemy import func, select, text
 
 from audit import intake, published, spool, spool_rows
 from audit import queries as audit_queries
+from audit.chain import chain
 from audit.frames import Key
 from audit.spool import ASIDE
 from auth.tables import oauth_client
@@ -149,7 +150,7 @@ def _checkpoints(settings: Settings, database: Database) -> str:
     path = settings.checkpoints_file
     verifier = keys.RingSigner(keys.ring(settings, database), settings).verifier
     with database.read() as connection:
-        fault = published.fault(connection, path, published.look(path, verifier))
+        fault = published.fault(connection, path, published.look(path, chain(connection, verifier)))
     if fault is not None:
         raise _Wrong(fault)
     return ""

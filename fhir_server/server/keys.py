@@ -84,8 +84,19 @@ class RingSigner:
         """The signed note. Raises KeyFault."""
         return self._signer.sign(checkpoint)
 
-    def derived(self, purpose: bytes) -> Sequence[bytes]:
+    @property
+    def verifiers(self) -> list[Verifier]:
+        """The public halves of all that there were, the first one first. Raises KeyFault."""
+        return [_signer(key.secret, self._origin).verifier for key in reversed(self._keys.of(SIGNING))]
+
+    def follow(self, connection: Connection) -> None:
         """As `Signing` says. Raises KeyFault."""
+        self._keys.follow(connection, SIGNING)
+
+    def derived(self, purpose: bytes, *, again: bool = False) -> Sequence[bytes]:
+        """As `Signing` says. Raises KeyFault."""
+        if again:
+            self._keys.look_again()
         found = self._keys.of(SIGNING)
         return [secret for key in found for secret in _signer(key.secret, self._origin).derived(purpose)]
 
@@ -140,6 +151,22 @@ def rotate(settings: Settings, connection: Connection, name: str, key: bytes | N
     _check(settings, connection)
     connection.execute(delete(store_setting).where(store_setting.c.name == _ROW + name))
     return _keep(connection, safe(settings), name, key or _made(settings, name), microseconds(utc_now()))
+
+
+def rotate_signing(settings: Settings, connection: Connection, signer: Signer) -> int:
+    """Put `signer` into use for the log, in the transaction in which its record is logged; its number."""
+    return rotate(settings, connection, SIGNING, (signer.text() + "\n").encode("ascii"))
+
+
+def new_signer(settings: Settings) -> Signer:
+    """A new key for the log's checkpoints, which nothing keeps yet."""
+    return Signer.generate(_origin(settings))
+
+
+def tell(settings: Settings, database: Database) -> None:
+    """Have the data folder say which key the log is verified with. Raises KeyFault."""
+    with database.read() as connection:
+        _tidy(settings, connection)
 
 
 def rotate_secret(settings: Settings, database: Database, record: Callable[[Connection], None]) -> int:

@@ -23,7 +23,7 @@ from auth.service import Authority
 from dicomweb import ae, tables
 from dicomweb.service import Imaging
 from fhir_server.server import keys
-from fhir_server.server.keys import SPOOL
+from fhir_server.server.keys import SPOOL, RingSigner
 from fhir_server.server.settings import Settings
 from resources import search
 from resources.search import Query
@@ -95,7 +95,7 @@ class Services:
         ring = keys.ring(settings, database)
         ledger = Ledger(
             database,
-            keys.RingSigner(ring, settings),
+            RingSigner(ring, settings),
             observer="Device/vigie",
             base_url=bases[0],
             base_urls=bases,
@@ -224,6 +224,7 @@ class Services:
             elsewhere=notes_of(published) if published.is_file() else (),
             published_to=published,
             trusted=trusted,
+            keys=self._signing.verifiers,
             spooled=self.ledger.waiting_in_spool(),
             registries=REGISTRIES,
             damaged=self.ledger.spool_findings(),
@@ -246,7 +247,11 @@ class Services:
 
     @property
     def _verifier(self) -> Verifier:
-        return keys.RingSigner(self.keys, self.settings).verifier
+        return self._signing.verifier
+
+    @property
+    def _signing(self) -> RingSigner:
+        return RingSigner(self.keys, self.settings)
 
     def queues(self, connection: Connection) -> Mapping[str, Waiting]:
         """Everything that waits to be worked off in the background: queue → how much, since when."""

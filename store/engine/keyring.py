@@ -197,6 +197,17 @@ class KeyRing:
                 self._keys = self._read()
                 self._read_at = time.monotonic()
 
+    def follow(self, connection: Connection, name: str) -> None:
+        """Have `of` give the key that is in use in this transaction. Raises KeyFault."""
+        column = deployment_key.c
+        number = connection.execute(select(column.number).where(column.name == name, column.retired.is_(None))).scalar()
+        found = (self._keys or {}).get(name, ())
+        if found and found[0].number == number:
+            return
+        with self._lock:
+            self._keys = opened(connection, self._safe())
+            self._read_at = time.monotonic()
+
     def look_again(self) -> bool:
         """Read the keys unless that was just done; whether they are others than before."""
         if time.monotonic() - self._read_at < _AT_MOST_EVERY_S:

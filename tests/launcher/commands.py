@@ -119,6 +119,9 @@ ROWS: dict[str, Row] = {
     "platform init": Row(lambda place: ["platform", "init"], "platform-init"),
     "platform keys": Row(lambda place: ["platform", "keys"], "platform-keys"),
     "platform rotate": Row(lambda place: ["platform", "rotate", "pages"], "platform-rotate"),
+    "audit rotate-key": Row(
+        lambda place: ["audit", "rotate-key", "--json"], "audit-rotate-key"
+    ),
     "audit publish": Row(lambda place: ["audit", "publish"], "audit-publish"),
     "audit access-report": Row(
         lambda place: ["audit", "access-report", "Patient/nobody"],
