@@ -23,7 +23,7 @@ from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, MultipartState
 
 from resources.budgets import PART_HEADER_BYTES, PREAMBLE_BYTES, STOW_PARTS
-from resources.outcomes import Malformed, TooLarge
+from resources.outcomes import Malformed, TooLarge, Unavailable
 
 MAX_BOUNDARY = 70
 MAX_HEADERS = 32
@@ -93,25 +93,42 @@ class _Spool:
         if not len(data):
             return
         self._size += len(data)
-        if self._file is None and self._size > SPOOL_BYTES:
-            self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - `Body.close` closes it
-            for piece in self._pieces:
-                self._file.write(piece)
-            self._pieces = []
-        if self._file is not None:
-            self._file.write(data)
-        else:
-            self._pieces.append(bytes(data))
+        with _no_room():
+            if self._file is None and self._size > SPOOL_BYTES:
+                self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - `Body.close` closes it
+                for piece in self._pieces:
+                    self._file.write(piece)
+                self._pieces = []
+            if self._file is not None:
+                self._file.write(data)
+            else:
+                self._pieces.append(bytes(data))
 
     def body(self, headers: dict[str, str], *, ended: bool = True) -> Body:
         if self._file is None:
             return Body(headers, b"".join(self._pieces), ended)
-        self._file.flush()
-        return Body(headers, mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ), ended, self._file)
+        try:
+            with _no_room():
+                self._file.flush()
+                mapped = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+        except BaseException:
+            self.discard()
+            raise
+        return Body(headers, mapped, ended, self._file)
 
     def discard(self) -> None:
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # what it still held back is not wanted; its descriptor is closed all the same
+                self._file.close()
+
+
+@contextmanager
+def _no_room() -> Iterator[None]:
+    """A part that cannot be kept is no fault of whoever sent it."""
+    try:
+        yield
+    except OSError:
+        raise Unavailable("The body of the request cannot be kept at present", retry_after_s=10) from None
 
 
 def whole(source: Source, *, max_bytes: int, folder: str | None = None) -> Body:

@@ -7,6 +7,7 @@ it is late.
 
 from __future__ import annotations
 
+import errno
 import json
 import resource
 import sys
@@ -15,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from resources.json import Json
+
+NO_ROOM = "NoRoom"
+"""Answer where the result could not be written: nothing is wrong with the pixels."""
 
 
 def main() -> None:
@@ -29,6 +33,8 @@ def main() -> None:
         task = json.loads(line)
         try:
             answer = _TASKS[task["task"]](task)
+        except OSError as error:
+            answer = {"error": NO_ROOM if error.errno in (errno.ENOSPC, errno.EDQUOT) else type(error).__name__}
         except Exception as error:  # noqa: BLE001 - a decoder may raise anything; the parent tells it as 406
             answer = {"error": type(error).__name__}
         answers.write(json.dumps(answer) + "\n")

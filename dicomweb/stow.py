@@ -22,7 +22,7 @@ from dicomweb.reader import Unreadable
 from dicomweb.status import Result, StoredOutcome
 from resources import media_types
 from resources.json import Json
-from resources.outcomes import FhirError, Malformed, TooLarge, UnsupportedMediaType
+from resources.outcomes import FhirError, Malformed, TooLarge, Unavailable, UnsupportedMediaType
 from store.access import Caller
 
 GROUP = 32
@@ -67,7 +67,8 @@ def store(
         ingest.finish(batch)
     if fault is not None and not outcomes:
         raise fault
-    if isinstance(fault, TooLarge) and any(one.result.is_stored for one in outcomes):
+    some_stored = any(one.result.is_stored for one in outcomes)
+    if isinstance(fault, Unavailable) or (isinstance(fault, TooLarge) and some_stored):
         outcomes.append(StoredOutcome(Result.OUT_OF_RESOURCES, reason=fault.diagnostics))
     elif fault is not None:
         outcomes.append(StoredOutcome(Result.NOT_UNDERSTOOD, reason=fault.diagnostics))

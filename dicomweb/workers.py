@@ -18,6 +18,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dicomweb import pixelworker
 from resources.json import Json
 from resources.outcomes import FhirError, NotAcceptable, Unavailable
 
@@ -106,7 +107,11 @@ class Workers:
             worker = self._idle.get(timeout=self._timeout_s)
         except queue.Empty:
             raise Unavailable("All pixel workers are busy", retry_after_s=5) from None
-        descriptor, name = tempfile.mkstemp(prefix="vigie-pixels-", dir=self._folder)
+        try:
+            descriptor, name = tempfile.mkstemp(prefix="vigie-pixels-", dir=self._folder)
+        except OSError:
+            self._idle.put(worker)
+            raise _no_room() from None
         try:
             if worker is None:
                 worker = _Worker(self._memory_bytes)
@@ -130,7 +135,13 @@ class Workers:
         return Result(descriptor, os.fstat(descriptor).st_size, tuple(answer.get("sizes", ())))
 
 
+def _no_room() -> Unavailable:
+    return Unavailable("There is no room for the result at present", retry_after_s=10)
+
+
 def _fault(answer: Json) -> FhirError | None:
+    if answer.get("error") == pixelworker.NO_ROOM:
+        return _no_room()
     if "error" in answer:
         return NotAcceptable("The pixel data cannot be decoded into this representation")
     return None

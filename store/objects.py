@@ -125,10 +125,13 @@ class ObjectStore:
         """
         with _not_found():
             file = self.path(digest).open("rb")
-        if verify and _digest_of(file) != digest:
+        try:
+            if verify and _digest_of(file) != digest:
+                raise NotFound("The stored object is damaged")
+            file.seek(0)
+        except BaseException:
             file.close()
-            raise NotFound("The stored object is damaged")
-        file.seek(0)
+            raise
         return file
 
     def range(self, digest: str, offset: int, length: int) -> bytes:

@@ -6,6 +6,7 @@ gets a request id, the log has the rest.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from werkzeug.exceptions import HTTPException
 from auth.guard import RECORDING, REQUEST_ID
 from fhir_server.edge.exchange import Answer
 from resources import jsontext
-from resources.outcomes import FhirError, Issue, UnsupportedMediaType, outcome
+from resources.outcomes import FhirError, Issue, Unavailable, UnsupportedMediaType, outcome
 from store.access import Recording
 from store.engine.faults import translated
 
@@ -60,12 +61,19 @@ def fault_of(error: Exception, environ: Mapping[str, Any]) -> Fault:
     return fault
 
 
+_EXHAUSTED = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE})
+"""What passes, and is no fault of the request: wherever it is met."""
+
+
 def _fault_of(error: Exception, request_id: str) -> Fault:
     told = translated(error)  # the database may fail outside a unit of work: where the guard looks for a token, say
     if isinstance(told, FhirError):
         return _of_fhir(told)
     if isinstance(error, HTTPException):
         return _of_http(error)
+    if isinstance(error, OSError) and error.errno in _EXHAUSTED:
+        log.error("a request found no space or no descriptor", exc_info=error, request_id=request_id)
+        return _of_fhir(Unavailable("The server has no space or no descriptor left at present"))
     log.error("a request failed by an exception that nobody foresaw", exc_info=error, request_id=request_id)
     return Fault(500, (Issue("fatal", "exception", f"The server failed; request id {request_id}"),))
 

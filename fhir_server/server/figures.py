@@ -299,8 +299,11 @@ def _fold(folder: Path) -> None:
         "durations": [[name, list(labels), one.counts, one.sum_s] for (name, labels), one in durations.items()],
     }
     draft = folder / f"{_PAST}.new"
-    draft.write_bytes(orjson.dumps(past))
-    draft.replace(folder / _PAST)
+    try:
+        draft.write_bytes(orjson.dumps(past))
+        draft.replace(folder / _PAST)
+    finally:
+        draft.unlink(missing_ok=True)
     for path in dead:
         path.unlink(missing_ok=True)
 

@@ -300,16 +300,19 @@ def _replace(path: Path, text: str) -> None:
 def _write(path: Path, text: str, *, replace: bool) -> None:
     """Write aside, then give it its name: a process that is killed here leaves no half secret."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    if replace:
-        draft.replace(path)
-    else:
-        with suppress(FileExistsError):  # the first one wins
-            os.link(draft, path)
-        draft.unlink()
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        if replace:
+            draft.replace(path)
+        else:
+            with suppress(FileExistsError):  # the first one wins
+                os.link(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
     handle = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(handle)

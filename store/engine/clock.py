@@ -111,8 +111,11 @@ class BelievedClock:
             return
         aside = self._file.with_name(f"{self._file.name}.{os.getpid()}")
         with suppress(OSError):  # a full disk stops no clock
-            aside.write_text(json.dumps({"boot": _this_boot(), "offset_ns": self._offset}), encoding="utf-8")
-            aside.replace(self._file)
+            try:
+                aside.write_text(json.dumps({"boot": _this_boot(), "offset_ns": self._offset}), encoding="utf-8")
+                aside.replace(self._file)
+            finally:
+                aside.unlink(missing_ok=True)
 
 
 def _this_boot() -> str:

@@ -464,15 +464,19 @@ def _sqlite_engine(url: URL, waits: Waits) -> Engine:
     @event.listens_for(engine, "connect")
     def prepare(dbapi_connection: Any, _record: Any) -> None:
         cursor = dbapi_connection.cursor()
-        for pragma in (
-            "journal_mode=WAL",
-            "synchronous=FULL",
-            f"busy_timeout={busy_ms}",
-            "foreign_keys=ON",
-            "cache_size=-65536",
-            "temp_store=MEMORY",
-        ):
-            cursor.execute(f"PRAGMA {pragma}")
+        try:
+            for pragma in (
+                "journal_mode=WAL",
+                "synchronous=FULL",
+                f"busy_timeout={busy_ms}",
+                "foreign_keys=ON",
+                "cache_size=-65536",
+                "temp_store=MEMORY",
+            ):
+                cursor.execute(f"PRAGMA {pragma}")
+        except BaseException:  # the pool does not know it yet
+            dbapi_connection.close()
+            raise
         cursor.close()
 
     return engine

@@ -105,9 +105,10 @@ class WriteGate:
                 self._holder = None
 
     def _lock_files(self, deadline: float) -> None:
-        if self._gate_fd < 0:
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        if self._turn_fd < 0:  # each apart: the one that could be opened is kept where the other cannot
             self._turn_fd = os.open(self._turn_path, flags, 0o600)
+        if self._gate_fd < 0:
             self._gate_fd = os.open(self._gate_path, flags, 0o600)
         with self._mutex:
             porter_waits = self._porter_waits
