@@ -342,6 +342,22 @@ def test_what_makes_a_file_leaves_nothing_on_a_full_disk_and_heals(volume: Volum
     act()
 
 
+def test_a_gate_of_which_one_file_cannot_be_opened_keeps_the_other_once(tmp_path: Path) -> None:
+    """The last inode, or descriptor, may be the first file's: the second is tried again, the first not opened anew."""
+    (tmp_path / "x.gate").mkdir()
+    gate = WriteGate(tmp_path, "x")
+    counted = []
+    for _ in range(3):
+        with pytest.raises(IsADirectoryError), gate.passage():
+            pass
+        counted.append(descriptors())
+    assert len(set(counted)) == 1
+    (tmp_path / "x.gate").rmdir()
+    with gate.passage():
+        pass
+    gate.close()
+
+
 # the doors of the server
 
 
