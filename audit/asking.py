@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
-from audit import queries
+from audit import months, queries
 from audit.finding import ACTS, Kind, number
-from audit.tables import audit_log
 from resources import matching, times
 from resources.criteria import Criterion, Leaf, Query, RangeValue, ReferenceValue, TokenValue, Value
 from resources.hashing import hash64
@@ -155,11 +154,11 @@ def _of_value(
 
 def position(connection: Connection, before: int, upto: int) -> int:
     """The last position that was logged before this µs: `logged` never decreases, so it is found by halving."""
-    low, high = 0, upto
+    low, high = months.before(connection, before, upto)
     while low < high:
         middle = (low + high + 1) // 2
-        row = connection.execute(select(audit_log.c.logged).where(audit_log.c.seq == middle)).first()
-        if row is not None and row[0] < before:
+        logged = queries.logged_at(connection, middle)
+        if logged is not None and logged < before:
             low = middle
         else:
             high = middle - 1

@@ -30,6 +30,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 
+from audit import months
 from audit.forms import Row
 from audit.merkle import Frontier
 from audit.tables import (
@@ -38,6 +39,7 @@ from audit.tables import (
     audit_index,
     audit_key,
     audit_log,
+    audit_month,
     audit_site,
     audit_tree,
 )
@@ -167,9 +169,12 @@ _MOVE = Prepared(
     .where(audit_tree.c.id == 1, audit_tree.c.size == bindparam("before"))
     .values(size=bindparam("after"), frontier=bindparam("frontier"))
 )
-_END = Prepared(
-    select(audit_log.c.seq, audit_log.c.logged, audit_log.c.through).order_by(audit_log.c.seq.desc()).limit(1)
+_NEWEST = select(audit_log.c.seq, audit_log.c.logged, audit_log.c.through).order_by(audit_log.c.seq.desc()).limit(1)
+_END = Prepared(_NEWEST)
+_END_OF_MONTH = Prepared(
+    _NEWEST.where(audit_log.c.logged >= select(func.max(audit_month.c.since)).scalar_subquery())
 )
+"""PostgreSQL: in the partition of the newest month."""
 _LEADER = hash64("audit sequencer")
 _KNOWN = Prepared(
     select(audit_log.c.event_id).where(audit_log.c.event_id.in_(select(_listed.c.value))),
@@ -221,13 +226,25 @@ def tree(connection: Connection) -> Frontier:
 
 def end(connection: Connection) -> End:
     """The newest record; zeros where there is none."""
-    row = _END.first(connection, {})
+    is_whole = connection.dialect.name == "sqlite"
+    row = None if is_whole else _END_OF_MONTH.first(connection, {})
+    row = row or _END.first(connection, {})
     return End(int(row[0]), int(row[1]), int(row[2])) if row else End(0, 0, 0)
 
 
 def logged_at(connection: Connection, seq: int) -> int | None:
     """When the record at this position was logged, in µs; None: there is none."""
-    found = connection.execute(select(audit_log.c.logged).where(audit_log.c.seq == seq)).scalar()
+    return _at(connection, audit_log.c.logged, seq)
+
+
+def recorded_at(connection: Connection, seq: int) -> int | None:
+    """When the record at this position was recorded, in µs; None: there is none."""
+    return _at(connection, audit_log.c.recorded, seq)
+
+
+def _at(connection: Connection, column: ColumnElement[int], seq: int) -> int | None:
+    where = months.of_positions(connection, seq, seq)
+    found = connection.execute(select(column).where(audit_log.c.seq == seq, *where)).scalar()
     return None if found is None else int(found)
 
 
@@ -249,7 +266,10 @@ def _texts(connection: Connection, texts: Sequence[str]) -> Any:
 def append(
     connection: Connection, rows: Sequence[Row], found: Sequence[IndexRow], before: int, frontier: Frontier
 ) -> bool:
-    """Append rows, what they are found by, and the new frontier; False where the tree has no longer `before` leaves."""
+    """Append rows, what they are found by, and the new frontier; False where the tree has no longer `before` leaves.
+
+    For the leader. PostgreSQL: a partition that is absent is made in the same transaction.
+    """
     if before == 0 and not _TREE.first(connection, {}):
         connection.execute(insert(audit_tree).values(id=1, size=frontier.size, frontier=frontier.encode()))
     else:
@@ -260,6 +280,8 @@ def append(
         _APPEND.many(connection, rows)
         _FIND.many(connection, found)
     else:
+        months.ensure(connection, {row.logged for row in rows}, {at for _kind, _value, at, _seq in found})
+        months.note(connection, rows, before)
         _copy(connection, rows, found)
     return True
 
@@ -379,7 +401,10 @@ def leaves(connection: Connection, size: int) -> list[bytes]:
 
 def by_id(connection: Connection, event_id: str) -> Row | None:
     """The record with this id."""
-    row = connection.execute(select(audit_log).where(audit_log.c.event_id == event_id)).first()
+    statement = select(audit_log).where(audit_log.c.event_id == event_id)
+    likely = months.of_id(connection, event_id)
+    row = connection.execute(statement.where(*likely)).first() if likely else None
+    row = row or connection.execute(statement).first()
     return _row(row) if row else None
 
 
@@ -387,7 +412,8 @@ def rows(connection: Connection, seqs: Sequence[int]) -> dict[int, Row]:
     """The records at these positions."""
     if not seqs:
         return {}
-    found = connection.execute(select(audit_log).where(audit_log.c.seq.in_(seqs)))
+    where = months.of_positions(connection, min(seqs), max(seqs))
+    found = connection.execute(select(audit_log).where(audit_log.c.seq.in_(seqs), *where))
     return {row.seq: row for row in map(_row, found)}
 
 
@@ -396,8 +422,9 @@ def stored(connection: Connection, after: int = 0, chunk: int = 1000) -> Iterato
     columns = [as_bytes(connection, column) if isinstance(column.type, Text) else column for column in audit_log.c]
     while True:
         rows = connection.execute(
-            select(*columns).where(audit_log.c.seq > after).order_by(audit_log.c.seq).limit(chunk)
-        ).all()
+            select(*columns).where(audit_log.c.seq > after, *months.of_positions(connection, after + 1))
+            .order_by(audit_log.c.seq).limit(chunk)
+        ).all()  # fmt: skip
         for seq, event_id, form, leaf, salt, recorded, logged, through, head, particulars, parts in rows:
             yield Row(
                 seq, as_text(event_id), form, bytes(leaf), bytes(salt), recorded, logged, through,
@@ -424,8 +451,9 @@ def leaves_to(connection: Connection, size: int, chunk: int = 10_000) -> Iterato
     while after < size:
         rows = connection.execute(
             select(audit_log.c.seq, audit_log.c.leaf)
-            .where(audit_log.c.seq > after, audit_log.c.seq <= size).order_by(audit_log.c.seq).limit(chunk)
-        ).all()
+            .where(audit_log.c.seq > after, audit_log.c.seq <= size, *months.of_positions(connection, after + 1, size))
+            .order_by(audit_log.c.seq).limit(chunk)
+        ).all()  # fmt: skip
         if not rows:
             return
         for _seq, leaf in rows:
@@ -435,7 +463,7 @@ def leaves_to(connection: Connection, size: int, chunk: int = 10_000) -> Iterato
 
 def through(connection: Connection, seq: int) -> int:
     """How many AuditEvents there are up to this position."""
-    return int(connection.execute(select(audit_log.c.through).where(audit_log.c.seq == seq)).scalar() or 0)
+    return _at(connection, audit_log.c.through, seq) or 0
 
 
 def index_rows(connection: Connection, chunk: int = 10_000) -> Iterator[IndexRow]:

@@ -19,7 +19,7 @@ from typing import Any
 import orjson
 from sqlalchemy import ColumnElement, Connection, Select, and_, exists, func, literal, or_, select, tuple_, union
 
-from audit import forms, queries, retention
+from audit import forms, months, queries, retention
 from audit.asking import Asked, Keys, asked_of, quick, viewers_of
 from audit.forms import FORM_1, Event, Row
 from audit.tables import audit_index, audit_log
@@ -88,8 +88,8 @@ class Reading(Shelf):
         """How many match."""
         asked = self._asked(connection, visible, query, upto)
         if asked.viewers is None and not asked.criteria and not asked.constraints:
-            row = connection.execute(select(audit_log.c.through).where(audit_log.c.seq == upto)).first()
-            return int(row[0]) - retention.events_purged(connection, upto) if row else 0
+            through = queries.through(connection, upto)
+            return through - retention.events_purged(connection, upto) if through else 0
         return sum(1 for _ in self._matches(connection, asked, None, check))
 
     def _asked(self, connection: Connection, visible: Visibility, query: Query, upto: int) -> Asked:
@@ -120,8 +120,7 @@ class Reading(Shelf):
         resume: tuple[int, int] | None = None
         if after is not None:
             seq = after // NUMBERS
-            at = connection.execute(select(audit_log.c.recorded).where(audit_log.c.seq == seq)).scalar()
-            resume = (int(at or 0), seq)
+            resume = (queries.recorded_at(connection, seq) or 0, seq)
         size = 50
         is_first = True
         driver = self._driver(connection, asked)
@@ -178,7 +177,9 @@ class Reading(Shelf):
         if driver is None:
             log = audit_log
             statement = select(log.c.recorded, log.c.seq).where(
-                *_between(log.c.recorded, asked), log.c.seq >= asked.first, log.c.seq <= asked.last
+                *_between(log.c.recorded, asked), log.c.seq >= asked.first, log.c.seq <= asked.last,
+                *months.of_instants(connection, asked.earliest, asked.latest, asked.last),
+                *months.of_positions(connection, asked.first, asked.last),
             )
             order = [log.c.seq] if asked.by_seq else [log.c.recorded, log.c.seq]
             return self._run(connection, _after(statement, order, asked, resume, size, inclusive))
@@ -287,10 +288,11 @@ def _after(
     if resume is not None:
         mark: Any = tuple_(*order)
         last: Any = tuple_(*(resume[-len(order) :]))
+        bound = resume[-len(order)]  # by it alone, too: partitions are not chosen by a comparison of rows
         if asked.descending:
-            statement = statement.where(mark <= last if inclusive else mark < last)
+            statement = statement.where(mark <= last if inclusive else mark < last, order[0] <= bound)
         else:
-            statement = statement.where(mark >= last if inclusive else mark > last)
+            statement = statement.where(mark >= last if inclusive else mark > last, order[0] >= bound)
     return statement.order_by(*(column.desc() if asked.descending else column for column in order)).limit(size)
 
 

@@ -16,9 +16,9 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import orjson
-from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, text, update
 
-from audit import finding, forms, queries
+from audit import finding, forms, months, queries
 from audit.forms import FORM_1, Row
 from audit.offline import PURGE, spans_text
 from audit.patterns import PATTERNS
@@ -28,6 +28,7 @@ from store.engine.locks import lock
 DAY_US = 86_400_000_000
 BATCH = 500
 """Records of one transaction."""
+LOCK = "audit purge"
 EVERYTHING = "*"
 """A hold of this keeps all records."""
 
@@ -136,11 +137,13 @@ def purge(connection: Connection, name: str, before: int, after: int) -> Purged:
 
     In the transaction of `connection`; the caller records it there (`record_detail`).
     """
-    lock(connection, "audit purge")
+    lock(connection, LOCK)
     kept = {one.patient for one in holds(connection)}
     log = audit_log.c
     due = (
-        select(log.seq).where(log.recorded < before, log.seq > after, log.head.is_not(None))
+        select(log.seq).where(
+            log.recorded < before, log.seq > after, log.head.is_not(None), *months.of_positions(connection, after + 1)
+        )
         .order_by(log.seq).limit(BATCH)
     )  # fmt: skip
     rows = list(queries.rows(connection, [int(row[0]) for row in connection.execute(due)]).values())
@@ -154,6 +157,18 @@ def purge(connection: Connection, name: str, before: int, after: int) -> Purged:
         values = {"class": name, "first": free[0].seq, "last": free[-1].seq}
         connection.execute(insert(audit_purge).values({**values, "records": len(free), "events": _counted(free)}))
     return Purged(tuple(row.seq for row in free), events, len(of_class) - len(free), max(row.seq for row in rows))
+
+
+def give_back(connection: Connection) -> str | None:
+    """PostgreSQL: give the room of one month back of which everything was purged; what it was, None where none is left.
+
+    Whoever reads the log meanwhile goes first: raises the driver's error after a second of waiting.
+    """
+    if connection.dialect.name == "sqlite":
+        return None
+    lock(connection, LOCK)
+    connection.execute(text("SET LOCAL lock_timeout = '1s'"))
+    return months.emptied(connection, queries.lead)
 
 
 def record_detail(name: str, positions: Sequence[int]) -> tuple[tuple[str, str], ...]:
@@ -188,6 +203,8 @@ def _forget(connection: Connection, rows: Sequence[Row]) -> None:
         connection.execute(_UNFIND, found)
     connection.execute(
         update(audit_log)
-        .where(audit_log.c.seq.in_([row.seq for row in rows]))
+        .where(
+            audit_log.c.seq.in_([row.seq for row in rows]), *months.of_positions(connection, rows[0].seq, rows[-1].seq)
+        )
         .values(head=None, particulars="", parts="", salt=b"")
     )

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import orjson
 import structlog
 
-from audit import entry, finding, form2, forms, merkle, published, queries
+from audit import entry, finding, form2, forms, merkle, months, published, queries
 from audit.chain import chain
 from audit.checkpoint import BadCheckpoint, Checkpoint, Signing, Verifier, handed_over
 from audit.forms import Part, Row
@@ -36,7 +36,7 @@ from resources.times import microseconds, utc_now
 from store.access import Loop
 from store.engine import process
 from store.engine.database import Database
-from store.engine.faults import DRIVER_ERRORS, is_race
+from store.engine.faults import DRIVER_ERRORS, driver_error, is_race
 from store.engine.queue import Floor
 from store.versions import snapshots
 
@@ -54,6 +54,8 @@ POLL_S = 0.2
 PUBLISH_INTERVAL_S = 1.0
 TIDY_INTERVAL_S = 5.0
 HAND_OVER_TIMEOUT_S = 30.0
+AHEAD_INTERVAL_S = 3600.0
+"""How often this month's partitions and the next one's are looked for."""
 CHECKPOINT_INTERVAL_S = 1.0
 """Of the checkpoints that are kept: one in between goes when the next is signed."""
 PASSES_S = 5.0
@@ -101,6 +103,7 @@ class Sequencer:
         self._published = published
         self._intake = intake
         self._tidied_at = 0.0
+        self._ahead_due = 0.0
         self._now = clock
         self._batch = batch or BATCH[database.dialect]
         self._checkpoint_interval_us = int(checkpoint_interval_s * 1_000_000)
@@ -153,6 +156,7 @@ class Sequencer:
         if not batch.records:
             self._drop_doubles(batch)
             self._tidy()
+            self._look_ahead()
             self._lag_s = 0.0
             self._follow()
             self._publish(force=True)
@@ -169,6 +173,7 @@ class Sequencer:
         self._unpublished = note
         self._publish(force=False)
         self._tidy()
+        self._look_ahead()
         return batch.is_full
 
     def loop(self) -> Loop:
@@ -303,6 +308,19 @@ class Sequencer:
             return
         self._tidied_at = time.monotonic()
         self._intake.tidy()
+
+    def _look_ahead(self) -> None:
+        """PostgreSQL: have the partitions of this month and the next, so that no batch has to make them."""
+        if self._database.is_sqlite or time.monotonic() < self._ahead_due:
+            return
+        self._ahead_due = time.monotonic() + AHEAD_INTERVAL_S
+        soon = months.ahead(microseconds(self._now()))
+        try:
+            with self._database.write() as connection:
+                if queries.lead(connection):
+                    months.ensure(connection, soon, soon)
+        except DRIVER_ERRORS as error:
+            log.warning("the log's partitions could not be made ahead", reason=type(driver_error(error)).__name__)
 
     def _sequence(self, batch: _Batch, prepared: _Prepared) -> str:
         frontier = prepared.frontier

@@ -14,6 +14,7 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     Text,
+    UniqueConstraint,
 )
 
 from store.engine.schema import BinaryText, Key, metadata
@@ -63,7 +64,7 @@ audit_log = Table(
     "audit_log",
     metadata,
     Column("seq", Key, primary_key=True, autoincrement=False, comment="position, from 1, without gaps"),
-    Column("event_id", BinaryText, nullable=False, unique=True, comment="id of the record; AuditEvent ids begin so"),
+    Column("event_id", BinaryText, nullable=False, comment="id of the record; AuditEvent ids begin so"),
     Column("form", SmallInteger, nullable=False, comment="what the texts mean (audit.forms)"),
     Column("leaf", LargeBinary, nullable=False, comment="SHA-256 leaf hash, 32 bytes"),
     Column("salt", LargeBinary, nullable=False, comment="32 bytes; form 2: of the head, then of the particulars"),
@@ -74,7 +75,12 @@ audit_log = Table(
     Column("particulars", Text, nullable=False, comment="what may concern several patients; empty: nothing"),
     Column("parts", Text, nullable=False, comment="JSON: patient, its owner, salt of each; empty: none"),
     Index("ix_audit_log_recorded", "recorded", "seq"),
+    UniqueConstraint("event_id").ddl_if(dialect="sqlite"),
+    Index("ix_audit_log_event_id", "event_id").ddl_if(dialect="postgresql"),
+    Index("ix_audit_log_seq", "seq", "logged", unique=True).ddl_if(dialect="postgresql"),
+    postgresql_partition_by="RANGE (logged)",
 )
+audit_log.primary_key.ddl_if(dialect="sqlite")  # a unique index of PostgreSQL has the partitions' column in it
 
 audit_index = Table(
     "audit_index",
@@ -84,6 +90,18 @@ audit_index = Table(
     Column("at", BigInteger, primary_key=True, autoincrement=False, comment="recorded"),
     Column("seq", BigInteger, primary_key=True, autoincrement=False, comment="audit_log"),
     sqlite_with_rowid=False,
+    postgresql_partition_by="RANGE (at)",
+)
+
+audit_month = Table(
+    "audit_month",
+    metadata,
+    Column("since", BigInteger, primary_key=True, autoincrement=False, comment="begin of the month in µs since 1970"),
+    Column("first", BigInteger, nullable=False, comment="position of the first record that was logged in it"),
+    Column("last", BigInteger, nullable=False, comment="of the last one"),
+    Column("earliest", BigInteger, nullable=False, comment="of `recorded` of these, in µs since 1970"),
+    Column("latest", BigInteger, nullable=False, comment="of `recorded` of these, in µs since 1970"),
+    comment="PostgreSQL: which partitions hold what (audit.months); SQLite: empty",
 )
 
 audit_site = Table(

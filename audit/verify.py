@@ -11,7 +11,7 @@ import gzip
 import json
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from audit import clinical, finding, forms, merkle, published, queries
+from audit import clinical, finding, forms, merkle, months, published, queries
 from audit.chain import chain
 from audit.checkpoint import Verifier
 from audit.finding import Kind
@@ -71,7 +71,9 @@ def verify(
             keys = [one for _, one in chain(connection, verifier).spans]
     judge = Judge(Key(verifier.text()), elsewhere, trusted, [Key(one.text()) for one in keys])
     with database.read() as connection:
-        proofs = _Proofs(clinical.Clinical.of(connection), Registry(), _Index(judge.trusted))
+        proofs = _Proofs(
+            clinical.Clinical.of(connection), Registry(), _Index(judge.trusted), _Months(months.known(connection))
+        )
         with _readable(judge, "the log"):
             _log(connection, judge, proofs)
             _keys(connection, judge)
@@ -79,6 +81,8 @@ def verify(
         report = judge.finish()
         with _readable(judge, "the log's tree and index"):
             _derived(connection, judge, proofs.index, end)
+            if trusted is None and not proofs.months.agrees({one.position for one in report.findings}):
+                judge.outside(end, "altered", "what is kept of the log's months is not what its records say")
         if trusted is None:
             with _readable(judge, "the clinical record"):
                 proofs.clinical.compare(connection)
@@ -104,6 +108,7 @@ class _Proofs:
     clinical: clinical.Clinical
     registry: Registry
     index: _Index
+    months: _Months
 
 
 @contextmanager
@@ -133,6 +138,7 @@ def _log(connection: Connection, judge: Judge, proofs: _Proofs) -> None:
         proofs.clinical.expect(row)
         proofs.registry.expect(row)
         proofs.index.expect(row)
+        proofs.months.expect(row)
         count = forms.count_of(row)
         if row.head is not None and count is not None and row.through != through + count:
             judge.outside(row.seq, "altered", "the number of AuditEvents up to here is another")
@@ -256,6 +262,32 @@ class _Index:
             says = found is not None and found.recorded == at and (kind, value) in finding.keys_of(found)
             if not says and seq > self._after:
                 yield seq, f"record {seq} is found by what it does not say (kind {kind})"
+
+
+class _Months:
+    """Whether `audit_month` is what the records say, since a search by date trusts it.
+
+    Records behind its last position are not noted yet, and searched without it.
+    """
+
+    def __init__(self, kept: Sequence[months.Month]) -> None:
+        self._kept = list(kept)
+        self._found: list[months.Month] = []
+
+    def expect(self, row: Row) -> None:
+        """The month in which this record was logged."""
+        if not self._kept or row.seq > self._kept[-1].last:
+            return
+        months.add(self._found, row)
+
+    def agrees(self, wrong: Collection[int]) -> bool:
+        """Once all records were given. A month is not compared that has a record with a finding, of these positions."""
+        left_out = [month for month in self._kept if any(month.first <= at <= month.last for at in wrong)]
+        kept, found = (
+            [one for one in given if not any(one.first <= out.last and out.first <= one.last for out in left_out)]
+            for given in (self._kept, self._found)
+        )
+        return kept == found
 
 
 def export(database: Database, file: Path, verifier: Verifier) -> int:

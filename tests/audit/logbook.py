@@ -12,6 +12,7 @@ from audit import entry, form2, merkle, offline, queries
 from audit.checkpoint import Signer
 from audit.forms import Row
 from audit.service import Ledger
+from audit.tables import audit_month
 from audit.verify import verify
 from resources import search
 from store.access import Access, Caller, Interaction, Outcome, Visibility
@@ -103,6 +104,7 @@ def cut(database: Database, size: int) -> None:
         connection.execute(delete(log).where(log.c.seq > size))
         connection.execute(delete(checkpoint).where(checkpoint.c.size > size))
         connection.execute(delete(queries.audit_index).where(queries.audit_index.c.seq > size))
+        connection.execute(delete(audit_month))
         connection.execute(update(queries.audit_tree).values(size=size, frontier=frontier.encode()))
 
 

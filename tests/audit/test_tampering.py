@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
 from audit import forms, queries
 from audit.checkpoint import Checkpoint, Signer
@@ -39,7 +40,11 @@ def test_one_altered_byte_of_a_record_is_found_at_its_position(ledger: Ledger, d
         row = data.draw(st.sampled_from(rows))
         column = data.draw(st.sampled_from([name for name in columns if getattr(row, name)]))
         held = getattr(row, column)
-        alter(database, update(log).where(log.c.seq == row.seq).values({column: _flipped(held, data)}))
+        try:
+            alter(database, update(log).where(log.c.seq == row.seq).values({column: _flipped(held, data)}))
+        except IntegrityError:
+            assert column == "logged"  # PostgreSQL: there is no partition for it
+            return
         report = judged(database, signer)
         alter(database, update(log).where(log.c.seq == row.seq).values({column: held}))
         assert report.first is not None, column
