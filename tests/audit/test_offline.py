@@ -222,3 +222,23 @@ def test_bytes_that_are_no_text_any_more_are_an_altered_record(exported: Path, s
     at = content.index(b"p-8")
     exported.write_bytes(gzip.compress(content[:at] + b"\xf8" + content[at + 1 :]))
     assert _first(exported, signer) == (8, "altered")
+
+
+def test_what_is_examined_at_once_is_judged_in_order(tmp_path: Path) -> None:
+    """Also where more is under way than may wait."""
+    from scripts import synthetic_export
+
+    signer = Signer.generate("vigie/platform")
+    file = tmp_path / "log.gz"
+    synthetic_export.write(9 * offline.CHUNK, file, signer)
+    assert offline.verify_export(file, signer.verifier.text(), events=False, processes=2).findings == []
+
+
+@pytest.mark.parametrize(
+    "parts", ['[["Patient/p","a","00"] ]', ' [["Patient/p","a","00"]]', '[["Patient\\u002fp","a","00"]]']
+)
+def test_the_parts_are_written_in_one_way(parts: str) -> None:
+    """Another text of the same parts is not what was logged: the leaf commits to their meaning alone."""
+    made = offline.leaf_of(2, 1, "id", bytes(32), 0, 0, "{}", "", '[["Patient/p","a","00"]]')
+    assert made is not None
+    assert offline.leaf_of(2, 1, "id", bytes(32), 0, 0, "{}", "", parts) is None

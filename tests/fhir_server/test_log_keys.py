@@ -572,3 +572,29 @@ def test_a_rotation_that_cannot_be_kept_leaves_the_log_as_it_was(
     world.rotate()
     world.ledger.sequencer.step()
     assert kinds(world.online()) == []
+
+
+def test_the_spool_of_a_former_key_is_read_and_not_gone_on_with(world: World) -> None:
+    """Its MAC key comes of the key of the log: each writer begins a new file, and every reader opens both."""
+    if not world.database.is_sqlite:
+        return  # no spool there
+    folder = world.data / keys.SPOOL
+    writer, reader = world.node(spooled=folder), world.node(spooled=folder)
+
+    def disclose() -> None:
+        writer.disclose(acts.operator(world.settings), [acts.access("client-list")], writer._now())
+
+    reader.sequencer.step()
+    disclose()
+    before = {path.name for path in folder.glob("*.spool")}
+    world.rotate()
+    for ledger in (writer,):  # five seconds later
+        ledger._signer._keys._read_at -= 10  # type: ignore[attr-defined]
+        ledger._writer._key._asked_at -= 10  # type: ignore[attr-defined]
+    disclose()
+    assert len({path.name for path in folder.glob("*.spool")} - before) == 1
+    reader._signer._keys._read_at -= 2  # type: ignore[attr-defined]  # it has not looked for two seconds
+    assert reader.spool_findings() == []
+    assert reader.catch_up()
+    assert len(event_ids(world.database)) == 3
+    assert kinds(world.online()) == []

@@ -140,3 +140,14 @@ def test_a_log_that_does_not_continue_gives_no_proof(api: Api) -> None:
     forged = api.services.ledger._signer.sign(Checkpoint(api.services.ledger.verifier.name, 3, bytes(32)))
     with api.services.database.read() as connection, pytest.raises(proofs.NoProof, match="does not continue"):
         proofs.consistency(connection, api.services.ledger.verifier, forged)
+
+
+def test_what_the_server_said_of_itself_is_proven_without_the_projection(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its digest in the head, where the project's other files are not at hand."""
+    proof = given(api.auditor.get(f"AuditEvent/{an_event(api)}/$proof"))
+    monkeypatch.setattr(offline.Projection, "is_there", property(lambda _: False))
+    assert offline.check_proof(proof, key_of(api))
+    with pytest.raises(ValueError, match="what the server said of itself"):
+        offline.check_proof(proof | {"site": proof["site"] + " "}, key_of(api))

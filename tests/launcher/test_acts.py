@@ -168,3 +168,12 @@ def test_a_report_of_accesses_is_a_table(place: Place) -> None:
     assert len(lines) == 2
     (event,) = events(place.data, "audit-access-report")
     assert "Patient/p-1" in [entity.get("what", {}).get("reference") for entity in event["entity"]]
+
+
+def test_every_command_of_the_log_is_among_the_duties() -> None:
+    """docs/operations.md names each, or docs/audit.md where it is described."""
+    root = Path(__file__).resolve().parents[2]
+    told = (root / "docs" / "operations.md").read_text(encoding="utf-8")
+    missing = [path for path in ROWS if path.startswith("audit ") and f"./vigie {path}" not in told]
+    assert not [path for path in missing if path not in ("audit release", "audit holds")], missing
+    assert "`release` at its end; `holds` lists" in told
