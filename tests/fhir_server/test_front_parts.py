@@ -25,7 +25,7 @@ from fhir_server.edge import errors
 from fhir_server.server.front import answers, application, inline, protocol, pulse
 from fhir_server.server.front.application import BodySizes, Front, FrontLimits
 from fhir_server.server.front.bodies import Bodies, BodyLimits, Disconnected
-from fhir_server.server.front.inline import Inline
+from fhir_server.server.front.inline import Inline, Settling
 from fhir_server.server.front.lanes import Lane
 from fhir_server.server.recorder import DEFERRED
 from resources.outcomes import FhirError, RequestTimeout, TooLarge, TooManyRequests, Unavailable
@@ -634,7 +634,7 @@ def test_no_byte_of_a_read_leaves_before_its_record_is_durable(tmp_path: Path, m
 
     async def test() -> None:
         ledger = Ledger()
-        async with staged(tmp_path, trail=ledger, admission=AdmissionLimits(client_in_flight=1)) as stage:
+        async with staged(tmp_path, trail=ledger, at_once=True, admission=AdmissionLimits(client_in_flight=1)) as stage:
             assert stage.front._inline is not None
             stage.front._inline._bound_s = WITHIN_S  # however slow this machine is
 
@@ -679,7 +679,7 @@ def test_no_byte_of_a_read_leaves_before_its_record_is_durable(tmp_path: Path, m
 def test_only_reads_of_one_resource_are_carried_out_in_the_event_loop(changed: dict[str, str], taken: bool) -> None:
     """Whatever may take long, or asks somebody else, would hold up every other request of the process."""
     environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/fhir/Patient/a", "QUERY_STRING": "", **changed}
-    assert Inline(lambda *_: [], Ledger()).takes(environ) is taken
+    assert Inline(lambda *_: [], Settling(Ledger())).takes(environ) is taken
 
 
 READ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/fhir/Patient/a", "QUERY_STRING": ""}
@@ -696,7 +696,7 @@ def test_reads_that_wait_for_their_records_are_bounded(monkeypatch: pytest.Monke
 
     async def test() -> None:
         ledger = Ledger()
-        reads = Inline(core, ledger, bound_s=WITHIN_S)
+        reads = Inline(core, Settling(ledger), bound_s=WITHIN_S)
         waiting = [asyncio.create_task(reads.reply(dict(READ))) for _ in range(2)]
         await until(lambda: len(ledger.asked) == 2)
         assert not reads.takes(dict(READ))
@@ -724,7 +724,7 @@ def test_a_slow_disk_sends_reads_to_threads_until_a_pause_is_over(
         return [b""]
 
     async def test() -> None:
-        own = Inline(core, Ledger(), bound_s=0.0015 if reads > 1 else WITHIN_S)
+        own = Inline(core, Settling(Ledger()), bound_s=0.0015 if reads > 1 else WITHIN_S)
         for _ in range(reads):
             await own.reply(dict(READ))
             if not own.takes(dict(READ)):

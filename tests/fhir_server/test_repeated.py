@@ -1,33 +1,38 @@
 """Reads asked again in the same words have the same answers and records as the first time, and every door still holds.
 
-RSGI alone: `wsgi.py` knows no such thing. FHIR R4 §3.1.0.2; RFC 6750; DESIGN §3 (a record before the first byte), §6.
+RSGI alone: `wsgi.py` knows no such thing. In the loop on SQLite, in threads on PostgreSQL.
+FHIR R4 §3.1.0.2; RFC 6750; DESIGN §3 (a record before the first byte), §6.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from sqlalchemy import update
 from werkzeug.test import TestResponse
 
+from audit import queries
 from audit.committer import GroupCommitter
 from auth.tables import oauth_token
 from auth.tokens import REMEMBERED_FOR_S
 from fhir_server.demo import world
-from fhir_server.server.front import repeated
-from fhir_server.server.front.repeated import Held, Kept, Repeated
+from fhir_server.server.front import application, repeated
+from fhir_server.server.front.repeated import Entered, Held, Kept, Repeated
 from resources.outcomes import Unavailable
+from store.engine.queue import Floor
 from tests.fhir_server.conftest import Api
 from tests.support import patient
 
 pytestmark = [
     pytest.mark.parametrize("door", ["front"], indirect=True),
-    pytest.mark.parametrize("engine", ["sqlite"], indirect=True),  # on PostgreSQL reads go to threads
 ]
 Short = list[bool]
 """Of each read whose head was known, whether it was answered the short way."""
@@ -37,13 +42,20 @@ Short = list[bool]
 def short(monkeypatch: pytest.MonkeyPatch) -> Short:
     """Of each read whose head was known, whether it was answered the short way."""
     ways: Short = []
-    carry_out = Repeated.carry_out
+    enter, carry_out = Repeated.enter, Repeated.carry_out
 
-    def told(self: Repeated, kept: Kept, path: str) -> Held | None:
-        held = carry_out(self, kept, path)
+    def entered(self: Repeated, kept: Kept, path: str) -> Entered | None:
+        found = enter(self, kept, path)
+        if found is None:
+            ways.append(False)
+        return found
+
+    def told(self: Repeated, entered: Entered) -> Held | None:
+        held = carry_out(self, entered)
         ways.append(held is not None)
         return held
 
+    monkeypatch.setattr(Repeated, "enter", entered)
     monkeypatch.setattr(Repeated, "carry_out", told)
     return ways
 
@@ -55,9 +67,12 @@ def _told(answer: TestResponse) -> tuple[int, list[tuple[str, str]], bytes]:
 
 def _entries(api: Api, count: int) -> list[Any]:
     """The last records, without what is drawn at random or is a time."""
+    intake = api.services.ledger._intake
     with api.services.database.read() as connection:
-        assert api.services.ledger._intake is not None
-        rows = [row for taken in api.services.ledger._intake.next(connection, 10_000) for row in taken.rows]
+        if intake is None:
+            rows = list(queries.pending(connection, Floor(), 10_000))
+        else:
+            rows = [row for taken in intake.next(connection, 10_000) for row in taken.rows]
     found = []
     for row in rows[-count:]:
         content = json.loads(row.entry)
@@ -276,3 +291,56 @@ def test_heads_that_are_known_are_bounded(api: Api, short: Short, monkeypatch: p
     client.get(path, User_Agent="x" * repeated.MAX_BYTES)
     assert known[-1]._kept == before
     assert not short
+
+
+@pytest.mark.parametrize(("fails_after_s", "status"), [(0.0, 200), (1.1, 503)])
+def test_a_read_that_fails_late_is_told_and_not_tried_at_length(
+    api: Api, short: Short, monkeypatch: pytest.MonkeyPatch, fails_after_s: float, status: int
+) -> None:
+    """DESIGN §3, every wait has a limit: a lock that was waited for in vain is not waited for a second time."""
+    client = api.hospital_a
+    path = f"Patient/{client.create(patient())['id']}"
+    client.get(path)
+
+    def fails(self: Repeated, entered: Entered) -> Held | None:
+        clock = SimpleNamespace(monotonic=lambda: entered.began + fails_after_s)
+        monkeypatch.setattr(application, "time", clock)
+        raise RuntimeError("the database has other things to do")
+
+    monkeypatch.setattr(Repeated, "carry_out", fails)
+    answer = client.get(path)
+    monkeypatch.undo()
+    assert answer.status_code == status
+    assert client.get(path).status_code == 200
+    assert api.services.authority.guard.admission._accounts["client", client.client_id].in_flight == 0
+
+
+@pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
+@pytest.mark.uncounted
+def test_a_thread_that_nobody_waits_for_any_more_keeps_its_place_in_flight(
+    make_api: Callable[..., Api], short: Short, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DESIGN §3: 503 in time; the bound of a client counts what is at work for it, until the thread comes back."""
+    api = make_api(answer_timeout_s=1)
+    client = api.hospital_a
+    path = f"Patient/{client.create(patient())['id']}"
+    client.get(path)
+    account = api.services.authority.guard.admission._accounts["client", client.client_id]
+    goes_on = threading.Event()
+
+    def waits(self: Repeated, entered: Entered) -> Held | None:
+        goes_on.wait(30)
+        return None
+
+    monkeypatch.setattr(Repeated, "carry_out", waits)
+    try:
+        answer = client.get(path)
+        assert (answer.status_code, account.in_flight) == (503, 1)
+    finally:
+        goes_on.set()
+    monkeypatch.undo()
+    assert client.get(path).status_code == 200
+    deadline = time.monotonic() + 30
+    while account.in_flight:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

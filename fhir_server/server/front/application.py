@@ -8,6 +8,7 @@ for a time that has an end: then the answer is 503, whatever the database does.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,7 +23,7 @@ from fhir_server.server.cors import Refusals
 from fhir_server.server.front import answers, processors
 from fhir_server.server.front.answers import Reply, WriteLimits, carry_out
 from fhir_server.server.front.bodies import Bodies, Body, BodyLimits, Disconnected, NotReceived
-from fhir_server.server.front.inline import Inline, Trail
+from fhir_server.server.front.inline import Inline, Settling, Trail
 from fhir_server.server.front.lanes import Lane
 from fhir_server.server.front.protocol import (
     Application,
@@ -34,7 +35,7 @@ from fhir_server.server.front.protocol import (
     environ_of,
 )
 from fhir_server.server.front.pulse import Pulse
-from fhir_server.server.front.repeated import Repeated
+from fhir_server.server.front.repeated import Entered, Held, Repeated
 from fhir_server.server.front.sockets import bound_connections
 from fhir_server.server.threshold import Threshold
 from resources.outcomes import BadRequest, FhirError, TooManyRequests, Unauthenticated, Unavailable
@@ -52,6 +53,7 @@ _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 _RESERVED_THREADS = 3
 _RESERVED_WAIT_S = 4.0
 _TRY_EVERY_S, _TRIES = 0.02, 500
+_LATE_S = 1.0
 _CARRIED_OUT_PER_S = 512 * 1024
 """A request with a long body may take longer: a second more for so many bytes."""
 
@@ -91,17 +93,18 @@ class Front:
         self, application: Application, *, bases: tuple[str, ...], port: int, host: str, spool: Path, sizes: BodySizes,
         limits: FrontLimits, guard: Guard, ask: Callable[[], None], refused: Callable[[Environ, Exception], None],
         stop: Callable[[], None], origins: Callable[[], frozenset[str]], workers: int = 0, trail: Trail | None = None,
-        repeated: Repeated | None = None,
+        at_once: bool = False, repeated: Repeated | None = None,
     ) -> None:
         """`application`: the synchronous core; `spool`: folder of bodies on their way; `ask`: see `Pulse`; `refused`
         counts for the audit log what the core never hears of; `stop`: what the process does last; `origins`: the
         clients' web origins, as remembered; `workers`: the processes that share the port, of which this is one.
 
-        `trail`: where the records of reads become durable that the event loop carries out; None: it carries out none.
-        `repeated`: how it does so for heads that it knows.
+        `trail`: where the records of reads become durable. `at_once`: whether the event loop carries reads out, since
+        they ask no server. `repeated`: how reads are carried out whose heads are known.
         """
+        self._settling = None if trail is None else Settling(trail)
+        self._inline = Inline(application, self._settling) if self._settling is not None and at_once else None
         self._repeated = repeated
-        self._inline = None if trail is None else Inline(application, trail)
         self._guard = guard
         self._ask = ask
         self._refused = refused
@@ -173,23 +176,51 @@ class Front:
 
     async def _again(self, scope: Scope, proto: HttpProtocol, repeated: Repeated) -> bool:
         """Answer a read whose head is known; False where that takes more, and nothing has happened."""
-        inline, kept = self._inline, repeated.find(scope)
-        if kept is None or inline is None or not inline.is_open:
+        kept = repeated.find(scope)
+        if kept is None or (self._pulse.is_silent if self._inline is None else not self._inline.is_open):
             return False
+        entered = repeated.enter(kept, scope.path)
+        if entered is None:
+            return False
+        if self._inline is None:
+            return await self._by_thread(scope, proto, repeated, entered)
         try:
-            held = repeated.carry_out(kept, scope.path)
-        except Exception:  # noqa: BLE001 - whatever it was, the core meets it again and tells it
-            return False
-        if held is None:
-            return False
-        try:
-            await inline.settled(held.owed, held.began)
+            held = _seen(repeated, entered)
+            if held is None:
+                return False
+            await self._inline.settled(held.owed, entered.began)
         except Exception as error:  # noqa: BLE001 - whatever it was, it is told
             await self._send(proto, self._refusal(environ_of(scope, self._basic), error), self.reserved, "")
         else:
             proto.response_bytes(200, held.headers, held.body)
         finally:
-            repeated.over(held)
+            entered.release()
+        return True
+
+    async def _by_thread(self, scope: Scope, proto: HttpProtocol, repeated: Repeated, entered: Entered) -> bool:
+        """As `_again`, where a read asks a server: a thread waits for the version, and nobody's for the record."""
+        place = _Held(entered)
+        place.take()
+        try:
+            async with asyncio.timeout(self.limits.answer_s) as deadline:
+                self._pulse.wait(deadline)
+                try:
+                    held = await self.lane.run(
+                        entered.organization, partial(_seen, repeated, entered), partial(_over, None, place)
+                    )
+                    if held is None:
+                        return False
+                    if self._settling is not None:
+                        await asyncio.shield(self._settling.soon(held.owed, time.monotonic()))
+                finally:
+                    self._pulse.over(deadline)
+        except Exception as error:  # noqa: BLE001 - whatever it was, it is told
+            fault = _busy() if isinstance(error, TimeoutError) else error
+            await self._send(proto, self._refusal(environ_of(scope, self._basic), fault), self.reserved, "")
+        else:
+            proto.response_bytes(200, held.headers, held.body)
+        finally:
+            place.release()
         return True
 
     async def _identified(self, scope: Scope, proto: HttpProtocol, environ: Environ) -> None:
@@ -229,7 +260,9 @@ class Front:
                     self._repeated.learn(scope, environ, reply)
                 await self._send(proto, reply, self.lane, holder.organization)
             else:
-                await self._serve(proto, environ, self.lane, holder.organization, self.limits.answer_s, held=held)
+                await self._serve(
+                    proto, environ, self.lane, holder.organization, self.limits.answer_s, held=held, scope=scope
+                )
         finally:
             held.release()
 
@@ -239,9 +272,9 @@ class Front:
 
     async def _serve(
         self, proto: HttpProtocol, environ: Environ, lane: Lane, key: str, wait_s: float, *, is_stranger: bool = False,
-        held: _Held | None = None,
+        held: _Held | None = None, scope: Scope | None = None,
     ) -> None:
-        """Receive the body, have a thread carry the request out, send the answer."""
+        """Receive the body, have a thread carry the request out, send the answer. `scope`: to learn from."""
         body: Body | None = None
         close = False
         if environ["REQUEST_METHOD"] not in _WITH_BODY:
@@ -269,6 +302,8 @@ class Front:
         if held is not None:
             held.take()
         reply = await self._reply(environ, lane, key, wait_s, partial(_over, body, held))
+        if scope is not None and self._repeated is not None:
+            self._repeated.learn(scope, environ, reply)
         await self._send(proto, reply, lane, key, close=close)
 
     async def _body(self, proto: HttpProtocol, environ: Environ, key: str) -> Body:
@@ -329,7 +364,7 @@ class _Held:
 
     __slots__ = ("_admitted", "_count")
 
-    def __init__(self, admitted: Admitted) -> None:
+    def __init__(self, admitted: Admitted | Entered) -> None:
         self._admitted, self._count = admitted, 1
 
     def take(self) -> None:
@@ -363,6 +398,16 @@ def _over(body: Body | None, held: _Held | None, has_run: bool) -> None:
         body.close()
     if held is not None:
         held.release()
+
+
+def _seen(repeated: Repeated, entered: Entered) -> Held | None:
+    """The read; None: at length. Raises Unavailable where it failed late: it would take as long again."""
+    try:
+        return repeated.carry_out(entered)
+    except Exception as error:  # whatever it was, the core meets it again and tells it
+        if time.monotonic() - entered.began > _LATE_S:
+            raise _busy() from error
+        return None
 
 
 def _tell(environ: Environ, start_response: Callable[..., object]) -> object:

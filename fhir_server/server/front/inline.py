@@ -42,19 +42,53 @@ class Trail(Protocol):
     def settle_soon(self, deferred: Sequence[Any], /) -> asyncio.Future[None]: ...
 
 
-class Inline:
-    """Carries out reads in the running event loop."""
+class Settling:
+    """Waits in the event loop until records are durable, no longer than a time that all have."""
 
-    def __init__(self, core: Application, trail: Trail, *, bound_s: float = BOUND_S) -> None:
-        self._core = core
+    def __init__(self, trail: Trail) -> None:
         self._trail = trail
-        self._bound_s = bound_s
-        self._paused_until = 0.0
-        self._mean_s = 0.0
-        self._waiting = 0
+        self.waiting = 0
+        """How many requests are `settled`."""
         self._due: deque[tuple[float, asyncio.Future[None]]] = deque()
         """Until when each may wait, in order. A timer for each would cost a read more than its log line."""
         self._ticks = False
+
+    async def settled(self, deferred: Sequence[Any], began: float) -> None:
+        """Return once these records are durable, of a read that `began` then (monotonic s). Raises Unavailable."""
+        self.waiting += 1
+        try:
+            await self.soon(deferred, began)
+        finally:
+            self.waiting -= 1
+
+    def soon(self, deferred: Sequence[Any], began: float) -> asyncio.Future[None]:
+        """As `settled`. The future is that of several: whoever may be cancelled shields it."""
+        durable = self._trail.settle_soon(deferred)
+        if not self._due or self._due[-1][1] is not durable:  # of others of this turn
+            self._due.append((began + DURABLE_WITHIN_S, durable))
+            if not self._ticks:
+                self._tick()
+        return durable
+
+    def _tick(self) -> None:
+        """Tell whoever has waited too long, and come again while anybody waits."""
+        now = time.monotonic()
+        while self._due and (self._due[0][1].done() or self._due[0][0] <= now):
+            _give_up(self._due.popleft()[1])
+        self._ticks = bool(self._due)
+        if self._ticks:
+            asyncio.get_running_loop().call_later(_TICK_S, self._tick)
+
+
+class Inline:
+    """Carries out reads in the running event loop."""
+
+    def __init__(self, core: Application, settling: Settling, *, bound_s: float = BOUND_S) -> None:
+        self._core = core
+        self._settling = settling
+        self._bound_s = bound_s
+        self._paused_until = 0.0
+        self._mean_s = 0.0
 
     def takes(self, environ: Environ) -> bool:
         """Whether this request is one, and may be carried out here now."""
@@ -69,7 +103,7 @@ class Inline:
     @property
     def is_open(self) -> bool:
         """Whether a read may be carried out here now."""
-        return self._waiting < AT_ONCE and time.monotonic() >= self._paused_until
+        return self._settling.waiting < AT_ONCE and time.monotonic() >= self._paused_until
 
     async def reply(self, environ: Environ) -> Reply:
         """The answer, its record being durable. Raises Unavailable where that cannot be shown."""
@@ -86,25 +120,7 @@ class Inline:
     async def settled(self, deferred: Sequence[Any], began: float) -> None:
         """Return once these records are durable, of a read that `began` then (monotonic s). Raises Unavailable."""
         self._took(time.monotonic() - began)
-        self._waiting += 1
-        durable = self._trail.settle_soon(deferred)
-        if not self._due or self._due[-1][1] is not durable:  # of others of this turn
-            self._due.append((began + DURABLE_WITHIN_S, durable))
-            if not self._ticks:
-                self._tick()
-        try:
-            await durable
-        finally:
-            self._waiting -= 1
-
-    def _tick(self) -> None:
-        """Tell whoever has waited too long, and come again while anybody waits."""
-        now = time.monotonic()
-        while self._due and (self._due[0][1].done() or self._due[0][0] <= now):
-            _give_up(self._due.popleft()[1])
-        self._ticks = bool(self._due)
-        if self._ticks:
-            asyncio.get_running_loop().call_later(_TICK_S, self._tick)
+        await self._settling.settled(deferred, began)
 
     def _took(self, seconds: float) -> None:
         self._mean_s += (seconds - self._mean_s) * _WEIGHT

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-from auth.admission import Accounts
+from auth.admission import Accounts, Admission
 from auth.guard import TOKEN, Guard
 from auth.tokens import Token
 from fhir_server.edge.negotiation import etag, http_date
@@ -72,15 +72,30 @@ class _Template(NamedTuple):
     request_id: int
 
 
+class Entered(NamedTuple):
+    """A read that is let in, and counts as in flight until it is released."""
+
+    kept: Kept
+    type_name: str
+    id: str
+    token: Token
+    organization: str
+    admission: Admission
+    accounts: Accounts
+    began: float
+    """Monotonic s."""
+
+    def release(self) -> None:
+        """It is over: its place among the requests in flight is free again. Once."""
+        self.admission.release(self.accounts)
+
+
 class Held(NamedTuple):
-    """A read that is carried out. Its answer, 200, may leave once what is owed is durable; then it is `over`."""
+    """A read that is carried out. Its answer, 200, may leave once what is owed is durable."""
 
     headers: Headers
     body: bytes
     owed: list[Any]
-    began: float
-    """Monotonic s."""
-    accounts: Accounts
 
 
 class Repeated:
@@ -125,35 +140,29 @@ class Repeated:
             kept = self._kept[head] = Kept(token.record.digest, self._guard.address_of(environ), coding, {})
         kept.answers[any(name == "Content-Encoding" for name, _ in reply.headers)] = template
 
-    def carry_out(self, kept: Kept, path: str) -> Held | None:
-        """The read of `path` by a known head; None: nothing has happened, and it is to be carried out at length."""
+    def enter(self, kept: Kept, path: str) -> Entered | None:
+        """Let in the read of `path` by a known head; None: nothing has happened, and it is to be carried out at length.
+
+        Whoever gets one releases it.
+        """
         began = time.monotonic()
         match = _PLAIN.fullmatch(path)
         token = self._guard.again(kept.token) if match is not None else None
         if match is None or token is None or token.client is None:
             return None
-        admission, held = self._guard.admission, None
+        admission, organization = self._guard.admission, token.client.record.organization
         try:
-            accounts = admission.enter(token.record.client_id, token.client.record.organization)
+            accounts = admission.enter(token.record.client_id, organization)
         except TooManyRequests:
             return None  # and so it will be again
-        try:
-            held = self._held(kept, token, match[1], match[2], began, accounts)
-        finally:
-            if held is None:
-                admission.release(accounts)
-        return held
+        return Entered(kept, match[1], match[2], token, organization, admission, accounts, began)
 
-    def over(self, held: Held) -> None:
-        """Its answer is sent: its place among the requests in flight is free again."""
-        self._guard.admission.release(held.accounts)
-
-    def _held(
-        self, kept: Kept, token: Token, type_name: str, id: str, began: float, accounts: Accounts
-    ) -> Held | None:
+    def carry_out(self, entered: Entered) -> Held | None:
+        """The read; None: nothing is owed, and it is to be carried out at length."""
+        kept, token = entered.kept, entered.token
         request_id = random_digits()
         caller = self._guard.caller(token, kept.address, request_id)
-        seen = self._store.see(caller, type_name, id)
+        seen = self._store.see(caller, entered.type_name, entered.id)
         if seen is None:
             return None
         version, owed = seen
@@ -169,8 +178,8 @@ class Repeated:
         headers[template.modified] = ("Last-Modified", http_date(version.last_updated))
         headers[template.length] = ("Content-Length", str(len(body)))
         headers[template.request_id] = ("X-Request-Id", request_id)
-        logs.request("GET", _ROUTE, 200, (time.monotonic() - began) * 1000, request_id)
-        return Held(headers, body, owed, began, accounts)
+        logs.request("GET", _ROUTE, 200, (time.monotonic() - entered.began) * 1000, request_id)
+        return Held(headers, body, owed)
 
 
 def _head(scope: Scope) -> _Head:

@@ -40,7 +40,8 @@ def front_of(app: Flask) -> Front:
         stop=services.authority.close,
         origins=services.authority.clients.remembered_origins,
         workers=settings.workers,
-        trail=services.ledger if services.ledger.settles_soon else None,
+        trail=services.ledger,
+        at_once=services.ledger.settles_soon,
         repeated=Repeated(services.authority.guard, services.store, services.shown),
     )
 
