@@ -12,7 +12,7 @@ lock that a reader, a dump or a writer of the inbox would wait for, since there 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from sqlalchemy import (
@@ -33,12 +33,12 @@ from sqlalchemy.dialects.postgresql import insert
 
 from audit.forms import Row
 from audit.tables import audit_log, audit_month
+from resources.times import microseconds, of_microseconds
 from store.engine.statements import Prepared
 
 LAST = (9999 - 1970) * 12 + 11
 """The month in which all is that is later; in month 0, that of 1970-01, is all that is earlier."""
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_END_US = (datetime(9999, 12, 1, tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
+_END_US = microseconds(datetime(9999, 12, 1, tzinfo=UTC))
 
 
 class Month(NamedTuple):
@@ -69,14 +69,13 @@ def number_of(at: int) -> int:
     """The month of this µs: 0 is that of 1970-01."""
     if at < 0 or at >= _END_US:
         return 0 if at < 0 else LAST
-    day = (_EPOCH + timedelta(microseconds=at)).date()
+    day = of_microseconds(at)
     return (day.year - 1970) * 12 + day.month - 1
 
 
 def begin_of(month: int) -> int:
     """Its first µs."""
-    first = date(1970 + month // 12, month % 12 + 1, 1)
-    return (first - _EPOCH.date()) // timedelta(microseconds=1)
+    return microseconds(datetime(1970 + month // 12, month % 12 + 1, 1, tzinfo=UTC))
 
 
 def partition_of(table: str, month: int) -> str:

@@ -343,6 +343,28 @@ def add_checkpoint(connection: Connection, size: int, note: str, signed: int, in
     connection.execute(insert(audit_checkpoint).values(size=size, note=note, signed=signed))
 
 
+_HOUR_US = 3_600_000_000
+
+
+def thin_checkpoints(connection: Connection, before: int, limit: int) -> int:
+    """Of those that were signed before then (µs), keep the last of each hour and where a key was followed by another.
+
+    The larger one covers what the smaller covered. How many went, `limit` at most.
+    """
+    c = audit_checkpoint.c
+    hour = c.signed.op("/")(_HOUR_US)
+    following = select(
+        c.size, hour.label("hour"), func.lead(hour).over(order_by=c.size).label("next")
+    ).where(c.signed < before).subquery()  # fmt: skip
+    covered = (
+        select(following.c.size)
+        .where(following.c.hour == following.c.next, following.c.size.not_in(select(audit_key.c.seq)))
+        .order_by(following.c.size)
+        .limit(limit)
+    )
+    return connection.execute(delete(audit_checkpoint).where(c.size.in_(covered))).rowcount
+
+
 def last_checkpoint(connection: Connection) -> str | None:
     """The note of the largest size."""
     return connection.execute(

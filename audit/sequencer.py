@@ -54,8 +54,11 @@ POLL_S = 0.2
 PUBLISH_INTERVAL_S = 1.0
 TIDY_INTERVAL_S = 5.0
 HAND_OVER_TIMEOUT_S = 30.0
-AHEAD_INTERVAL_S = 3600.0
-"""How often this month's partitions and the next one's are looked for."""
+HOUSE_INTERVAL_S, HOUSE_AGAIN_S = 3600.0, 60.0
+"""How often checkpoints are thinned and partitions looked for; after how long again, if another process sequences."""
+CHECKPOINTS_KEPT_US = 24 * 3_600_000_000
+"""Each checkpoint is kept for a day, then one of each hour. The published file has them all."""
+CHECKPOINTS_AT_ONCE = 5000
 CHECKPOINT_INTERVAL_S = 1.0
 """Of the checkpoints that are kept: one in between goes when the next is signed."""
 PASSES_S = 5.0
@@ -103,7 +106,7 @@ class Sequencer:
         self._published = published
         self._intake = intake
         self._tidied_at = 0.0
-        self._ahead_due = 0.0
+        self._house_due = 0.0
         self._now = clock
         self._batch = batch or BATCH[database.dialect]
         self._checkpoint_interval_us = int(checkpoint_interval_s * 1_000_000)
@@ -156,7 +159,7 @@ class Sequencer:
         if not batch.records:
             self._drop_doubles(batch)
             self._tidy()
-            self._look_ahead()
+            self._keep_house()
             self._lag_s = 0.0
             self._follow()
             self._publish(force=True)
@@ -173,7 +176,7 @@ class Sequencer:
         self._unpublished = note
         self._publish(force=False)
         self._tidy()
-        self._look_ahead()
+        self._keep_house()
         return batch.is_full
 
     def loop(self) -> Loop:
@@ -309,18 +312,25 @@ class Sequencer:
         self._tidied_at = time.monotonic()
         self._intake.tidy()
 
-    def _look_ahead(self) -> None:
-        """PostgreSQL: have the partitions of this month and the next, so that no batch has to make them."""
-        if self._database.is_sqlite or time.monotonic() < self._ahead_due:
+    def _keep_house(self) -> None:
+        """Hourly: let checkpoints go that others cover, and (PostgreSQL) have this month's partition and the next's, so
+        that no batch has to make them."""
+        if time.monotonic() < self._house_due:
             return
-        self._ahead_due = time.monotonic() + AHEAD_INTERVAL_S
-        soon = months.ahead(microseconds(self._now()))
+        self._house_due = time.monotonic() + HOUSE_AGAIN_S
+        now = microseconds(self._now())
         try:
             with self._database.write() as connection:
-                if queries.lead(connection):
+                if not queries.lead(connection):
+                    return
+                if not self._database.is_sqlite:
+                    soon = months.ahead(now)
                     months.ensure(connection, soon, soon)
+                gone = queries.thin_checkpoints(connection, now - CHECKPOINTS_KEPT_US, CHECKPOINTS_AT_ONCE)
+            if gone < CHECKPOINTS_AT_ONCE:
+                self._house_due = time.monotonic() + HOUSE_INTERVAL_S
         except DRIVER_ERRORS as error:
-            log.warning("the log's partitions could not be made ahead", reason=type(driver_error(error)).__name__)
+            log.warning("the house of the log could not be kept", reason=type(driver_error(error)).__name__)
 
     def _sequence(self, batch: _Batch, prepared: _Prepared) -> str:
         frontier = prepared.frontier

@@ -2,7 +2,7 @@
 
 *Sweep*: the index rows of versions that no page token can still reach are removed. The versions themselves stay for
 ever (history, vread); only what searches them goes. A token lives an hour, so rows of a version that ended longer ago
-serve nobody.
+serve nobody. So do the times of transactions, which say what is that old; the newest stays, as numbers go on from it.
 
 *Statistics* (PostgreSQL): the planner's statistics are kept up with growth. Autovacuum looks once a minute; until it
 has, a table that was just filled looks empty to the planner, and a search that takes 20 ms took 6 s in a bench right
@@ -27,6 +27,8 @@ from store.versions.tables import CURRENT, INDEX_TABLES, MAX, audience_member, r
 
 BATCH = 200
 """Versions of one transaction: on SQLite every writer waits for it."""
+TIMES = 2000
+"""Times of transactions that go in one: far more than a minute brings."""
 MARGIN = timedelta(minutes=5)
 SWEEP_INTERVAL_S = 60.0
 STATISTICS_INTERVAL_S = 3.0
@@ -53,15 +55,20 @@ def sweep(store: Store) -> bool:
         recent = select(tx.c.tx_id).where(tx.c.at > cutoff_us, tx.c.at <= future_us).offset(0).subquery()
         young = connection.execute(select(func.min(recent.c.tx_id))).scalar()
         ended = _ended(connection, CURRENT_TX if young is None else int(young) - 1)
-    if not ended:
+        newest = select(func.max(tx.c.tx_id)).scalar_subquery()
+        old = select(tx.c.tx_id).where(tx.c.at <= cutoff_us, tx.c.tx_id < newest).order_by(tx.c.at).limit(TIMES)
+        times = list(connection.execute(old).scalars())
+    if not ended and not times:
         return False
     with store.database.write() as connection:
         lock(connection, LOCK)
-        keys = [pk for _, pk in ended]
-        for table in INDEX_TABLES:
-            connection.execute(delete(table).where(table.c.version_pk.in_(keys)))
-        keep(connection, SETTING, f"{ended[-1][0]} {ended[-1][1]}")
-    return len(ended) == BATCH
+        if ended:
+            keys = [pk for _, pk in ended]
+            for table in INDEX_TABLES:
+                connection.execute(delete(table).where(table.c.version_pk.in_(keys)))
+            keep(connection, SETTING, f"{ended[-1][0]} {ended[-1][1]}")
+        connection.execute(delete(tx).where(tx.c.tx_id.in_(times)))
+    return len(ended) == BATCH or len(times) == TIMES
 
 
 def _ended(connection: Connection, boundary: int) -> list[tuple[int, int]]:

@@ -6,18 +6,19 @@ RFC 6962 §2.1, https://c2sp.org/tlog-checkpoint; DESIGN §7
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import delete, update
 
-from audit import merkle, offline, proofs, queries
+from audit import merkle, offline, proofs, queries, sequencer
 from audit.checkpoint import Signer
 from audit.offline import opened
 from audit.sequencer import InconsistentLog, Sequencer
@@ -99,6 +100,33 @@ def test_checkpoints_in_between_are_let_go(make_ledger: Callable[..., Ledger], d
     assert report.checkpoints == 2
     with database.read() as connection:
         assert [size for size, _note, _ in queries.checkpoints(connection)] == [5, SIZE]
+
+
+def test_of_the_checkpoints_of_days_past_one_an_hour_is_kept(
+    make_ledger: Callable[..., Ledger], database: Database, signer: Signer, monkeypatch: pytest.MonkeyPatch
+):
+    """docs/audit.md: the larger covers the smaller, so they do not gather; those of the last day all stay."""
+    monkeypatch.setattr(sequencer, "CHECKPOINTS_AT_ONCE", 2)
+    ledger = make_ledger(checkpoint_interval_s=0)
+    begin = AT.replace(minute=0, second=0, microsecond=0)
+    signed = [begin + timedelta(minutes=15 * number) for number in range(8)]
+    signed += [begin + timedelta(hours=40, seconds=number) for number in range(4)]
+    monkeypatch.setattr(ledger.sequencer, "_house_due", math.inf)
+    for at in signed:
+        ledger.disclose(caller(), [Access(Interaction.READ, "Patient", "1")], AT)
+        monkeypatch.setattr(ledger.sequencer, "_now", lambda at=at: at)
+        ledger.sequencer.step()
+    for _ in range(5):
+        monkeypatch.setattr(ledger.sequencer, "_house_due", 0.0)
+        ledger.sequencer.step()
+    with database.read() as connection:
+        kept = [size for size, _note, _ in queries.checkpoints(connection)]
+    assert kept == [4, 8, 9, 10, 11, 12]
+    assert judged(database, signer).ok
+    with database.write() as connection:
+        queries.add_key(connection, 9, "former", "key")
+        queries.thin_checkpoints(connection, 2**62, 100)
+        assert [size for size, _note, _ in queries.checkpoints(connection)] == [4, 8, 9, 12], "a key came into use at 9"
 
 
 # --- never sign an inconsistent checkpoint

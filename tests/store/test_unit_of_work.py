@@ -6,15 +6,16 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from resources.outcomes import Conflict, Forbidden, InvalidContent, Unavailable
 from resources.search import parse
-from store import unit_of_work
+from store import loops, unit_of_work
 from store.access import Access, Change, Draft, Interaction, Outcome
 from store.engine.faults import LostRace
 from store.loops import sweep
 from store.unit_of_work import Store, UnitOfWork
-from store.versions.tables import sp_token, sp_uri
+from store.versions.tables import sp_token, sp_uri, tx
 from tests.support import BASE_URL, PLATFORM, Clock, MemoryTrail, OpenPermit, caller, patient, service_request
 
 A = caller("hospital-a")
@@ -279,6 +280,35 @@ def test_the_rows_of_dead_versions_are_swept_once_no_token_reaches_them(store: S
     with store.work(A, write=False) as uow:
         assert uow.resources.vread("Patient", "p", 1).version == 1
         assert len(uow.resources.search(parse("Patient", [("_profile", "http://x/5")])).matches) == 1
+
+
+def test_the_times_of_transactions_do_not_gather(
+    store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DESIGN §4: they say which versions no page can reach, for as long as a page token lives. The newest stays."""
+    monkeypatch.setattr(loops, "TIMES", 4)
+    kept = []
+    for writes in (5, 10, 20):
+        for number in range(writes):
+            with store.work(A) as uow:
+                uow.resources.update("Patient", f"p{number}", patient())
+        newest = _transactions(store)[-1]
+        sweep(store)
+        assert len(_transactions(store)) > writes - 1, "a page of the last hour may still need them"
+        clock.advance(minutes=66)
+        while sweep(store):
+            pass
+        assert _transactions(store) == [newest]
+        kept.append(len(_transactions(store)))
+    with store.work(A) as uow:
+        uow.resources.update("Patient", "p0", patient())
+    assert _transactions(store)[-1] > newest
+    assert kept == [1, 1, 1]
+
+
+def _transactions(store: Store) -> list[int]:
+    with store.database.read() as connection:
+        return sorted(connection.execute(select(tx.c.tx_id)).scalars())
 
 
 def test_a_read_is_one_select(store: Store) -> None:
