@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from fhir_server.commands import ae, audit, bench, client, demo, objects, operations, platform, serve, token
+from fhir_server.commands import ae, audit, bench, client, clock, demo, objects, operations, platform, serve, token
 from fhir_server.commands.options import Commands
 from fhir_server.server import logs
 
@@ -46,6 +46,7 @@ for command in (
     platform.platform,
     client.client,
     ae.ae,
+    clock.clock,
     token.token,
     demo.demo,
     audit.audit,

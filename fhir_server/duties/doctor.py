@@ -29,11 +29,13 @@ from fhir_server.duties import acts, deployment, permissions
 from fhir_server.server import checks, faults, figures, keys
 from fhir_server.server.checks import Finding, Status
 from fhir_server.server.keys import SPOOL
+from fhir_server.server.services import CLOCK
 from fhir_server.server.settings import Settings
 from fhir_server.server.timed import Timed
 from resources.times import microseconds, utc_now
 from store import collecting
 from store.access import COUNTED, Waiting
+from store.engine.clock import Leap
 from store.engine.database import Database, open_engine
 from store.engine.keyring import KeyFault
 from store.objects import ObjectStore
@@ -84,7 +86,7 @@ def examine(settings: Settings) -> Iterator[Line]:
         yield held
         if held.ok:  # without them no checkpoint can be told from a forged one
             yield _line("checkpoints", lambda: _checkpoints(settings, database))
-        yield _line("clock", lambda: _clock(database))
+        yield _line("clock", lambda: _clock(settings, database))
         yield _line("index", lambda: _index(database))
         yield _line("objects", lambda: _objects(settings.objects_folder))
         yield _line("images", lambda: _compared(database))
@@ -173,8 +175,9 @@ def _modes(settings: Settings) -> str:
     return ""
 
 
-def _clock(database: Database) -> str:
-    """This host's clock, the database's, and the newest instant that was written."""
+def _clock(settings: Settings, database: Database) -> str:
+    """This host's clock: against its time since boot, the database's, and the newest instant that was written."""
+    _strict(checks.clock(Leap.seen(settings.data / CLOCK).seconds))
     with database.read() as connection:
         now = utc_now()
         if not database.is_sqlite:

@@ -144,6 +144,14 @@ def _troubles(loops: Mapping[str, Mapping[str, Any]], now: float) -> list[str]:
     return found
 
 
+def clock(leap_s: float) -> Finding:
+    """The wall clock is believed."""
+    if not leap_s:
+        return OK
+    told = f"the clock has leapt by {leap_s:+.0f} s and is not believed: ./vigie clock confirm, if it is right"
+    return Finding(Status.DEGRADED, told)
+
+
 def dimse(data: Path, port: int) -> Finding:
     """The process of the DICOM port runs, where one is asked for."""
     if not port:

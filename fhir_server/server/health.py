@@ -90,6 +90,7 @@ def checks_of(services: Services) -> Mapping[str, Check]:
         "objects": lambda: checks.object_put(services.objects),
         "audit": audit,
         "disk": lambda: checks.disk(settings.data, settings.objects_folder),
+        "clock": lambda: checks.clock(services.leap_s),
         "queues": queues,
         "worker": lambda: checks.worker(settings.data),
         "dimse": lambda: checks.dimse(settings.data, settings.dimse_port or settings.dimse_tls_port),

@@ -157,6 +157,11 @@ class Services:
         )
 
     @property
+    def leap_s(self) -> float:
+        """How far the wall clock is from the time that is believed, in seconds; 0 where it is believed."""
+        return self.clock.leap_s if isinstance(self.clock, BelievedClock) else 0.0
+
+    @property
     def bases(self) -> Sequence[str]:
         """The public bases; the first is the canonical one."""
         return self.settings.bases

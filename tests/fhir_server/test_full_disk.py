@@ -262,7 +262,7 @@ TRIED: dict[str, tuple[Callable[[Path], Act], int]] = {
     "fhir_server/server/keys.py _write": (_secret, 10),
     "fhir_server/server/figures.py _created": (_figures, 10),
     "store/engine/gate.py _lock_files": (_gate, 10),
-    "store/engine/clock.py _keep": (_clock, 10),
+    "store/engine/clock.py _keeping": (_clock, 10),
     "SQLite": (_database, 5),
 }
 """Where a file is made → (what makes it in a folder, n)."""

@@ -23,19 +23,23 @@ from sqlalchemy import func, insert, select, text
 from audit import spool as audit_spool
 from audit.tables import audit_inbox
 from dicomweb.tables import dicom_study
-from fhir_server.duties import deployment, doctor, permissions
+from fhir_server.duties import clock, deployment, doctor, permissions
 from fhir_server.server import checks, figures, health
 from fhir_server.server.app import create_app
 from fhir_server.server.checks import Status
+from fhir_server.server.faults import CannotRun
 from fhir_server.server.figures import Figures
-from fhir_server.server.services import Services
+from fhir_server.server.services import CLOCK, Services
 from fhir_server.server.settings import Settings
 from fhir_server.server.timed import Timed
+from resources.outcomes import Unavailable
 from resources.times import microseconds, utc_now
+from store.engine.clock import LOOK_S, BelievedClock
 from store.objects import ObjectStore
 from store.versions.tables import store_setting
 from subscriptions.tables import change_table, state_table
 from tests.fhir_server.conftest import Api
+from tests.launcher.commands import leap
 
 NOT_WITHIN_S = 5.0
 OLD_US = 75 * 1_000_000
@@ -99,7 +103,8 @@ def test_all_is_tried_and_nothing_remains_of_it(api: Api, background: None) -> N
     before = remains()
     status, body = readyz(api)
     assert (status, body["status"]) == (200, "ready"), body
-    assert list(body["checks"]) == ["database", "schema", "objects", "audit", "disk", "queues", "worker", "dimse"]
+    asked = ["database", "schema", "objects", "audit", "disk", "clock", "queues", "worker", "dimse"]
+    assert list(body["checks"]) == asked
     assert remains() == before
 
 
@@ -521,6 +526,52 @@ def test_the_doctor_tells_a_clock_that_was_ahead(api: Api, quiet: None) -> None:
             connection.execute(text("DELETE FROM tx WHERE tx_id = -7"))
     assert not line.ok
     assert "ahead of the clock" in line.told
+
+
+def test_a_clock_that_leapt_is_told_until_it_is_confirmed(api: Api, quiet: None) -> None:
+    """Reliability 2: not believed until confirmed, and told. A second confirmation finds nothing and alters nothing."""
+    settings = api.services.settings
+    file = settings.data / CLOCK
+    BelievedClock(file)
+    leap(settings.data, 3600)
+    found = health.checks_of(replace(api.services, clock=BelievedClock(file)))["clock"]
+    told = "the clock has leapt by +3600 s and is not believed: ./vigie clock confirm, if it is right"
+    assert found() == checks.Finding(Status.DEGRADED, told)
+    line = doctor_lines(api.services)["clock"]
+    assert (line.ok, line.told) == (False, told)
+    assert clock.confirm(settings)["seconds"] == pytest.approx(3600, abs=1)
+    time.sleep(LOOK_S)
+    assert found() == checks.OK
+    assert doctor_lines(api.services)["clock"].ok
+    kept = file.read_bytes()
+    with pytest.raises(CannotRun, match="there is nothing to confirm"):
+        clock.confirm(settings)
+    assert file.read_bytes() == kept
+
+
+def test_a_leap_whose_confirmation_cannot_be_recorded_is_not_believed(
+    api: Api, quiet: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record comes first."""
+    settings = api.services.settings
+    file = settings.data / CLOCK
+    BelievedClock(file)
+    kept = file.read_bytes()
+    leap(settings.data, 3600)
+    leapt = file.read_bytes()
+
+    def away(*_: Any) -> None:
+        raise Unavailable("The audit log cannot be written at present")
+
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr("audit.service.Ledger.disclose", away)
+            with pytest.raises(Unavailable):
+                clock.confirm(settings)
+        assert file.read_bytes() == leapt
+        assert [path.name for path in settings.data.glob("clock*")] == [CLOCK]
+    finally:
+        file.write_bytes(kept)
 
 
 def test_the_doctor_speaks_json(api: Api, quiet: None, capsys: pytest.CaptureFixture[str]) -> None:

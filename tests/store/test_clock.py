@@ -13,7 +13,7 @@ from resources.outcomes import Gone
 from resources.search import parse
 from resources.times import parse_instant
 from store import loops
-from store.engine.clock import BelievedClock
+from store.engine.clock import LOOK_S, BelievedClock, Leap
 from store.unit_of_work import Store
 from tests.support import Clock, caller, patient
 
@@ -40,6 +40,9 @@ class Machine:
 
     def process(self, file: Path | None = None) -> BelievedClock:
         return BelievedClock(file, wall=self.wall, boot=self.boot, confirm_s=CONFIRM_S)
+
+    def seen(self, file: Path) -> Leap:
+        return Leap.seen(file, wall=self.wall, boot=self.boot)
 
     @property
     def true(self) -> datetime:
@@ -116,6 +119,81 @@ def test_processes_share_what_they_believe(machine: Machine, tmp_path: Path) -> 
     assert seconds(machine.process(file)(), machine.true) < 0.01
     file.write_text("torn")
     assert seconds(machine.process(file)(), machine.true) < 0.01
+
+
+def test_a_leap_that_was_confirmed_is_taken_over_by_all(machine: Machine, tmp_path: Path) -> None:
+    """Reliability 2: not believed until confirmed. Within a second; and by whoever starts afterwards."""
+    file = tmp_path / "clock"
+    first, second = machine.process(file), machine.process(file)
+    assert machine.seen(file).seconds == 0
+    machine.set_by_s += DAY
+    assert first.leap_s == second.leap_s == pytest.approx(DAY)
+    leap = machine.seen(file)
+    assert leap.seconds == pytest.approx(DAY)
+    with pytest.raises(ZeroDivisionError), leap.confirming(file):
+        raise ZeroDivisionError  # it could not be recorded
+    machine.sleep(LOOK_S)
+    assert first.leap_s == pytest.approx(DAY)
+    with leap.confirming(file):
+        machine.sleep(LOOK_S)
+        assert first.leap_s == pytest.approx(DAY), "before it is on record"
+    machine.sleep(LOOK_S)
+    for process in (first, second, machine.process(file)):
+        assert seconds(process(), machine.true) < 0.01
+        assert process.leap_s == 0
+    assert machine.seen(file).seconds == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["clock"]
+
+
+def test_what_was_confirmed_is_one_leap_and_no_other(machine: Machine, tmp_path: Path) -> None:
+    """Of a clock that has gone on to leap, the next leap is confirmed by itself, also where it goes back."""
+    file = tmp_path / "clock"
+    process = machine.process(file)
+    for leap_s in (DAY, 3600, -DAY - 3600):
+        machine.set_by_s += leap_s
+        stale = machine.seen(file)
+        assert process.leap_s == pytest.approx(leap_s)
+        machine.set_by_s += 60
+        with stale.confirming(file):
+            pass
+        machine.sleep(LOOK_S)
+        assert process.leap_s == pytest.approx(leap_s + 60)
+        machine.set_by_s -= 60
+        machine.sleep(LOOK_S)
+        assert process.leap_s == 0
+
+
+def test_a_leap_that_one_process_has_waited_for_is_believed_by_all(machine: Machine, tmp_path: Path) -> None:
+    file = tmp_path / "clock"
+    first, second = machine.process(file), machine.process(file)
+    machine.set_by_s += DAY
+    first()
+    machine.sleep(CONFIRM_S)
+    assert seconds(first(), machine.true) < 0.01
+    assert seconds(second(), machine.true) < 0.01
+
+
+def test_during_a_leap_the_file_is_read_once_a_second(machine: Machine, tmp_path: Path) -> None:
+    """Every request asks what time it is."""
+    file = tmp_path / "clock"
+    process = machine.process(file)
+    machine.set_by_s += DAY
+    process()
+    with machine.seen(file).confirming(file):
+        pass
+    machine.sleep(LOOK_S / 2)
+    assert process.leap_s == pytest.approx(DAY)
+    machine.sleep(LOOK_S / 2)
+    assert process.leap_s == 0
+
+
+def test_nothing_shared_is_no_leap(machine: Machine, tmp_path: Path) -> None:
+    """Since this boot no process has said what it believes: there is nothing that the clock could differ from."""
+    file = tmp_path / "clock"
+    for content in (None, "torn", '{"boot": "another", "offset_ns": 0}'):
+        if content is not None:
+            file.write_text(content)
+        assert machine.seen(file).seconds == 0
 
 
 # — the store —
