@@ -28,11 +28,21 @@ def apart(loop: str, *, shared: bool = False) -> Iterator[None]:
     """
     try:
         yield
-    except Unavailable:
-        raise
     except Exception as error:
-        if isinstance(error, DRIVER_ERRORS) and (shared or is_away(error) or is_race(error)):
+        if not is_its_own(error, shared=shared):
             raise
-        log.exception("an item of a loop failed", loop=loop)
-        for count in _counts:
-            count(loop)
+        tell(loop, error)
+
+
+def is_its_own(error: Exception, *, shared: bool = False) -> bool:
+    """Whether the item is to blame for what it raised, and not the database."""
+    if isinstance(error, Unavailable):
+        return False
+    return not (isinstance(error, DRIVER_ERRORS) and (shared or is_away(error) or is_race(error)))
+
+
+def tell(loop: str, error: Exception) -> None:
+    """Log and count that an item failed."""
+    log.error("an item of a loop failed", loop=loop, exc_info=error)
+    for count in _counts:
+        count(loop)

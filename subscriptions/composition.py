@@ -10,8 +10,8 @@ own version; what goes along as additional-context is the current one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from sqlalchemy import Connection
@@ -19,9 +19,10 @@ from sqlalchemy import Connection
 from resources import jsontext
 from resources.lifecycle import SIGNED
 from resources.times import microseconds, of_microseconds
+from store import items
 from store.access import Access, Caller, Interaction, Outcome, Version
 from store.unit_of_work import Store
-from subscriptions import notifications, outbox, signature, terms, topics
+from subscriptions import aside, notifications, outbox, signature, terms, topics
 from subscriptions.channels.port import Address, Channels, Notice
 from subscriptions.leases import Lease
 from subscriptions.notifications import Event, Kind, Notified, Status
@@ -34,6 +35,7 @@ from subscriptions.versions import Versions
 CLIENT_INACTIVE = "the subscriber's client is not active"
 RIGHTS_LOST = "the subscriber may not see this any more"
 NOT_KEPT = "the events are not kept any more"
+SET_ASIDE = "the event could not be made into a notification"
 ENDPOINT_REFUSED = "this deployment does not send to the endpoint any more"
 
 
@@ -61,6 +63,30 @@ class Message:
     """References of the signed reports that it tells of."""
 
 
+class Unmade(Exception):
+    """A notification cannot be composed, by no fault of the database."""
+
+    def __init__(self, kind: Kind, numbers: tuple[int, int], fault: Exception, faults: Mapping[int, Exception]) -> None:
+        """`faults`: number of the event → what it raised; empty where no event is to blame but the subscription."""
+        super().__init__()
+        self.kind, self.numbers, self.fault, self.faults = kind, numbers, fault, faults
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Events as one caller may see them."""
+
+    told: list[tuple[tuple[EventRow, Version], Event]] = field(default_factory=list)
+    withheld: list[EventRow] = field(default_factory=list)
+    faults: dict[int, Exception] = field(default_factory=dict)
+    """Number → what composing it raised."""
+
+    def with_bare(self, rows: Sequence[EventRow]) -> list[Event]:
+        """What is told, and of those of `rows` that cannot be composed their numbers, in order."""
+        bare = [_bare(row) for row in rows if row.number in self.faults]
+        return sorted([*(event for _, event in self.told), *bare], key=lambda event: event.number)
+
+
 class Composer:
     """Renders notifications."""
 
@@ -81,12 +107,22 @@ class Composer:
         self._base_url = base_url
 
     def compose(self, held: Lease, now: datetime) -> Message | None:
-        """What to send for this lease at `now`; None: nothing is due any more."""
-        state = held.state
-        kind = due_kind(state, now)
+        """What to send for this lease at `now`; None: nothing is due any more. Raises Unmade."""
+        kind = due_kind(held.state, now)
         if kind is None:
             return None
-        first, last = _numbers(state, kind)
+        numbers = _numbers(held.state, kind)
+        try:
+            return self._compose(held.state, kind, numbers, now)
+        except Unmade:
+            raise
+        except Exception as fault:
+            if not items.is_its_own(fault):
+                raise
+            raise Unmade(kind, numbers, fault, {}) from fault
+
+    def _compose(self, state: State, kind: Kind, numbers: tuple[int, int], now: datetime) -> Message:
+        first, last = numbers
         caller = self._caller_of(state.client_id)
         if caller is None or caller.organization != state.organization:
             everything = state.events if kind is Kind.EVENT else last
@@ -104,32 +140,79 @@ class Composer:
                     accepted.address, activates=True,
                 )  # fmt: skip
             if kind is not Kind.EVENT:
-                return self._message(state, kind, (first, last), caller, accepted, (), now)
+                return self._message(state, kind, numbers, caller, accepted, now)
             rows = outbox.events_between(connection, state.subscription_id, first, last, limit=terms.MAX_COUNT_MAX)
-            allowed, withheld = self.split(connection, caller, rows)
-            if not allowed:
-                return self._withheld(state, kind, (first, last), RIGHTS_LOST if rows else NOT_KEPT, withheld)
-            events = [
-                self.event(connection, caller, row, version, topic=state.topic, content=state.content)
-                for row, version in allowed
-            ]
-            return self._message(
-                state, kind, (first, last), caller, accepted, events, now, allowed=allowed, withheld=withheld
-            )
+            set_aside = aside.numbers(connection, state.subscription_id, first, last)
+        bare = [row for row in rows if row.number in set_aside]
+        found = self._apart(caller, [row for row in rows if row.number not in set_aside], state)
+        if found.faults:
+            raise Unmade(kind, numbers, next(iter(found.faults.values())), found.faults)
+        if not found.told and not (bare and topics.is_published(state.topic)):
+            why = SET_ASIDE if bare else RIGHTS_LOST if rows else NOT_KEPT
+            return self._withheld(state, kind, numbers, why, bare or found.withheld)
+        try:
+            return self._message(state, kind, numbers, caller, accepted, now, found=found, bare=bare)
+        except Exception as fault:
+            if not items.is_its_own(fault) or not topics.is_published(state.topic):
+                raise
+            self._message(state, kind, numbers, caller, accepted, now, bare=rows)  # raises: it is no event's fault
+            faults = {row.number: fault for row in rows if not self.can_make(state, row)}
+            raise Unmade(kind, numbers, fault, faults) from fault
 
-    def split(
-        self, connection: Connection, caller: Caller, rows: Sequence[EventRow]
-    ) -> tuple[list[tuple[EventRow, Version]], list[EventRow]]:
-        """The events that the caller may see, with their versions; and the others."""
+    def can_make(self, state: State, row: EventRow) -> bool:
+        """Whether this event of a subscription can be composed; so it is if the subscriber may not see it any more."""
+        caller = self._caller_of(state.client_id)
+        if caller is None:
+            return True
+        found = self._apart(caller, [row], state)
+        try:
+            for _, event in found.told:
+                self._bundle(state, Kind.EVENT, [event], of_microseconds(row.occurred_at))
+        except Exception as fault:
+            if not items.is_its_own(fault):
+                raise
+            return False
+        return not found.faults
+
+    def _apart(self, caller: Caller, rows: Sequence[EventRow], state: State) -> Found:
+        """`events`, where an error of the database spoils one event alone."""
+        asked = {"topic": state.topic, "content": state.content}
+        try:
+            with self._store.database.read() as connection:
+                return self.events(connection, caller, rows, **asked)
+        except Exception as fault:
+            if not items.is_its_own(fault):
+                raise
+            if len(rows) == 1:
+                return Found(faults={rows[0].number: fault})
+        each = [self._apart(caller, [row], state) for row in rows]
+        return Found(
+            [one for found in each for one in found.told],
+            [row for found in each for row in found.withheld],
+            {number: fault for found in each for number, fault in found.faults.items()},
+        )
+
+    def events(
+        self, connection: Connection, caller: Caller, rows: Sequence[EventRow], *, topic: str, content: str
+    ) -> Found:
+        """These events as the caller may see them today. An error of the database ends it: the transaction is lost."""
         versions = self._versions.get(connection, [row.version_pk for row in rows])
-        allowed, withheld = [], []
+        found = Found()
         for row in rows:
             version = versions.get(row.version_pk)
-            if version is not None and self._versions.visible(connection, caller, version):
-                allowed.append((row, version))
+            try:
+                if version is None or not self._versions.visible(connection, caller, version):
+                    found.withheld.append(row)
+                    continue
+                event = self.event(connection, caller, row, version, topic=topic, content=content)
+                version.json()  # what is never looked at is not told either
+            except Exception as fault:
+                if not items.is_its_own(fault, shared=True):
+                    raise
+                found.faults[row.number] = fault
             else:
-                withheld.append(row)
-        return allowed, withheld
+                found.told.append(((row, version), event))
+        return found
 
     def event(
         self, connection: Connection, caller: Caller, row: EventRow, version: Version, *, topic: str, content: str
@@ -153,17 +236,18 @@ class Composer:
         numbers: tuple[int, int],
         caller: Caller,
         accepted: Terms,
-        events: Sequence[Event],
         now: datetime,
         *,
-        allowed: Sequence[tuple[EventRow, Version]] = (),
-        withheld: Sequence[EventRow] = (),
+        found: Found | None = None,
+        bare: Sequence[EventRow] = (),
     ) -> Message:
+        """`bare`: the events that cannot be composed."""
+        found = found or Found()
+        allowed, events = [pair for pair, _ in found.told], [event for _, event in found.told]
         resource: str | None = None
         if topics.is_published(state.topic):
-            status = Status(state.subscription_id, state.topic, state.status, state.events)
-            bundle = notifications.bundle(kind, status, events, content=state.content, base_url=self._base_url, at=now)
-            body = jsontext.dump(bundle)
+            told = sorted([*events, *map(_bare, bare)], key=lambda event: event.number)
+            body = self._bundle(state, kind, told, now)
         elif not accepted.mime_type:
             body = b""
         else:
@@ -179,11 +263,21 @@ class Composer:
             tuple(self._opened(accepted, state)), accepted.mime_type, body, resource,
         )  # fmt: skip
         detail = _detail(state, kind, numbers, accepted.address.origin)
-        accesses = _accesses(state, kind, detail, allowed, events) + _withheld_accesses(state, detail, withheld)
+        accesses = (
+            *_accesses(state, kind, detail, allowed, events),
+            *_withheld_accesses(state, detail, found.withheld),
+            *_withheld_accesses(state, detail, bare, SET_ASIDE),
+        )
         return Message(
             kind, state.subscription_id, *numbers, caller, accesses, detail, accepted.channel, accepted.address, notice,
             signed=tuple(version.reference for _, version in allowed if _is_signed(version)),
         )  # fmt: skip
+
+    def _bundle(self, state: State, kind: Kind, events: Sequence[Event], now: datetime) -> bytes:
+        status = Status(state.subscription_id, state.topic, state.status, state.events)
+        return jsontext.dump(
+            notifications.bundle(kind, status, events, content=state.content, base_url=self._base_url, at=now)
+        )
 
     def _opened(self, accepted: Terms, state: State) -> list[tuple[str, str]]:
         opened = []
@@ -199,13 +293,17 @@ class Composer:
         """Nothing is sent: to the record goes what was held back, under the subscriber's name."""
         recipient = Caller(state.client_id, state.organization)
         detail = _detail(state, kind, numbers, state.origin)
-        accesses = _withheld_accesses(state, detail, rows) or (
+        accesses = _withheld_accesses(state, detail, rows, SET_ASIDE if why == SET_ASIDE else RIGHTS_LOST) or (
             Access(
                 Interaction.NOTIFY, "Subscription", state.subscription_id, owner=state.organization, detail=detail,
                 outcome=Outcome.SERIOUS, reason=f"suppressed: {why}",
             ),
         )  # fmt: skip
         return Message(kind, state.subscription_id, *numbers, recipient, accesses, detail, withheld=why)
+
+
+def _bare(row: EventRow) -> Event:
+    return Event(row.number, of_microseconds(row.occurred_at), None)
 
 
 def _is_signed(version: Version) -> bool:
@@ -272,7 +370,7 @@ def _accesses(
 
 
 def _withheld_accesses(
-    state: State, detail: tuple[tuple[str, str], ...], rows: Sequence[EventRow]
+    state: State, detail: tuple[tuple[str, str], ...], rows: Sequence[EventRow], why: str = RIGHTS_LOST
 ) -> tuple[Access, ...]:
     return tuple(
         Access(
@@ -283,7 +381,7 @@ def _withheld_accesses(
             owner=state.organization,
             detail=detail,
             outcome=Outcome.SERIOUS,
-            reason=f"suppressed: {RIGHTS_LOST}",
+            reason=f"suppressed: {why}",
         )
         for row in rows
     )

@@ -23,18 +23,20 @@ from sqlalchemy import Connection
 
 from resources.outcomes import Unavailable
 from resources.times import microseconds, of_microseconds
+from store import items
 from store.access import Access, Caller, Interaction, Outcome, Trail, Work
 from store.engine.faults import LostRace, is_race
 from store.unit_of_work import Store
-from subscriptions import leases, outbox, schedule
+from subscriptions import aside, leases, outbox, schedule
 from subscriptions.channels.port import Answer, Channels
-from subscriptions.composition import ENDPOINT_REFUSED, Composer, Message
+from subscriptions.composition import ENDPOINT_REFUSED, Composer, Message, Unmade
 from subscriptions.leases import Attempt, Lease
 from subscriptions.notifications import Kind
 from subscriptions.outbox import State
 from subscriptions.senders import Threads
 from subscriptions.statuses import server_for, write_status
 
+NAME = "subscription-dispatcher"
 PER_ORIGIN = 4
 """Requests in flight per origin and process."""
 HEALTHY_THREADS = 32
@@ -45,6 +47,9 @@ SETTLE_ATTEMPTS = 5
 LOOK_INTERVAL_S = 1.0
 """Between two looks for leases whose process has died."""
 RECORD_PAUSE = timedelta(seconds=1)
+CHANNEL_FAILED = "the channel failed"
+UNMADE = "A notification could not be composed"
+"""Subscription.error."""
 
 log = structlog.get_logger("vigie.subscriptions")
 
@@ -138,7 +143,11 @@ class Dispatcher:
     def attempt(self, held: Lease) -> Lease | None:
         """Send what the lease is for, once, and settle it. Returns the lease for the next notification, if there is one
         at once."""
-        message = self._composer.compose(held, self._clock())
+        try:
+            message = self._composer.compose(held, self._clock())
+        except Unmade as unmade:
+            self._unmade(held, unmade)
+            return None
         if message is None:  # nothing to say any more
             self._settled(held, lambda connection, current: self._release(connection, held, current))
             return None
@@ -165,7 +174,9 @@ class Dispatcher:
             log.warning("a lease was held too long to send under it", subscription=message.subscription)
             self._settled(held, lambda connection, current: self._release(connection, held, current))
             return None
-        answer = channel.send(message.address, message.notice, timeout_s=held.state.timeout_s)
+        answer = Answer(False, CHANNEL_FAILED)
+        with items.apart(NAME):  # a channel does not raise; if it does, that is a failure like any other
+            answer = channel.send(message.address, message.notice, timeout_s=held.state.timeout_s)
         duration_ms = round((time.monotonic() - started) * 1000)
         if answer.accepted:
             self._tell_delivered(held, message)
@@ -273,6 +284,37 @@ class Dispatcher:
             self._release(connection, held, after)
 
         self._settled(held, settle, status="error" if ends else None, error=message.withheld)
+
+    def _unmade(self, held: Lease, unmade: Unmade) -> None:
+        """Nothing can be sent: it is tried again, then the events to blame are set aside, or else it is an error."""
+        items.tell(NAME, unmade.fault)
+        now, id = self._clock(), held.state.subscription_id
+        first, last = unmade.numbers
+        with self._database.read() as connection:
+            tried = aside.tries(connection, id, first, held.state.first_attempt_at)
+        is_last = unmade.kind is Kind.HANDSHAKE or (unmade.kind is Kind.EVENT and tried >= len(schedule.UNMADE_S))
+        ends = is_last and not unmade.faults
+        fault = type(unmade.fault).__name__
+        attempt = Attempt(id, str(unmade.kind), first, last, now, 0, None, aside.UNMADE, fault)
+
+        def settle(connection: Connection, current: State) -> None:
+            leases.note_attempt(connection, attempt)
+            if ends:
+                outbox.halt(connection, id, status="error")
+                return
+            if is_last:  # at once, with their numbers; what fails then has its own tries
+                aside.put(connection, id, {number: type(one).__name__ for number, one in unmade.faults.items()}, now)
+                after = replace(current, retry_at=None, first_attempt_at=microseconds(now) + 1)
+            elif unmade.kind is Kind.EVENT:
+                pause = timedelta(seconds=schedule.UNMADE_S[tried])
+                after = replace(current, retry_at=microseconds(now + pause))
+            else:
+                after = replace(current, heartbeat_at=_next_heartbeat(current, now))
+            self._release(connection, held, after)
+
+        self._settled(held, settle, status="error" if ends else None, error=UNMADE)
+        if is_last and not ends:
+            log.error("an event cannot be composed: it is set aside", subscription=id, count=len(unmade.faults))
 
     def _postpone(self, held: Lease, message: Message) -> None:
         """No record, no disclosure: try again soon, without counting it against the endpoint."""

@@ -38,6 +38,7 @@ from subscriptions import holders, outbox, schedule
 from subscriptions.outbox import State
 from subscriptions.tables import (
     RETENTION,
+    aside_table,
     attempt_table,
     change_table,
     endpoint_table,
@@ -94,7 +95,7 @@ class Attempt:
     duration_ms: int
     http_status: int | None
     result: str
-    """delivered, failed, suppressed."""
+    """delivered, failed, suppressed, unmade."""
     fault: str | None
 
 
@@ -125,9 +126,10 @@ def is_due(connection: Connection, now: datetime, lane: Lane) -> bool:
 
 def queues(connection: Connection, now: datetime) -> dict[str, Waiting]:
     """What waits: changes to be numbered; notifications that are due (those of an endpoint whose breaker is open are
-    not); subscriptions whose last attempt failed, by their first one; and subscriptions that were given up.
+    not); subscriptions whose last attempt failed, by their first one; subscriptions that were given up; and events
+    that were set aside.
 
-    The last three look at one row per subscription.
+    The three in between look at one row per subscription.
     """
     at = microseconds(now)
     changes = select(change_table.c.id).limit(COUNTED).subquery()
@@ -141,6 +143,7 @@ def queues(connection: Connection, now: datetime) -> dict[str, Waiting]:
     )
     failing = select(func.count(), func.min(state_table.c.first_attempt_at)).where(state_table.c.attempts > 0)
     ended = select(func.count()).where(state_table.c.status == "error")
+    aside = select(func.count(), func.min(aside_table.c.since)).select_from(aside_table)
     return {
         "subscription-changes": Waiting(
             int(connection.execute(select(func.count()).select_from(changes)).scalar_one()),
@@ -149,6 +152,7 @@ def queues(connection: Connection, now: datetime) -> dict[str, Waiting]:
         "deliveries-due": Waiting(*connection.execute(due).one()),
         "deliveries-failing": Waiting(*connection.execute(failing).one()),
         "subscriptions-in-error": Waiting(int(connection.execute(ended).scalar_one()), None),
+        "events-set-aside": Waiting(*connection.execute(aside).one()),
     }
 
 
@@ -379,7 +383,8 @@ def ended(connection: Connection, now: datetime) -> list[State]:
 def sweep(connection: Connection, now: datetime) -> int:
     """Remove events and attempts older than the retention; returns how many.
 
-    What was not delivered is kept as long as its subscription: one in `error` gets it once it is asked for anew.
+    What was not delivered is kept as long as its subscription: one in `error` gets it once it is asked for anew, and
+    what was set aside is tried again.
     """
     before = microseconds(now - RETENTION)
     event, state = event_table.c, state_table.c
@@ -391,7 +396,13 @@ def sweep(connection: Connection, now: datetime) -> int:
         .correlate(event_table)
         .exists()
     )
-    events = connection.execute(delete(event_table).where(event.occurred_at < before, ~wanted)).rowcount
+    aside = (
+        select(literal(1))
+        .where(aside_table.c.subscription_id == event.subscription_id, aside_table.c.number == event.number)
+        .correlate(event_table)
+        .exists()
+    )
+    events = connection.execute(delete(event_table).where(event.occurred_at < before, ~wanted, ~aside)).rowcount
     attempts = connection.execute(delete(attempt_table).where(attempt_table.c.at < before)).rowcount
     return events + attempts
 

@@ -20,6 +20,7 @@ from resources.times import instant_text
 from subscriptions.terms import BACKPORT
 
 STATUS_PROFILE = f"{BACKPORT}/backport-subscription-status-r4"
+UNMADE = "could not be made into a notification; $events tells whether it can be now"
 NOTIFICATION_PROFILE = f"{BACKPORT}/backport-subscription-notification-r4"
 
 
@@ -55,7 +56,8 @@ class Event:
 
     number: int
     at: datetime
-    focus: Notified
+    focus: Notified | None
+    """None: it could not be composed. Its number and its time are told."""
     context: tuple[Notified, ...] = ()
 
     def disclosed_context(self) -> tuple[str, ...]:
@@ -64,7 +66,7 @@ class Event:
 
     def disclosed_patients(self) -> tuple[str, ...]:
         """The patients of all that leaves in full."""
-        whole = [one for one in (self.focus, *self.context) if one.resource is not None]
+        whole = [one for one in (self.focus, *self.context) if one is not None and one.resource is not None]
         return tuple(dict.fromkeys(patient for one in whole for patient in one.patients))
 
 
@@ -88,7 +90,7 @@ def bundle(kind: Kind, status: Status, events: Sequence[Event], *, content: str,
     seen: set[tuple[str, int]] = set()
     for event in events if content != "empty" else ():
         for notified in (event.focus, *event.context):
-            if (notified.reference, notified.version) not in seen:
+            if notified is not None and (notified.reference, notified.version) not in seen:
                 seen.add((notified.reference, notified.version))
                 entries.append(_entry(notified, base_url))
     return {
@@ -133,8 +135,9 @@ def parameters(kind: Kind, status: Status, events: Sequence[Event], content: str
         {"name": "events-since-subscription-start", "valueString": str(status.events)},
     ]
     found += [{"name": "notification-event", "part": _event_parts(event, content, base_url)} for event in events]
-    if status.error is not None:
-        found.append({"name": "error", "valueCodeableConcept": {"text": status.error}})
+    unmade = [f"Event {event.number} {UNMADE}" for event in events if event.focus is None]
+    errors = [*unmade] if status.error is None else [status.error, *unmade]
+    found += [{"name": "error", "valueCodeableConcept": {"text": error}} for error in errors]
     return {
         "resourceType": "Parameters",
         "id": str(uuid.uuid4()),
@@ -148,7 +151,7 @@ def _event_parts(event: Event, content: str, base_url: str) -> list[Json]:
         {"name": "event-number", "valueString": str(event.number)},
         {"name": "timestamp", "valueInstant": instant_text(event.at)},
     ]
-    if content == "empty":
+    if content == "empty" or event.focus is None:
         return parts
     parts.append({"name": "focus", "valueReference": {"reference": f"{base_url}/{event.focus.reference}"}})
     parts += [

@@ -60,19 +60,15 @@ class Operations:
         if content[0] not in terms.CONTENT_LEVELS:
             raise BadRequest(f"content is one of {', '.join(terms.CONTENT_LEVELS)}", expression="content")
         rows = outbox.events_between(uow.connection, id, first, last, limit=EVENTS_MAX)
-        allowed, _ = self._composer.split(uow.connection, uow.caller, rows)
         topic = state.topic if state else ""
-        events = [
-            self._composer.event(uow.connection, uow.caller, row, focus, topic=topic, content=content[0])
-            for row, focus in allowed
-        ]
+        found = self._composer.events(uow.connection, uow.caller, rows, topic=topic, content=content[0])
         detail = (
             ("operation", "$events"),
             ("subscription", id),
             ("events", f"{first}-{last}"),
             ("content", content[0]),
         )
-        for (_, focus), event in zip(allowed, events, strict=True):
+        for (_, focus), event in found.told:
             uow.note(
                 Access(
                     Interaction.OPERATION, focus.type, focus.id, focus.version, patients=event.disclosed_patients(),
@@ -80,8 +76,9 @@ class Operations:
                 )
             )  # fmt: skip
         return notifications.bundle(
-            Kind.QUERY_EVENT, _status(version, state), events, content=content[0], base_url=base_url, at=uow.now
-        )
+            Kind.QUERY_EVENT, _status(version, state), found.with_bare(rows), content=content[0], base_url=base_url,
+            at=uow.now,
+        )  # fmt: skip
 
     def _one(self, uow: Work, id: str) -> Status:
         version, state = self._subscription(uow, id)

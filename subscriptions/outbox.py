@@ -14,7 +14,7 @@ from resources.times import microseconds
 from store.engine import wakes
 from store.engine.queue import Floor, Queue
 from store.engine.statements import Prepared
-from subscriptions.tables import attempt_table, change_table, event_table, state_table
+from subscriptions.tables import aside_table, attempt_table, change_table, event_table, state_table
 
 CHANGES = "subscription-changes"
 DUE = "subscriptions-due"
@@ -201,7 +201,7 @@ def halt(connection: Connection, subscription_id: str, *, status: str, version_p
 
 def forget(connection: Connection, subscription_id: str) -> None:
     """The Subscription was deleted: nothing of it is sent or kept."""
-    for table in (event_table, attempt_table, state_table):
+    for table in (aside_table, event_table, attempt_table, state_table):
         connection.execute(delete(table).where(table.c.subscription_id == subscription_id))
 
 
@@ -263,6 +263,24 @@ def append_events(connection: Connection, subscription: State, changes: Sequence
         .where(state_table.c.subscription_id == subscription.subscription_id)
         .values(events=events, due_at=due_at(replace(subscription, events=events), microseconds(now)))
     )
+
+
+def repeat_event(connection: Connection, subscription: State, event: EventRow, *, now: datetime) -> None:
+    """Number an event anew, as the newest one of `subscription`, whose row is locked."""
+    change = ChangeRow(
+        0, 0, event.resource_type, event.resource_id, event.version, event.version_pk, None, event.occurred_at
+    )
+    append_events(connection, subscription, [change], now=now)
+
+
+def is_overtaken(connection: Connection, subscription_id: str, event: EventRow) -> bool:
+    """Whether a later event of the subscription tells of the same resource."""
+    later = event_table.c
+    statement = select(later.number).where(
+        later.subscription_id == subscription_id, later.number > event.number,
+        later.resource_type == event.resource_type, later.resource_id == event.resource_id,
+    )  # fmt: skip
+    return connection.execute(statement.limit(1)).first() is not None
 
 
 _BETWEEN = Prepared(

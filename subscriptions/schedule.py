@@ -13,6 +13,8 @@ from datetime import datetime, timedelta
 LADDER_S: tuple[float, ...] = (1, 3, 10, 30, 60, 120, 300, 600, 1200, 1800, 3600)
 """Step after the first, second, … failure; the last one repeats."""
 
+UNMADE_S: tuple[float, ...] = (1, 3, 10)
+"""Pauses before a notification that could not be composed is composed again; then its event is set aside."""
 GIVE_UP_AFTER = timedelta(hours=72)
 RETRY_AFTER_MAX_S = 3600
 BREAKER_FAILURES = 5

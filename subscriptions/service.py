@@ -23,8 +23,9 @@ from store import items
 from store.access import Caller, Loop, Observer, Version, Waiting, Work
 from store.engine.keyring import Keys
 from store.unit_of_work import Store
-from subscriptions import leases, outbox, sequencer, topics
+from subscriptions import dispatcher, leases, outbox, sequencer, topics
 from subscriptions.acceptance import Acceptance
+from subscriptions.again import Again
 from subscriptions.channels.port import Channel, Channels
 from subscriptions.channels.rest_hook import RestHook
 from subscriptions.composition import Composer
@@ -94,6 +95,7 @@ class Subscriptions:
             healthy_threads=settings.healthy_threads, failing_threads=settings.failing_threads,
             on_delivered=on_delivered,
         )  # fmt: skip
+        self._again = Again(store, composer, self._clock)
         self.operations: Mapping[str, Operation] = Operations(composer).table
 
     @property
@@ -101,7 +103,7 @@ class Subscriptions:
         """What the background worker runs."""
         return (
             Loop(sequencer.NAME, self.sequencer.step, SEQUENCER_INTERVAL_S, wake=outbox.CHANGES),
-            Loop("subscription-dispatcher", self.dispatcher.step, DISPATCHER_INTERVAL_S, wake=outbox.DUE),
+            Loop(dispatcher.NAME, self.dispatcher.step, DISPATCHER_INTERVAL_S, wake=outbox.DUE),
             Loop(MAINTENANCE, self.maintain, MAINTENANCE_INTERVAL_S),
         )
 
@@ -125,7 +127,7 @@ class Subscriptions:
         return jsontext.dump(self.mask(version.json(), caller))
 
     def maintain(self) -> bool:
-        """Turn off what has reached its end; drop events and attempts older than 30 days."""
+        """Turn off what has reached its end; drop what is older than 30 days; try what was set aside."""
         now = self._clock()
         with self._store.database.read() as connection:
             ended = leases.ended(connection, now)
@@ -135,6 +137,7 @@ class Subscriptions:
                 self._store.transact(server_for(state.organization), turn_off)
         with self._store.database.write() as connection:
             leases.sweep(connection, now)
+        self._again.step(MAINTENANCE)
         return False
 
     def close(self) -> None:

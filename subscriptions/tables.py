@@ -5,6 +5,7 @@
     subscription_event      the numbered events of a subscription, kept 30 days for $events
     subscription_endpoint   consecutive failures of an origin: the circuit breaker
     subscription_attempt    what was tried, for operators
+    subscription_aside      the events that could not be made into a notification
 
 An event's number is `subscription_state.events` after it; `delivered` is the greatest number that is settled. So "in
 order, one at a time" needs no row per pending delivery: a subscription has one head, and one lease.
@@ -101,9 +102,17 @@ attempt_table = Table(
     Column("at", BigInteger, nullable=False, comment="µs since 1970"),
     Column("duration_ms", Integer, nullable=False),
     Column("http_status", Integer, comment="null: no answer"),
-    Column("result", Text, nullable=False, comment="delivered, failed, suppressed"),
+    Column("result", Text, nullable=False, comment="delivered, failed, suppressed, unmade"),
     Column("fault", Text, comment="why it failed, machine text"),
     Index("ix_subscription_attempt_subscription", "subscription_id", "at"),
     Index("ix_subscription_attempt_age", "at"),
 )
 
+aside_table = Table(
+    "subscription_aside",
+    metadata,
+    Column("subscription_id", BinaryText, primary_key=True),
+    Column("number", BigInteger, primary_key=True, autoincrement=False, comment="of the event"),
+    Column("since", BigInteger, nullable=False, comment="µs since 1970"),
+    Column("fault", Text, nullable=False, comment="class of what composing it raised"),
+)

@@ -33,8 +33,10 @@ BEHIND_S = 60.0
 """A loop that has not turned for so long, beside twice its interval, is behind; as is a turn that takes so long."""
 STALE_S = 15.0
 """A process that has not written its figures for so long stands still."""
-LAGGING = ("audit-inbox", "audit-spool", "subscription-changes", "deliveries-due", "studies-unpublished")
-"""Queues that are worked off at once when all is well."""
+LAGGING = (
+    "audit-inbox", "audit-spool", "subscription-changes", "deliveries-due", "studies-unpublished", "events-set-aside"
+)  # fmt: skip
+"""Queues that are worked off at once, or stay empty, when all is well."""
 
 
 class Status(StrEnum):

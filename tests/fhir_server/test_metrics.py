@@ -187,7 +187,8 @@ def test_the_page_holds_the_queues_and_parses(api: Api) -> None:
         if family.name == "vigie_queue_length"
         for sample in family.samples
     }
-    wanted = {"audit-inbox", "subscription-changes", "deliveries-due", "studies-unpublished", "subscriptions-in-error"}
+    wanted = {"audit-inbox", "subscription-changes", "deliveries-due", "studies-unpublished", "subscriptions-in-error",
+              "events-set-aside"}
     assert wanted <= queues.keys()
     for name, family in metrics.FAMILIES.items():
         assert re.fullmatch(r"vigie_[a-z_]+", name)
@@ -318,8 +319,8 @@ def test_the_queues_cost_nothing_of_the_archive(api: Api) -> None:
             rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()
             plans += [str(row[3]) for row in rows]
     scans = [plan for plan in plans if plan.startswith("SCAN ")]
-    small = ("audit_inbox", "audit_spool", "subscription_change", "subscription_state", "subscription_endpoint", "anon",
-             "index_rule", "deployment_key")
+    small = ("audit_inbox", "audit_spool", "subscription_change", "subscription_state", "subscription_endpoint",
+             "subscription_aside", "anon", "index_rule", "deployment_key")
     assert not [
         scan for scan in scans
         if not scan.removeprefix("SCAN ").startswith((*small, "(subquery")) and "ix_dicom_study_unpublished" not in scan

@@ -37,6 +37,8 @@ class Pigeonholes:
     notices: list[tuple[str, Notice]] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
     closed: bool = False
+    faults: int = 0
+    """How often it raises before it works."""
 
     def read(self, channel: Json) -> tuple[Address | None, list[Issue]]:
         name = channel.get("endpoint", "")
@@ -48,6 +50,9 @@ class Pigeonholes:
         return "the pigeonhole is walled up" if address.origin == "hole:walled" else None
 
     def send(self, address: Address, notice: Notice, *, timeout_s: float) -> Answer:
+        if self.faults:
+            self.faults -= 1
+            raise RuntimeError
         self.notices.append((address.origin, notice))
         return self.answers.pop(0) if self.answers else Answer(True, "")
 
@@ -136,3 +141,15 @@ def test_a_type_that_no_channel_has_names_those_served(ward: Ward) -> None:
 def _type(notice: Notice) -> str:
     status = jsontext.parse(notice.body)["entry"][0]["resource"]
     return next(str(part["valueCode"]) for part in status["parameter"] if part["name"] == "type")
+
+
+def test_a_channel_that_raises_has_failed_and_is_tried_again(ward: Ward, holes: Pigeonholes) -> None:
+    """It breaks its contract; its subscriber hears of the event all the same."""
+    identifier = ward.create(_message()).id
+    ward.turn()
+    holes.faults = 2
+    ward.sign()
+    ward.turn()
+    assert [one.result for one in ward.attempts(identifier)][-1] == "failed"
+    ward.pass_time(20, step_s=5)
+    assert ward.state(identifier).delivered == 1
