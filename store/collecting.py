@@ -27,6 +27,7 @@ from sqlalchemy import Column, Connection, select
 
 from resources.outcomes import NotFound
 from resources.times import microseconds
+from store import items
 from store.access import Access, Caller, Interaction, Waiting, Work
 from store.engine.locks import try_lock
 from store.objects import LOCK, ObjectStore
@@ -41,6 +42,8 @@ FEW = 100
 """So many objects without rows are what kills leave, in a store of any size; of a large one a hundredth."""
 AT_ONCE = 50
 """Objects that are removed in one transaction."""
+COMPARING = "objects-compared"
+"""The loop."""
 SETTING = "objects"
 _TRIES = 20
 _PAUSE_S = 0.05
@@ -170,7 +173,10 @@ class Collector:
 
 
 class Rounds:
-    """The same in the background: a folder a turn, and after the last one what the whole has shown."""
+    """The same in the background: a folder a turn, and after the last one what the whole has shown.
+
+    A folder that cannot be read is told and left out; then the last whole look is what is remembered.
+    """
 
     def __init__(self, collector: Collector, folders: Sequence[str], caller: Caller) -> None:
         self._collector = collector
@@ -178,13 +184,21 @@ class Rounds:
         self._caller = caller
         self._left: list[str] = []
         self._found = Found()
+        self._is_whole = True
+        """Whether every folder of this round could be looked at."""
 
     def step(self) -> bool:
         """Look at the next folder; never asks to be called again at once."""
         if not self._left:
-            self._left, self._found = list(reversed(self._folders)), Found()
-        self._found += self._collector.look(self._left[-1])
+            self._left, self._found, self._is_whole = list(reversed(self._folders)), Found(), True
+        looked = None
+        with items.apart(COMPARING):
+            looked = self._collector.look(self._left[-1])
         self._left.pop()
+        if looked is None:
+            self._is_whole = False
+        else:
+            self._found += looked
         if not self._left:
             self._end(self._found)
         return False
@@ -198,7 +212,8 @@ class Rounds:
             log.warning("objects without rows were removed", count=removed.count, size=removed.size)
         if found.lost:
             log.error("rows without objects", count=len(found.lost))
-        self._collector.remember(found, removed)
+        if self._is_whole:
+            self._collector.remember(found, removed)
 
 
 def last_round(connection: Connection) -> Round | None:

@@ -20,11 +20,14 @@ from typing import BinaryIO
 from sqlalchemy import Connection
 
 from resources.outcomes import NotFound
+from store import items
 from store.engine.files import sync_folder
 from store.engine.locks import lock_shared
 
 CHUNK_BYTES = 1024 * 1024
 LOCK = "objects"
+CLEANING = "objects"
+"""The loop that cleans."""
 """Shared by the transactions that give objects their rows, to their commit; held alone by the one that removes those
 without (`store.collecting`)."""
 
@@ -199,7 +202,7 @@ class ObjectStore:
         """Remove what interrupted writers left in `incoming`; returns how many."""
         removed = 0
         for left in self._incoming.iterdir():
-            with suppress(FileNotFoundError):
+            with items.apart(CLEANING), suppress(FileNotFoundError):
                 if now_s - left.stat().st_mtime > older_than_s:
                     left.unlink()
                     removed += 1

@@ -27,15 +27,15 @@ from fhir_server.server.keys import SPOOL, RingSigner
 from fhir_server.server.settings import Settings
 from resources import search
 from resources.search import Query
-from store import collecting
+from store import collecting, items
 from store.access import Caller, Loop, Version, Waiting
-from store.collecting import Collector, Rounds
+from store.collecting import COMPARING, Collector, Rounds
 from store.engine.clock import BelievedClock
 from store.engine.database import Database, Waits, open_engine
 from store.engine.ids import ordered_id, random_id
 from store.engine.keyring import KeyRing
 from store.loops import statistician, sweeper
-from store.objects import ObjectStore
+from store.objects import CLEANING, ObjectStore
 from store.unit_of_work import Store
 from store.versions import standing
 from subscriptions.endpoints import EndpointPolicy
@@ -183,8 +183,8 @@ class Services:
             *self.workflow.loops(self.store),
             sweeper(self.store),
             statistician(self.database),
-            Loop("objects", self._clean_objects, 600.0),
-            Loop("objects-compared", self._rounds().step, COMPARE_EVERY_S),
+            Loop(CLEANING, self._clean_objects, 600.0),
+            Loop(COMPARING, self._rounds().step, COMPARE_EVERY_S),
         ]
 
     def collector(self) -> Collector:
@@ -281,7 +281,7 @@ class Services:
         now_s = time.time()
         self.objects.clean(_ABANDONED_S, now_s)
         for left in (self.settings.data / "spool").iterdir():
-            with suppress(FileNotFoundError):  # its owner may be faster
+            with items.apart(CLEANING), suppress(FileNotFoundError):  # its owner may be faster
                 if now_s - left.stat().st_mtime > _ABANDONED_S:
                     left.unlink()
         return False

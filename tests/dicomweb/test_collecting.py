@@ -6,6 +6,7 @@ Everything here is tried with an age of less than nothing (`NOW`), so that the a
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from dicomweb.phantom import Phantom, series
 from dicomweb.tables import NAMING
@@ -207,6 +209,34 @@ def test_what_a_kill_leaves_is_collected(service: Service, collector: Collector,
         last = last_round(connection)
         assert last is not None
         assert (last.objects, last.unnamed, last.lost) == (len(files) + 1, 0, 0)
+
+
+def test_a_folder_that_cannot_be_read_keeps_none_from_being_compared(
+    service: Service, collector: Collector, files: list[bytes]
+) -> None:
+    """The others of the round are looked at; what is remembered is the last whole look."""
+    stow(service.client(), files)
+    gone = service.objects.path(next(name for one in service.objects.folders() for name in service.objects.names(one)))
+    gone.unlink()
+    folders = service.objects.folders()
+    bad = next(folder for folder in folders if not service.objects.names(folder) and folder != gone.parent.name)
+    rounds = Rounds(collector, folders, SERVER)
+    place = service.objects.path(bad + "0" * 62).parent
+    shutil.rmtree(place, ignore_errors=True)
+    place.write_bytes(b"")
+    with capture_logs() as told:
+        for _ in folders:
+            assert not rounds.step()
+    assert [one["event"] for one in told] == ["an item of a loop failed", "rows without objects"]
+    assert told[0]["loop"] == "objects-compared"
+    with service.store.database.read() as connection:
+        assert last_round(connection) is None
+    place.unlink()
+    place.mkdir()
+    for _ in folders:
+        assert not rounds.step()
+    with service.store.database.read() as connection:
+        assert last_round(connection) is not None
 
 
 def test_more_than_kills_leave_is_removed_by_nobody(

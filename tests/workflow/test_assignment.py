@@ -7,11 +7,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import update
 from structlog.testing import capture_logs
 
 from resources.codes import TaskKind
 from resources.service_request import PRIORITIES
 from resources.times import instant_text
+from store.versions.tables import resource_version
 from tests.support import Clock
 from tests.workflow.conftest import Scene
 from workflow import lateness
@@ -102,3 +104,16 @@ def test_the_watch_looks_through_all_open_tasks(
     with capture_logs() as told:
         LatenessWatch(scene.store, "platform").step()
     assert [one["event"] for one in told] == ["a task is past its deadline"] * 5
+
+
+def test_a_task_that_cannot_be_read_hides_no_other(scene: Scene, clock: Clock) -> None:
+    """It is told as one that failed; the others are told as late."""
+    for _ in range(3):
+        scene.ordered(priority="stat")
+    clock.advance(minutes=6)
+    its = resource_version.c.pk == scene.tasks()["regulate"].pk
+    with scene.store.database.write() as connection:
+        connection.execute(update(resource_version).where(its).values(content="{"))
+    with capture_logs() as told:
+        LatenessWatch(scene.store, "platform").step()
+    assert sorted(one["event"] for one in told) == ["a task is past its deadline"] * 2 + ["an item of a loop failed"]
