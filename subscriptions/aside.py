@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import Connection, bindparam, delete, func, insert, select
 
 from resources.times import microseconds
+from store.engine.statements import Prepared
 from subscriptions.tables import aside_table, attempt_table
 
 UNMADE = "unmade"
@@ -24,11 +25,18 @@ def tries(connection: Connection, subscription_id: str, first: int, since: int |
     return int(connection.execute(statement).scalar_one())
 
 
+_NUMBERS = Prepared(
+    select(aside_table.c.number).where(
+        aside_table.c.subscription_id == bindparam("id"),
+        aside_table.c.number.between(bindparam("first"), bindparam("last")),
+    )
+)
+
+
 def numbers(connection: Connection, subscription_id: str, first: int, last: int) -> frozenset[int]:
     """Which of these events are set aside."""
-    aside = aside_table.c
-    statement = select(aside.number).where(aside.subscription_id == subscription_id, aside.number.between(first, last))
-    return frozenset(connection.execute(statement).scalars())
+    found = _NUMBERS.all(connection, {"id": subscription_id, "first": first, "last": last})
+    return frozenset(int(row[0]) for row in found)
 
 
 def put(connection: Connection, subscription_id: str, faults: Mapping[int, str], now: datetime) -> None:
