@@ -19,6 +19,7 @@ from audit import clinical, forms, offline, queries
 from audit.baseline import Baseline
 from audit.checkpoint import Signer
 from audit.service import Ledger
+from audit.tables import audit_log
 from audit.verify import export, verify
 from resources.outcomes import NotFound
 from resources.search import parse
@@ -170,6 +171,18 @@ def test_an_export_of_both_forms_verifies_elsewhere(world: World, tmp_path: Path
     report = offline.verify_export(file, world.signer.verifier.text(), offline.split_notes(world.left.published))
     assert report.findings == []
     assert report.records == count == len(world.left.events) + 4
+
+
+@pytest.mark.parametrize("column", ["logged", "recorded"])
+@pytest.mark.parametrize("by_us", [-86_400_000_000, -1000, 1000, 86_400_000_000])
+def test_an_instant_beside_a_record_of_before_is_its_own(world: World, column: str, by_us: int) -> None:
+    """Its leaf does not cover them, and searches and deadlines of keeping go by them: the record's text says them."""
+    row = logged(world.database)[2]
+    altered = audit_log.update().where(audit_log.c.seq == row.seq)
+    with world.database.write() as connection:
+        connection.execute(altered.values({column: getattr(row, column) + by_us}))
+    texts = [one.text for one in world.findings() if one.position == row.seq]
+    assert "the instants beside the record are not its own" in texts
 
 
 def test_the_forms_index_says_what_the_upgrade_wrote(world: World) -> None:

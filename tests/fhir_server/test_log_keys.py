@@ -360,6 +360,33 @@ def test_the_table_of_the_keys_says_what_the_records_say(rotated: World) -> None
     assert kinds(rotated.online()) == [(5, "key"), (10, "key")]
 
 
+@pytest.mark.parametrize("seq", [3, 5, 99])
+def test_a_key_that_is_kept_and_that_no_record_names_is_named(rotated: World, seq: int) -> None:
+    """Beside those that are: at a record that names none, instead of the one that is named, behind the log."""
+    former, mine = rotated.keys[0], Signer.generate(rotated.signer.name).verifier.text()
+    with rotated.database.write() as connection:
+        connection.execute(delete(audit_key).where(audit_key.c.seq == seq))
+        connection.execute(insert(audit_key).values(seq=seq, former=former, key=mine))
+    texts = [one.text for one in rotated.online().findings if (one.position, one.kind) == (seq, "key")]
+    assert f"a key is kept at record {seq}, and no record that was followed names it" in texts
+    assert len(texts) == 1 + (seq == 5)
+
+
+@pytest.mark.parametrize("by", ["the former alone", "the former and a stranger"])
+def test_a_handover_that_the_new_key_did_not_sign_is_not_followed(rotated: World, by: str) -> None:
+    """Who has the former key names a key that is not its own: nobody shows that he has that one."""
+    former, size = rotated.secret(0), 5
+    note = signed_by(rotated, 0, size)
+    if by == "the former and a stranger":
+        checkpoint = Checkpoint(former.name, size, offline._of_base64(note.split("\n")[2]))
+        note += Signer.generate(former.name).sign(checkpoint).split("\n\n")[1]
+    with rotated.database.write() as connection:
+        connection.execute(update(audit_checkpoint).where(audit_checkpoint.c.size == size).values(note=note))
+    for report in (rotated.online(), rotated.offline(elsewhere=False)):
+        assert kinds(report)[0] == (size, "key")
+        assert "names a key that does not follow the one in use" in report.findings[0].text
+
+
 # --- proofs
 
 
