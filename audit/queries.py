@@ -134,6 +134,14 @@ def last_pending(connection: Connection) -> int:
     return int(connection.execute(_LAST).scalar_one())
 
 
+_ANY = Prepared(select(audit_inbox.c.pk).limit(1))
+
+
+def is_any_pending(connection: Connection) -> bool:
+    """Whether any record is in the inbox."""
+    return _ANY.first(connection, {}) is not None
+
+
 def any_pending_to(connection: Connection, pk: int) -> bool:
     """Whether a record up to this key still waits."""
     return connection.execute(select(audit_inbox.c.pk).where(audit_inbox.c.pk <= pk).limit(1)).first() is not None

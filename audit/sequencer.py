@@ -51,6 +51,8 @@ CACHE_KIB = 32 * 1024
 """SQLite: pages that the background's connection keeps. The index over patients and resources is written everywhere."""
 POLL_S = 0.2
 """How often the background looks whether something was recorded."""
+IDLE_S = 1.0
+"""How often it looks at length, whatever it looks like."""
 PUBLISH_INTERVAL_S = 1.0
 TIDY_INTERVAL_S = 5.0
 HAND_OVER_TIMEOUT_S = 30.0
@@ -129,6 +131,8 @@ class Sequencer:
         self._spooled_bytes = self._passed_bytes = 0
         """In the spool at the last look; of bursts that came since the log had everything."""
         self._passes_until = self._looked_at = 0.0
+        self._known_bytes, self._looks_at = -1, 0.0
+        """In the spool when the log had everything; when to look at length again in any case."""
         self._in_burst = False
         """Whether many reads came between the last two looks."""
 
@@ -188,7 +192,7 @@ class Sequencer:
 
         What is acknowledged is durable in the inbox already; only its place in the log waits.
         """
-        if self._lets_pass():
+        if self._lets_pass() or self._has_nothing():
             return False
         if not self._has_cache and self._database.is_sqlite:
             with self._database.read() as connection:  # the connection that this thread keeps
@@ -198,6 +202,7 @@ class Sequencer:
         more = self.step()
         if not more:
             self._passed_bytes, self._passes_until = 0, time.monotonic() + PASSES_S
+            self._known_bytes, self._looks_at = self._spooled_bytes, began + IDLE_S
         if more and self._in_burst and self._lag_s < RESTS_BELOW_S:
             time.sleep(min(time.monotonic() - began, _REST_MAX_S))
         return more
@@ -214,6 +219,13 @@ class Sequencer:
             return False
         self._passed_bytes += came
         return self._passed_bytes < PASSED_BYTES and now_s < self._passes_until
+
+    def _has_nothing(self) -> bool:
+        """Whether nothing has come since the log had everything: ten times cheaper than to look at length."""
+        if time.monotonic() >= self._looks_at or self._spooled_bytes != self._known_bytes:
+            return False
+        with self._database.glance() as connection:
+            return not queries.is_any_pending(connection)
 
     def epoch(self, connection: Connection) -> int:
         """What the store adds to PostgreSQL's transaction ids."""

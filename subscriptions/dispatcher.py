@@ -91,6 +91,9 @@ class Dispatcher:
         """Hand what is due to the threads. Returns whether anything was."""
         handed = False
         self._end_leases_of_the_dead()
+        with self._database.glance() as connection:
+            if not leases.is_any_due(connection, self._clock()):
+                return False
         for threads in self._threads:
             for held in self.lease(threads):
                 threads.submit(held, self._work)

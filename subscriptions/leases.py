@@ -119,6 +119,14 @@ def end(connection: Connection, tokens: Sequence[str]) -> None:
     )
 
 
+_ANY_DUE = Prepared(select(state_table.c.due_at).where(state_table.c.due_at <= bindparam("at")).limit(1))
+
+
+def is_any_due(connection: Connection, now: datetime) -> bool:
+    """Whether there may be something to send: what an idle dispatcher asks again and again."""
+    return _ANY_DUE.first(connection, {"at": microseconds(now)}) is not None
+
+
 def is_due(connection: Connection, now: datetime, lane: Lane) -> bool:
     """Whether there is something to send, so that an idle dispatcher takes no write lock."""
     return connection.execute(_due_now(microseconds(now), lane).limit(1)).first() is not None

@@ -38,8 +38,8 @@ from subscriptions.signature import Keyring
 from subscriptions.statuses import server_for, write_status
 from subscriptions.versions import Versions
 
-SEQUENCER_INTERVAL_S = 0.1
-DISPATCHER_INTERVAL_S = 0.1
+SEQUENCER_INTERVAL_S = 0.5
+DISPATCHER_INTERVAL_S = 0.2
 """At most this long after a retry or heartbeat is due; what is new wakes the loops."""
 MAINTENANCE_INTERVAL_S = 10.0
 MAINTENANCE = "subscription-maintenance"

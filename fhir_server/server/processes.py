@@ -108,13 +108,16 @@ class StopSignals:
 
     def __init__(self) -> None:
         self._told: list[int] = []
+        self._wakes, end = os.pipe()
+        os.set_blocking(end, False)
+        signal.set_wakeup_fd(end, warn_on_full_buffer=False)  # written below the interpreter: no signal is missed
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._note)
 
     def wait(self) -> None:
         """Return once a signal has come."""
         while not self._told:
-            time.sleep(_LOOK_S)
+            os.read(self._wakes, 1)
         for number in (signal.SIGTERM, signal.SIGINT):
             # The interpreter gives its handlers back before it ends: a further signal then would kill what stops well.
             signal.signal(number, signal.SIG_IGN)

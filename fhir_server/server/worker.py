@@ -48,11 +48,9 @@ def _turn(services: Services, loop: Loop, stopping: threading.Event, counted: Lo
             if more:
                 continue
             if loop.wake:
-                services.database.wait_for(loop.wake, loop.interval_s)
-            elif loop.interval_s > 1:
-                stopping.wait(loop.interval_s)
+                services.database.wait_for(loop.wake, loop.interval_s)  # fails too while the database is away
             else:
-                services.database.wait_for_change(loop.interval_s)  # fails too while the database is away
+                stopping.wait(loop.interval_s)
         except Exception:
             counted.failed()
             log.exception("a loop failed", loop=loop.name)

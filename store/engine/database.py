@@ -31,7 +31,8 @@ from store.engine.schema import metadata
 from store.engine.silence import SILENT_S, Silence, Silent
 from store.engine.wakes import Wakes
 
-POLL_INTERVAL_S = 0.01
+POLL_INTERVAL_S, IDLE_POLL_INTERVAL_S = 0.01, 0.04
+IDLE_AFTER_S = 2.0
 POOL_SIZE = 16
 POOL_OVERFLOW = 48
 
@@ -373,18 +374,20 @@ class _Watcher:
     def __init__(self, commits: _Commits) -> None:
         self._commits = commits
         self._seen = commits.now()
+        self._changed_s = time.monotonic()
 
     def wait(self, timeout_s: float) -> bool:
         deadline = time.monotonic() + timeout_s
         while True:
-            current = self._commits.now()
+            current, now_s = self._commits.now(), time.monotonic()
             if current != self._seen:
-                self._seen = current
+                self._seen, self._changed_s = current, now_s
                 return True
-            left_s = deadline - time.monotonic()
+            left_s = deadline - now_s
             if left_s <= 0:
                 return False
-            time.sleep(min(POLL_INTERVAL_S, left_s))
+            is_idle = now_s - self._changed_s > IDLE_AFTER_S
+            time.sleep(min(IDLE_POLL_INTERVAL_S if is_idle else POLL_INTERVAL_S, left_s))
 
     def close(self) -> None:
         self._commits.close()
