@@ -11,7 +11,7 @@ import select
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,7 @@ from store.engine.wakes import Wakes
 
 POLL_INTERVAL_S, IDLE_POLL_INTERVAL_S = 0.01, 0.04
 IDLE_AFTER_S = 2.0
+CLOSE_WITHIN_S = 5.0
 POOL_SIZE = 16
 POOL_OVERFLOW = 48
 
@@ -183,6 +184,9 @@ class _ProcessState:
         self._watcher_list: list[_Watcher] = []
         self._open: WeakSet[Connection] = WeakSet()
         """Connections that threads keep; of a thread that has ended, the pool has its own again."""
+        self.busy: set[_Kept] = set()
+        """Transactions on connections that threads keep. No other thread may close one of those: the driver crashes."""
+        self.is_closed = False
         if url.get_backend_name() == "sqlite":
             file = Path(str(url.database)).absolute()
             self.gate = WriteGate(file.parent, file.name, waits.lock_s or PATIENCE_S)
@@ -218,14 +222,15 @@ class _ProcessState:
         free: list[Connection] | None = getattr(self._kept, "free", None)
         if free is None:
             free = self._kept.free = []
-        return _Kept(self._connect, free, begin, None if self.gate is not None else self.silence)
+        return _Kept(self, free, begin, None if self.gate is not None else self.silence)
 
     def connected(self, engine: Engine) -> Connection:
         """PostgreSQL: a connection of the pool. Raises Silent where the database says nothing."""
         with self.silence.connecting():
             return engine.connect()
 
-    def _connect(self) -> Connection:
+    def connect(self) -> Connection:
+        """A connection for the thread that calls to keep."""
         connection = self.glancer.connect() if self.gate is not None else self.connected(self.glancer)
         self._open.add(connection)
         return connection
@@ -266,9 +271,16 @@ class _ProcessState:
         self.silence.close()
         for watcher in self._watcher_list:
             watcher.close()
+        self.is_closed = True
+        deadline = time.monotonic() + CLOSE_WITHIN_S
+        while self.busy and time.monotonic() < deadline:
+            time.sleep(0.005)
+        # What is in use even now is left to its thread, and to the end of the process.
+        in_use = {getattr(kept, "connection", None) for kept in list(self.busy)}
         for connection in list(self._open):
-            with suppress(*DRIVER_ERRORS):
-                connection.close()
+            if connection not in in_use:
+                with suppress(*DRIVER_ERRORS):
+                    connection.close()
         self.engine.dispose()
         if self.gate is not None:
             self.gate.close()
@@ -286,34 +298,46 @@ class _Kept:
     A checkout from a pool, its events and SQLAlchemy's own transaction object cost more than the select of a read.
     """
 
-    __slots__ = ("_begin", "_connect", "_connection", "_driver", "_free", "_silence")
+    __slots__ = ("_begin", "_driver", "_free", "_silence", "_state", "connection")
+    connection: Connection
+    """While it is entered."""
 
     def __init__(
-        self, connect: Callable[[], Connection], free: list[Connection], begin: str | None, silence: Silence | None
+        self, state: _ProcessState, free: list[Connection], begin: str | None, silence: Silence | None
     ) -> None:
         """`silence`: of PostgreSQL."""
-        self._connect = connect
+        self._state = state
         self._free = free
         self._begin = begin
         self._silence = silence
 
     def __enter__(self) -> Connection:
+        self._state.busy.add(self)
+        try:
+            return self._entered()
+        except BaseException:
+            self._state.busy.discard(self)
+            raise
+
+    def _entered(self) -> Connection:
+        if self._state.is_closed:
+            raise Unavailable("The server is stopping", retry_after_s=2)
         # A second transaction inside the first one of the same thread (reads only) takes another connection.
-        self._connection = self._free.pop() if self._free else self._connect()
-        driver: Any = self._connection.connection.driver_connection
+        self.connection = self._free.pop() if self._free else self._state.connect()
+        driver: Any = self.connection.connection.driver_connection
         if self._begin is None and _has_ended(driver):
             self._discard()
-            self._connection = self._connect()
-            driver = self._connection.connection.driver_connection
+            self.connection = self._state.connect()
+            driver = self.connection.connection.driver_connection
         self._driver = driver
         if self._silence is not None:
             try:
                 self._silence.begin(driver)
             except BaseException:
-                self._free.append(self._connection)
+                self._free.append(self.connection)
                 raise
         if self._begin is None:
-            return self._connection
+            return self.connection
         try:
             driver.execute(self._begin)
         except BaseException as error:
@@ -321,9 +345,15 @@ class _Kept:
             if is_locked(error):  # SQLite has waited as long as it may: to try again at once would wait as long again
                 raise Unavailable("The database is locked by another program", retry_after_s=2) from error
             raise
-        return self._connection
+        return self.connection
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        try:
+            self._left(kind, error)
+        finally:
+            self._state.busy.discard(self)
+
+    def _left(self, kind: type[BaseException] | None, error: BaseException | None) -> None:
         if self._silence is not None and self._silence.end(self._driver):
             self._discard()
             if error is not None:
@@ -340,12 +370,12 @@ class _Kept:
         if kind is not None and getattr(self._driver, "closed", False):  # psycopg: the server has gone
             self._discard()
             return
-        self._free.append(self._connection)
+        self._free.append(self.connection)
 
     def _discard(self) -> None:
         """A connection that may be in any state is not used again; closing it rolls back."""
-        self._connection.invalidate()
-        self._connection.close()
+        self.connection.invalidate()
+        self.connection.close()
 
 
 def _has_ended(driver: Any) -> bool:

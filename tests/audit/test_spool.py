@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -459,7 +460,7 @@ def test_the_log_rests_between_batches_only_while_reads_come(
     monkeypatch.setattr(sequencer, "POLL_S", 0.0)
     monkeypatch.setattr(sequencer, "BURST_BYTES", 1000)
     monkeypatch.setattr(sequencer, "PASSED_BYTES", 0)
-    monkeypatch.setattr(sequencer.time, "sleep", rests.append)
+    monkeypatch.setattr(sequencer, "time", SimpleNamespace(monotonic=time.monotonic, sleep=rests.append))
     monkeypatch.setattr(ledger.sequencer, "_batch", 10)
     ledger.sequencer.paced_step()
     for number in range(30):

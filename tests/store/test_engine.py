@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from typing import Any
 
 import psycopg
 import pytest
+from sqlalchemy import text
 
 from resources.outcomes import Unavailable
 from resources.search import parse
@@ -108,3 +111,38 @@ def test_a_snapshot_sees_what_was_committed_and_its_own(
         connection.execute(tx.insert(), [{"tx_id": number, "at": 0} for number in seen | unseen])
         shown: Any = connection.execute(tx.select().where(snapshot.including(own).seen(tx.c.tx_id))).all()
     assert {row[0] for row in shown} == seen
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_nobody_closes_a_connection_beneath_a_thread_that_uses_it(database: Database) -> None:
+    """sqlite3_close(): "behavior is undefined" while another thread uses it. Who comes after it is told."""
+    inside, go = threading.Event(), threading.Event()
+    found: list[Any] = []
+
+    def uses() -> None:
+        with database.write() as connection:
+            inside.set()
+            go.wait(30)
+            found.append(connection.execute(text("SELECT 1")).scalar())
+
+    def comes_late() -> None:
+        inside.wait(30)
+        try:
+            with database.write():
+                found.append("written")
+        except Unavailable:
+            found.append("told")
+
+    threads = [threading.Thread(target=uses), threading.Thread(target=comes_late)]
+    for thread in threads:
+        thread.start()
+    assert inside.wait(30)
+    state = database._state
+    closing = threading.Thread(target=state.close)
+    closing.start()
+    while not state.is_closed:
+        time.sleep(0.001)
+    go.set()
+    for thread in (*threads, closing):
+        thread.join(30)
+    assert found == [1, "told"]
