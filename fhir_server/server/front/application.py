@@ -202,18 +202,14 @@ class Front:
         place = _Held(entered)
         place.take()
         try:
-            async with asyncio.timeout(self.limits.answer_s) as deadline:
-                self._pulse.wait(deadline)
-                try:
-                    held = await self.lane.run(
-                        entered.organization, partial(_seen, repeated, entered), partial(_over, None, place)
-                    )
-                    if held is None:
-                        return False
-                    if self._settling is not None:
-                        await asyncio.shield(self._settling.soon(held.owed, time.monotonic()))
-                finally:
-                    self._pulse.over(deadline)
+            async with self._pulse.waiting(self.limits.answer_s):
+                held = await self.lane.run(
+                    entered.organization, partial(_seen, repeated, entered), partial(_over, None, place)
+                )
+                if held is None:
+                    return False
+                if self._settling is not None:
+                    await asyncio.shield(self._settling.soon(held.owed, time.monotonic()))
         except Exception as error:  # noqa: BLE001 - whatever it was, it is told
             fault = _busy() if isinstance(error, TimeoutError) else error
             await self._send(proto, self._refusal(environ_of(scope, self._basic), fault), self.reserved, "")
@@ -324,12 +320,8 @@ class Front:
             after(False)
             return self._refusal(environ, _busy())
         try:
-            async with asyncio.timeout(wait_s) as deadline:
-                self._pulse.wait(deadline)
-                try:
-                    return await lane.run(key, partial(carry_out, self._core, environ), after)
-                finally:
-                    self._pulse.over(deadline)
+            async with self._pulse.waiting(wait_s):
+                return await lane.run(key, partial(carry_out, self._core, environ), after)
         except TimeoutError:
             return self._refusal(environ, _busy())
         except Exception as error:  # noqa: BLE001 - the core answers its own faults: this one is the composition's

@@ -9,7 +9,8 @@ answer that either, all who wait are told, and whoever comes is told at once, un
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import structlog
 
@@ -38,16 +39,18 @@ class Pulse:
         self._asked_at: float | None = None
         self._ticks = False
 
-    def wait(self, deadline: asyncio.Timeout) -> None:
-        """Somebody waits for an answer from now on, until `deadline` at most."""
-        self._waiting[deadline] = self._loop.time()
-        if not self._ticks:
-            self._ticks = True
-            self._loop.call_later(_TICK_S, self._tick)
-
-    def over(self, deadline: asyncio.Timeout) -> None:
-        """He waits no longer."""
-        self._waiting.pop(deadline, None)
+    @asynccontextmanager
+    async def waiting(self, seconds: float) -> AsyncIterator[None]:
+        """Wait for an answer. Raises TimeoutError after so long, or once the database is silent."""
+        async with asyncio.timeout(seconds) as deadline:
+            self._waiting[deadline] = self._loop.time()
+            if not self._ticks:
+                self._ticks = True
+                self._loop.call_later(_TICK_S, self._tick)
+            try:
+                yield
+            finally:
+                self._waiting.pop(deadline, None)
 
     def close(self) -> None:
         self._lane.close()
@@ -64,7 +67,7 @@ class Pulse:
                 self.is_silent = True
                 log.error("the database is silent", count=len(self._waiting))
             for deadline in late:
-                self.over(deadline)
+                del self._waiting[deadline]
                 deadline.reschedule(now)
         if self._waiting or self.is_silent or self._asked_at is not None:
             self._loop.call_later(_TICK_S, self._tick)
