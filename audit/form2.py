@@ -241,7 +241,12 @@ def _unread(entry: str, recorded: int) -> tuple[Json, Json]:
 
 def instant(us: int) -> str:
     """µs since 1970 as a FHIR instant: UTC, milliseconds, Z."""
-    return (_EPOCH + timedelta(microseconds=us)).isoformat(timespec="milliseconds")[:23] + "Z"
+    return f"{_second(us // 1_000_000)}.{us % 1_000_000 // 1000:03d}Z"
+
+
+@lru_cache(maxsize=1024)
+def _second(seconds: int) -> str:
+    return (_EPOCH + timedelta(seconds=seconds)).isoformat()[:19]
 
 
 # --- entities
@@ -359,7 +364,9 @@ def cleaned(raw: str) -> str:
         return f"{match[1]}{match[2]}=***" if personal else match[0]
 
     text = _HEADER.sub(r"\1\2***", _PAIR.sub(hide, raw[:4096]))
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split()) or "(empty)"
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else " " for c in text)
+    return " ".join(text.split()) or "(empty)"
 
 
 def _operation_outcome(access: Mapping[str, Any], outcome: str) -> Json:

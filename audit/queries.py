@@ -52,6 +52,8 @@ from store.engine.statements import Prepared
 from store.versions.tables import CURRENT, audience_member, resource_version, tx
 
 AUDIT_EVENT = type_id("AuditEvent")
+CHUNK, LEAVES, INDEX_ROWS = 1000, 2000, 10_000
+"""Records, leaves and index rows that are read at a time by who reads them all."""
 
 
 class Pending(NamedTuple):
@@ -385,17 +387,17 @@ def last_signed(connection: Connection) -> int:
     return int(connection.execute(select(func.coalesce(func.max(audit_checkpoint.c.size), 0))).scalar_one())
 
 
-def checkpoints(connection: Connection, after: int = -(2**63), chunk: int = 1000) -> Iterator[tuple[int, str, int]]:
+def checkpoints(connection: Connection, after: int = -(2**63)) -> Iterator[tuple[int, str, int]]:
     """(size, note, when it was signed) of every checkpoint, by size, of more than `after` records; damaged ones too."""
     c = audit_checkpoint.c
     columns = (c.size, as_bytes(connection, c.note), c.signed)
     while True:
         rows = connection.execute(
-            select(*columns).where(c.size > after).order_by(c.size).limit(chunk)
+            select(*columns).where(c.size > after).order_by(c.size).limit(CHUNK)
         ).all()
         for size, note, signed in rows:
             yield int(size), as_text(note), int(signed)
-        if len(rows) < chunk:
+        if len(rows) < CHUNK:
             return
         after = int(rows[-1][0])
 
@@ -447,20 +449,20 @@ def rows(connection: Connection, seqs: Sequence[int]) -> dict[int, Row]:
     return {row.seq: row for row in map(_row, found)}
 
 
-def stored(connection: Connection, after: int = 0, chunk: int = 1000) -> Iterator[Row]:
+def stored(connection: Connection, after: int = 0) -> Iterator[Row]:
     """Every row of the log in order, from behind position `after`; damaged texts too (`as_bytes`)."""
     columns = [as_bytes(connection, column) if isinstance(column.type, Text) else column for column in audit_log.c]
     while True:
         rows = connection.execute(
             select(*columns).where(audit_log.c.seq > after, *months.of_positions(connection, after + 1))
-            .order_by(audit_log.c.seq).limit(chunk)
+            .order_by(audit_log.c.seq).limit(CHUNK)
         ).all()  # fmt: skip
         for seq, event_id, form, leaf, salt, recorded, logged, through, head, particulars, parts in rows:
             yield Row(
                 seq, as_text(event_id), form, bytes(leaf), bytes(salt), recorded, logged, through,
                 None if head is None else as_text(head), as_text(particulars), as_text(parts),
             )
-        if len(rows) < chunk:
+        if len(rows) < CHUNK:
             return
         after = int(rows[-1][0])
 
@@ -475,14 +477,14 @@ def as_text(value: Any) -> str:
     return value if isinstance(value, str) else bytes(value).decode("utf-8", "surrogateescape")
 
 
-def leaves_to(connection: Connection, size: int, chunk: int = 10_000) -> Iterator[bytes]:
+def leaves_to(connection: Connection, size: int) -> Iterator[bytes]:
     """The first `size` leaf hashes, read as they are asked for."""
     after = 0
     while after < size:
         rows = connection.execute(
             select(audit_log.c.seq, audit_log.c.leaf)
             .where(audit_log.c.seq > after, audit_log.c.seq <= size, *months.of_positions(connection, after + 1, size))
-            .order_by(audit_log.c.seq).limit(chunk)
+            .order_by(audit_log.c.seq).limit(LEAVES)
         ).all()  # fmt: skip
         if not rows:
             return
@@ -496,18 +498,18 @@ def through(connection: Connection, seq: int) -> int:
     return _at(connection, audit_log.c.through, seq) or 0
 
 
-def index_rows(connection: Connection, chunk: int = 10_000) -> Iterator[IndexRow]:
+def index_rows(connection: Connection) -> Iterator[IndexRow]:
     """Every row by which a record is found, in the order of the table."""
     columns = (audit_index.c.kind, audit_index.c.value, audit_index.c.at, audit_index.c.seq)
     last: IndexRow | None = None
     while True:
-        statement = select(*columns).order_by(*columns).limit(chunk)
+        statement = select(*columns).order_by(*columns).limit(INDEX_ROWS)
         if last is not None:
             statement = statement.where(tuple_(*columns) > tuple_(*last))
         rows = connection.execute(statement).all()
         for kind, value, at, seq in rows:
             yield int(kind), int(value), int(at), int(seq)
-        if len(rows) < chunk:
+        if len(rows) < INDEX_ROWS:
             return
         last = tuple(map(int, rows[-1]))  # type: ignore[assignment]
 

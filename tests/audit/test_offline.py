@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import gzip
+import hmac
 import json
 import shutil
 import subprocess
@@ -39,7 +40,7 @@ def _rewritten(file: Path, change: Callable[[list[dict[str, Any]]], None]) -> Pa
     change(content)
     forged = file.with_name("forged.ndjson.gz")
     with gzip.open(forged, "wt") as out:
-        out.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in content)
+        out.writelines(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n" for line in content)
     return forged
 
 
@@ -125,6 +126,31 @@ def test_events_that_are_not_the_records_are_found(exported: Path, signer: Signe
     assert offline.verify_export(_rewritten(exported, forged), signer.verifier.text(), events=False).ok
 
 
+def test_another_way_to_write_the_same_events_is_read_too(exported: Path, signer: Signer) -> None:
+    """RFC 8259: spaces and the order of members mean nothing. What follows an object is no line of an export."""
+    with gzip.open(exported, "rt") as lines:
+        content = [json.loads(line) for line in lines]
+
+    def report(text: str) -> offline.Report:
+        with gzip.open(exported, "wt") as out:
+            out.write(text)
+        return offline.verify_export(exported, signer.verifier.text())
+
+    assert report("".join(json.dumps(line, sort_keys=True, indent=None) + "\n" for line in content)).ok
+    compact = [json.dumps(line, ensure_ascii=False, separators=(",", ":")) for line in content]
+    assert report("\n".join(compact) + "\n").ok
+    at = _record(content, 5)
+    for wrong in (compact[at] + "]", compact[at][:-1], compact[at][:-1] + ',"seq":6}'):
+        assert not report("\n".join([*compact[:at], wrong, *compact[at + 1 :]]) + "\n").ok, wrong
+
+
+def test_the_verifiers_hmac_is_the_one_of_rfc_2104() -> None:
+    """For keys shorter than a block, as long, and longer (RFC 2104 §2, §3)."""
+    for size in (0, 1, 16, 63, 64, 65, 200):
+        key = bytes(range(size))
+        assert offline._mac(key, b"message") == hmac.digest(key, b"message", "sha256")
+
+
 def test_an_export_signed_by_another_key_is_refused(exported: Path, signer: Signer):
     """The key comes from elsewhere; an export's own key shows only that it is whole."""
     other = Signer.generate(signer.name)
@@ -206,7 +232,7 @@ def test_memory_does_not_grow_with_the_log(tmp_path: Path) -> None:
 
     signer = Signer.generate("vigie/platform")
     peaks = []
-    for count in (500, 1000, 2000, 4000):
+    for count in (offline.CHUNK, 500, 1000, 2000):
         file = tmp_path / f"{count}.gz"
         synthetic_export.write(count, file, signer)
         tracemalloc.start()
