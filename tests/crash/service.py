@@ -43,9 +43,13 @@ class NotBack(Exception):
 class Service:
     """One server on free ports, its data in `folder`: the demonstration, or a further node beside it."""
 
-    def __init__(self, folder: Path, database: str = "", *, beside: Service | None = None, ports: int = 0) -> None:
-        """`ports`: of the nodes together, where there are several: each serves under all their bases."""
+    def __init__(
+        self, folder: Path, database: str = "", *, beside: Service | None = None, ports: int = 0, root: Path = ROOT
+    ) -> None:
+        """`ports`: of the nodes together, where there are several: each serves under all their bases. `root`: the
+        code that it runs."""
         self.data = folder / "data"
+        self.root = root
         self.log = folder / "serve.log"
         self._first = beside
         own: dict[str, Any] = {"data": self.data, "database": database, "workers": WORKERS, "threads": 6}
@@ -64,9 +68,12 @@ class Service:
             own["base_urls"] = tuple(f"http://127.0.0.1:{port}" for port in (own["port"], ports))
         self.settings = Settings.load(own, environ={})
         self.base = f"http://127.0.0.1:{self.settings.port}"
-        self.environment = {**os.environ, **self.settings.environment(), "PYTHONPATH": str(ROOT)}
         self._mark = f"VIGIE_DATA={self.data}".encode()
         self._supervisor: subprocess.Popen[bytes] | None = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, **self.settings.environment(), "PYTHONPATH": str(self.root)}
 
     def start(self) -> None:
         """Start the supervisor; it is not waited for."""
@@ -74,7 +81,7 @@ class Service:
             self._supervisor = subprocess.Popen(
                 [sys.executable, "-m", "fhir_server", "serve"],
                 env=self.environment,
-                cwd=ROOT,
+                cwd=self.root,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -156,7 +163,7 @@ class Service:
         """`./vigie ARGUMENTS` on this service's data."""
         return subprocess.run(
             [sys.executable, "-m", "fhir_server", *arguments],
-            env=self.environment, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False,
+            env=self.environment, cwd=self.root, capture_output=True, text=True, timeout=600, check=False,
         )  # fmt: skip
 
     def client(self, role: str) -> dict[str, Any]:

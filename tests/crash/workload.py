@@ -373,21 +373,21 @@ class Load:
     """Threads that take steps until told to stop."""
 
     def __init__(
-        self, services: Sequence[Service], promises: Promises, *, ehrs: int = 4, pause_s: float = 0.04
+        self, services: Sequence[Service], promises: Promises, *, ehrs: int = 4, pause_s: float = 0.04, seed: int = 0
     ) -> None:
-        """Clients take the nodes in turn."""
+        """Clients take the nodes in turn. Of two loads with the same promises each has a `seed` of its own."""
         self._stopping = threading.Event()
         self._promises = promises
         service = services[-1]
         self._clients = [Client(services[n % len(services)], "hospital-a", promises) for n in range(ehrs + 2)]
         regulator = Client(service, "regulator", promises)
         steps: list[tuple[Callable[[], None], float]] = [
-            (Ehr(client, seed).step, pause_s) for seed, client in enumerate(self._clients[:ehrs])
+            (Ehr(client, seed + number).step, pause_s) for number, client in enumerate(self._clients[:ehrs])
         ]
         steps += [
-            (Department(self._clients[ehrs], regulator, 101).step, 10 * pause_s),
-            (Images(service, promises, self._clients[ehrs + 1], 102).step, 10 * pause_s),
-            (Images(service, promises, None, 103).step, 10 * pause_s),
+            (Department(self._clients[ehrs], regulator, seed + 101).step, 10 * pause_s),
+            (Images(service, promises, self._clients[ehrs + 1], seed + 102).step, 10 * pause_s),
+            (Images(service, promises, None, seed + 103).step, 10 * pause_s),
         ]
         self._clients.append(regulator)
         self._threads = [threading.Thread(target=self._run, args=one, daemon=True) for one in steps]
