@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, select
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, insert, select
 
 from resources.times import microseconds
 from store.engine.statements import Prepared
@@ -49,11 +49,15 @@ def put(connection: Connection, subscription_id: str, faults: Mapping[int, str],
     connection.execute(insert(aside_table), rows)
 
 
-def listed(connection: Connection, after: tuple[str, int], *, limit: int) -> list[tuple[str, int]]:
-    """(subscription, number) of what is set aside, in this order, behind `after`."""
+def listed(
+    connection: Connection, after: tuple[str, int], *, limit: int, subscription_id: str | None = None
+) -> list[tuple[str, int]]:
+    """(subscription, number) of what is set aside, of all subscriptions or one, in this order, behind `after`."""
     id, number = aside_table.c.subscription_id, aside_table.c.number
-    behind = (id > after[0]) | ((id == after[0]) & (number > after[1]))
-    rows = connection.execute(select(id, number).where(behind).order_by(id, number).limit(limit))
+    behind: list[ColumnElement[bool]] = [(id > after[0]) | ((id == after[0]) & (number > after[1]))]
+    if subscription_id is not None:
+        behind.append(id == subscription_id)
+    rows = connection.execute(select(id, number).where(*behind).order_by(id, number).limit(limit))
     return [(row[0], int(row[1])) for row in rows]
 
 

@@ -25,7 +25,7 @@ from store.engine.keyring import Keys
 from store.unit_of_work import Store
 from subscriptions import dispatcher, leases, outbox, sequencer, topics
 from subscriptions.acceptance import Acceptance
-from subscriptions.again import Again
+from subscriptions.again import Again, Retried
 from subscriptions.channels.port import Channel, Channels
 from subscriptions.channels.rest_hook import RestHook
 from subscriptions.composition import Composer
@@ -139,6 +139,14 @@ class Subscriptions:
             leases.sweep(connection, now)
         self._again.step(MAINTENANCE)
         return False
+
+    def retry(self, subscription_id: str | None = None) -> Retried | None:
+        """Try what was set aside now, all or of one subscription; None: there is no such subscription."""
+        if subscription_id is not None:
+            with self._store.database.read() as connection:
+                if outbox.state(connection, subscription_id) is None:
+                    return None
+        return self._again.retry(MAINTENANCE, subscription_id)
 
     def close(self) -> None:
         """Settle what is under way and stop the threads."""

@@ -8,7 +8,20 @@ from pathlib import Path
 
 import click
 
-from fhir_server.commands import ae, audit, bench, client, clock, demo, objects, operations, platform, serve, token
+from fhir_server.commands import (
+    ae,
+    audit,
+    bench,
+    client,
+    clock,
+    demo,
+    objects,
+    operations,
+    platform,
+    serve,
+    subscription,
+    token,
+)
 from fhir_server.commands.options import Commands
 from fhir_server.server import logs
 
@@ -53,6 +66,7 @@ for command in (
     operations.db,
     operations.reindex,
     objects.objects,
+    subscription.subscription,
     operations.backup,
     operations.restore,
     operations.doctor,

@@ -1,10 +1,10 @@
-"""Two versions side by side (a rolling upgrade): an older version serves and works on a schema that this one has raised.
+"""Two versions side by side: in a rolling upgrade an older one goes on beside a schema that this one has raised.
 
     python -m tests.crash.rolling --old COMMIT [--kills N] [--seed N] [--out FILE]
 
-On PostgreSQL. 1: a node of the version before serves alone. 2: `./vigie db upgrade` of this version, while clients write
-through it. 3: a node of this version joins; clients write through both, both work in the background, and children of
-both are killed (kill -9), so that those of the older one start anew on the newer schema. 4: the older node ends, and
+On PostgreSQL. 1: a node of the version before serves alone. 2: `./vigie db upgrade` of this version, while clients
+write through it. 3: a node of this version joins; clients write through both, both work in the background, and children
+of both are killed (kill -9), so that those of the older one start anew on the newer schema. 4: the older node ends, and
 comes back with this version. Then the reckoning of `tests.crash.harness`: nothing lost, numbers gapless, each told once,
 the log verifies.
 

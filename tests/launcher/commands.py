@@ -166,6 +166,10 @@ ROWS: dict[str, Row] = {
         "reindex",
         failing=None,
     ),
+    "subscription retry": Row(
+        lambda place: ["subscription", "retry", "--json"], "subscription-retry",
+        failing=lambda place: ["subscription", "retry", "nothing"],
+    ),
     "objects collect": Row(lambda place: ["objects", "collect"], "objects-collect"),
     "backup": Row(
         lambda place: ["backup", str(place.folder / "backup")],

@@ -1,6 +1,6 @@
 """A node of the version before goes on beside a schema that was raised: each migration only adds (docs/operations.md).
 
-Asked of the schema before and after each migration, on both engines, so that it does not matter how a migration does it.
+Asked of the schema before and after each migration, on both engines: however a migration does it.
 `python -m tests.crash.rolling` shows it with two versions that serve, work and are killed.
 """
 
@@ -141,7 +141,8 @@ TAKES_AWAY = {
         "subscription_state.since_open has no default any more",
     "ALTER TABLE subscription_attempt ADD COLUMN more text NOT NULL":
         "subscription_attempt.more is new, not null, and has no default",
-    "ALTER TABLE subscription_attempt ADD CHECK (duration_ms < 9)": "subscription_attempt: check duration_ms < 9 is new",
+    "ALTER TABLE subscription_attempt ADD CHECK (duration_ms < 9)":
+        "subscription_attempt: check duration_ms < 9 is new",
     "ALTER TABLE subscription_attempt ADD FOREIGN KEY (id) REFERENCES audit_purge":
         "subscription_attempt: foreign key ['id'] is new",
     "CREATE UNIQUE INDEX one ON subscription_attempt (at)": "subscription_attempt: unique (at) is new",

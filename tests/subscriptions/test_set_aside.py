@@ -8,7 +8,9 @@ from sqlalchemy import select, update
 from resources.json import Json
 from store.versions.tables import resource_version
 from subscriptions import leases
+from subscriptions.again import Retried
 from subscriptions.composition import Composer
+from subscriptions.outbox import EventRow, State
 from subscriptions.schedule import UNMADE_S
 from subscriptions.tables import aside_table, event_table
 from tests.subscriptions.hospital import Received, Reply
@@ -172,6 +174,53 @@ def test_what_a_later_version_overtook_is_not_told_after_it(ward: Ward) -> None:
     assert waiting(ward) == 0
     assert len(ward.hospital.received) == 1
     assert ward.state(made.id).events == 2
+
+
+def test_an_operator_has_it_tried_now(ward: Ward) -> None:
+    """As the loop does, once the content can be composed: of one subscription or of all; again, nothing is told."""
+    identifier, other = ward.subscribe(max_count=9), ward.subscribe(max_count=9)
+    signed, second = ward.sign(), ward.sign()
+    ward.sequence()
+    for one in (signed, second):
+        spoil(ward, one.pk)
+    ward.pass_time(LONG_S)
+    assert ward.subscriptions.retry() == Retried(told=0, overtaken=0, left=4)
+    repair(ward, signed.pk, signed.content.decode())
+    assert ward.subscriptions.retry("nobody") is None
+    assert ward.subscriptions.retry(identifier) == Retried(told=1, overtaken=0, left=1)
+    assert (ward.state(identifier).events, ward.state(other).events) == (3, 2)
+    repair(ward, second.pk, second.content.decode())
+    ward.update(second.id, {**second.json(), "status": "amended"})
+    ward.turn()
+    assert ward.subscriptions.retry() == Retried(told=1, overtaken=2, left=0)
+    assert ward.subscriptions.retry() == Retried(told=0, overtaken=0, left=0)
+    ward.turn()
+    assert waiting(ward) == 0
+    told = [event["focus"]["reference"] for one in ward.hospital.received for event in one.events if "focus" in event]
+    assert sum(reference.endswith(f"/{signed.id}") for reference in told) == 2, "to each once"
+
+
+def test_two_who_try_it_at_once_tell_it_once(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The operator's command beside the loop: the other is faster between the look and the lock."""
+    identifier = ward.subscribe()
+    signed = ward.sign()
+    ward.sequence()
+    spoil(ward, signed.pk)
+    ward.pass_time(LONG_S)
+    repair(ward, signed.pk, signed.content.decode())
+    genuine, others = Composer.can_make, []
+
+    def overtaken(self: Composer, state: State, row: EventRow) -> bool:
+        if not others:
+            others.append(None)
+            others[0] = ward.assemble().retry()
+        return genuine(self, state, row)
+
+    monkeypatch.setattr(Composer, "can_make", overtaken)
+    assert ward.subscriptions.retry() == Retried(told=0, overtaken=0, left=1)
+    assert others == [Retried(told=1, overtaken=0, left=0)]
+    assert ward.state(identifier).events == 2
+    assert waiting(ward) == 0
 
 
 def test_it_is_kept_as_long_as_its_subscription(ward: Ward) -> None:
