@@ -362,6 +362,7 @@ def _locked(folder: Path, kind: int) -> Iterator[None]:
         fcntl.flock(descriptor, kind)
         yield
     finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # whoever else has the descriptor, by a fork
         os.close(descriptor)
 
 

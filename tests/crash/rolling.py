@@ -3,10 +3,10 @@
     python -m tests.crash.rolling --old COMMIT [--kills N] [--seed N] [--out FILE]
 
 On PostgreSQL. 1: a node of the version before serves alone. 2: `./vigie db upgrade` of this version, while clients
-write through it. 3: a node of this version joins; clients write through both, both work in the background, and children
-of both are killed (kill -9), so that those of the older one start anew on the newer schema. 4: the older node ends, and
-comes back with this version. Then the reckoning of `tests.crash.harness`: nothing lost, numbers gapless, each told once,
-the log verifies.
+write through it. 3: a node of this version joins; clients write through both, both work in the background, and
+children of both are killed (kill -9), so that those of the older one start anew on the newer schema. 4: the older
+node ends, and comes back with this version. Then the reckoning of `tests.crash.harness`: nothing lost, numbers
+gapless, each told once, the log verifies.
 
 The older version is taken out of git, so this needs a clone with its history; `tests/store/test_migrations.py` asks of
 every migration what is needed for it to hold.

@@ -131,6 +131,13 @@ class Service:
             return False
         return answer.status_code == 200 and self._echoes()
 
+    def _told(self) -> str:
+        """What it says of itself."""
+        try:
+            return httpx2.get(f"{self.base}/readyz", timeout=5, trust_env=False).text
+        except (httpx2.HTTPError, OSError) as error:
+            return type(error).__name__
+
     def is_whole(self) -> bool:
         return {kind: len(pids) for kind, pids in self.processes().items()} == WHOLE
 
@@ -141,7 +148,7 @@ class Service:
             if self.reap() is not None:
                 self.start()
             if time.monotonic() - began > within_s:
-                raise NotBack(f"after {within_s:.0f} s: {self.processes()}; log: {self.log}")
+                raise NotBack(f"after {within_s:.0f} s: {self.processes()}, {self._told()}; log: {self.log}")
             time.sleep(0.05)
         return time.monotonic() - began
 

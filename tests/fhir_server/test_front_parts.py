@@ -7,7 +7,9 @@ is met exactly: at the limit it is answered, one more is not, and nothing is lef
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
+import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -27,6 +29,7 @@ from fhir_server.server.front.application import BodySizes, Front, FrontLimits
 from fhir_server.server.front.bodies import Bodies, BodyLimits, Disconnected
 from fhir_server.server.front.inline import Inline, Settling
 from fhir_server.server.front.lanes import Lane
+from fhir_server.server.front.sockets import bound_connections
 from fhir_server.server.recorder import DEFERRED
 from resources.outcomes import FhirError, RequestTimeout, TooLarge, TooManyRequests, Unavailable
 from tests.through import Headers, Scope
@@ -427,6 +430,20 @@ async def staged(
     finally:
         go.set()
         front.close()
+
+
+def test_the_look_for_listeners_keeps_no_descriptor(tmp_path: Path) -> None:
+    """A copy of one through which a file was just locked kept that lock for the life of the process: no process of
+    the folder could read or make figures any more, none became ready, and none that was replaced began."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, (tmp_path / "lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        before = set(os.listdir("/proc/self/fd"))
+        assert bound_connections(listener.getsockname()[1], 7) == 1
+        assert set(os.listdir("/proc/self/fd")) == before
+        assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 7000
+        with (tmp_path / "lock").open("w") as other:
+            held.close()
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_who_waits_for_a_thread_waits_for_a_time_that_has_an_end(tmp_path: Path) -> None:

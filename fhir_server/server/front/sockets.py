@@ -9,8 +9,10 @@ RFC 5482; tcp(7)
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
+import stat
 from pathlib import Path
 
 
@@ -19,7 +21,7 @@ def bound_connections(port: int, seconds: float) -> int:
     found = 0
     for descriptor in list(_DESCRIPTORS.iterdir()) if _DESCRIPTORS.is_dir() else ():
         try:
-            listener = socket.socket(fileno=os.dup(int(descriptor.name)))
+            listener = _duplicate(int(descriptor.name))
         except OSError:  # no socket, or already closed
             continue
         with listener:
@@ -27,6 +29,19 @@ def bound_connections(port: int, seconds: float) -> int:
                 listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * seconds))
                 found += 1
     return found
+
+
+def _duplicate(descriptor: int) -> socket.socket:
+    """A socket's, which is closed by itself; that of a file would keep whatever lock is just held through it. Raises
+    OSError where it is none."""
+    if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+        raise OSError(errno.ENOTSOCK, "no socket")
+    duplicate = os.dup(descriptor)
+    try:
+        return socket.socket(fileno=duplicate)
+    except OSError:  # another has taken the number since
+        os.close(duplicate)
+        raise
 
 
 def _listens(listener: socket.socket, port: int) -> bool:
