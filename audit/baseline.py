@@ -16,6 +16,7 @@ from sqlalchemy import Connection, bindparam, insert, select, update
 from audit import clinical, queries, registry
 from audit.clinical import BASELINE
 from audit.registry import Registered
+from store import items
 from store.access import Access, Caller, Interaction, Loop, Trail
 from store.engine.database import Database
 from store.engine.locks import lock
@@ -25,6 +26,7 @@ from store.versions.tables import resource_version, store_setting
 
 log = structlog.get_logger("vigie.audit")
 
+NAME = "digest-baseline"
 BATCH = 200
 """Versions of one record. On SQLite every writer waits for it: some 10 ms."""
 INTERVAL_S = 60.0
@@ -65,7 +67,7 @@ class Baseline:
 
     def loop(self) -> Loop:
         """The background loop."""
-        return Loop("digest-baseline", self.step, INTERVAL_S)
+        return Loop(NAME, self.step, INTERVAL_S)
 
     def finish(self) -> int:
         """Go on until there is nothing left; how many steps it took."""
@@ -99,8 +101,10 @@ class Baseline:
                     log.error("a version has lost the salt of its digest: it is left as it is")
                     continue
                 salt = digests.new_salt()
-                digest = one.digest_under(salt)
-                if _SALT.run(connection, {"version_pk": one.pk, "own": salt}) != 1:
+                digest: str | None = None
+                with items.apart(NAME):
+                    digest = one.digest_under(salt)
+                if digest is None or _SALT.run(connection, {"version_pk": one.pk, "own": salt}) != 1:
                     continue
                 (recorded if one.pk in known else unrecorded).append((one.reference, digest))
             accesses = [

@@ -33,6 +33,7 @@ from audit.intake import Intake
 from audit.spool import Taken
 from resources.outcomes import Unavailable
 from resources.times import microseconds, utc_now
+from store import items
 from store.access import Loop
 from store.engine import process
 from store.engine.database import Database
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("vigie.audit")
 
+NAME = "audit-sequencer"
 BATCH = {"sqlite": 1000, "postgresql": 4000}
 """Records of one transaction. On SQLite every writer waits for it: some 20 ms."""
 CACHE_KIB = 32 * 1024
@@ -185,7 +187,7 @@ class Sequencer:
 
     def loop(self) -> Loop:
         """The background loop."""
-        return Loop("audit-sequencer", self.paced_step, POLL_S)
+        return Loop(NAME, self.paced_step, POLL_S)
 
     def paced_step(self) -> bool:
         """`step` for the background: under load it rests after each batch, so that requests have the database first.
@@ -278,9 +280,13 @@ class Sequencer:
             parts = [
                 Part(patient, owners.get(patient, ""), salt(form2.SALT_BYTES)) for patient in record.patients
             ]
+            try:
+                head, particulars, keys = _said(digest, record, parts)
+            except Exception as fault:  # noqa: BLE001 - neither is the log stopped nor the access lost
+                items.tell(NAME, fault)
+                parts = []
+                head, particulars, keys = _said(digest, entry.unread(waiting.entry), parts)
             through += max(1, len(parts))
-            head = orjson.dumps({"site": digest, **record.head})
-            particulars = orjson.dumps(record.particulars) if record.particulars else b""
             leaf = form2.leaf(
                 seq, waiting.event_id, waiting.recorded, logged, own, head, particulars,
                 [part.committed for part in parts],
@@ -289,10 +295,7 @@ class Sequencer:
             rows.append(Row(
                 seq, waiting.event_id, forms.FORM_2, leaf, own, waiting.recorded, logged, through, head.decode(),
                 particulars.decode(), forms.parts_text(parts)))
-            found += [
-                (kind, value, waiting.recorded, seq)
-                for kind, value in finding.keys(record.head, record.particulars, parts)
-            ]
+            found += [(kind, value, waiting.recorded, seq) for kind, value in keys]
             if "unread" in record.particulars:
                 log.error("an audit entry cannot be read: it is logged as it stands", audit_event=waiting.event_id)
         return _Prepared(before, frontier, rows, found)
@@ -504,6 +507,13 @@ class Sequencer:
             self._published_read = False  # it is looked at again, and named
             return
         self._unpublished, self._published_at, self._published_size = None, time.monotonic(), size
+
+
+def _said(site: str, record: entry.Record, parts: Sequence[Part]) -> tuple[bytes, bytes, finding.Keys]:
+    """Head and particulars of a record as they are kept, and by what it is found."""
+    head = orjson.dumps({"site": site, **record.head})
+    particulars = orjson.dumps(record.particulars) if record.particulars else b""
+    return head, particulars, finding.keys(record.head, record.particulars, parts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,11 +23,13 @@ from dicomweb.tables import Row
 from dicomweb.writes import unpack
 from resources.outcomes import Gone, NotFound, Unavailable
 from resources.times import microseconds
+from store import items
 from store.access import Access, Caller, Change, Draft, Interaction, Resources, Version, Work
 from store.unit_of_work import Store
 
 log = structlog.get_logger("vigie.images")
 
+NAME = "imaging-studies"
 ORDERS_MAX = 100
 """An accession number that more orders of one hospital carry tells none of them: the study is kept apart."""
 AT_ONCE = 20
@@ -109,9 +111,9 @@ class Publisher:
                 self.publish(store, Caller.system(owner), owner, uid, (("recovered", "true"),))
             except Unavailable:
                 raise  # of the database, not of this study
-            except Exception:
+            except Exception as fault:  # noqa: BLE001 - of this study, whatever it is
                 self._failed[owner, uid] = now_us + AGAIN_US
-                log.exception("a study cannot be published", count=len(self._failed))
+                items.tell(NAME, fault)
             else:
                 self._failed.pop((owner, uid), None)
                 published += 1

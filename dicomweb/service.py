@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection
 
-from dicomweb import ae, writes
+from dicomweb import ae, publishing, writes
 from dicomweb.batches import Batch, Origin
 from dicomweb.dimse.limits import Limits
 from dicomweb.dimse.scp import Scp
@@ -73,7 +73,7 @@ class Imaging:
     @property
     def loops(self) -> tuple[Loop, ...]:
         """Background work: publish what a crash left unpublished."""
-        return (Loop("imaging-studies", lambda: self._publisher.step(self._store), 5.0),)
+        return (Loop(publishing.NAME, lambda: self._publisher.step(self._store), 5.0),)
 
     def queues(self, connection: Connection) -> Mapping[str, Waiting]:
         """What waits to be published."""

@@ -6,12 +6,14 @@ subscription's next number. The change rows leave the outbox in the same transac
 loses nothing. `store.engine.queue` says why that order is enough, and why no transaction elsewhere matters.
 
 A change that cannot be judged is told, counted and passed over; a subscription that cannot be judged goes into error,
-where its owner sees it. Neither stops the others.
+where its owner sees it. Neither stops the others. Where a statement about one of them fails, the batch is begun anew
+with a savepoint before each judgement: on PostgreSQL a failed statement leaves nothing usable of its transaction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from functools import lru_cache
 
@@ -21,6 +23,7 @@ from resources.outcomes import InvalidContent
 from resources.times import microseconds
 from store import items
 from store.access import EVERYONE, Caller, Version, Work
+from store.engine.faults import DRIVER_ERRORS
 from store.engine.queue import Floor, lead
 from store.unit_of_work import Store
 from store.versions.audiences import audience_of
@@ -58,6 +61,8 @@ class Sequencer:
         self._broken: dict[str, tuple[str, str]] = {}
         self._filters = lru_cache(maxsize=1024)(self._read_filter)
         self._floor = Floor()
+        self._saves = False
+        """Whether each judgement has a savepoint before it."""
 
     def step(self) -> bool:
         """Number what was committed since; False if there was nothing to do."""
@@ -73,12 +78,34 @@ class Sequencer:
             ):
                 return False
         try:
-            with self._store.database.write() as connection:
-                worked = lead(connection, LEADER_KEY) and self._sequence(connection, first[0].id)
+            worked = self._batch(first[0].id)
         except _Overtaken:
             return True
         self._report_broken()
         return worked
+
+    def _batch(self, first: int) -> bool:
+        try:
+            with self._store.database.write() as connection:
+                return lead(connection, LEADER_KEY) and self._sequence(connection, first)
+        except DRIVER_ERRORS as fault:
+            if self._saves or not items.is_its_own(fault):
+                raise
+        self._saves = True
+        try:
+            return self._batch(first)
+        finally:
+            self._saves = False
+
+    @contextmanager
+    def _apart(self, connection: Connection) -> Iterator[None]:
+        """`with` one judgement: what it raises spoils nothing else of the batch."""
+        if not self._saves:
+            with items.apart(NAME, shared=True):
+                yield
+            return
+        with items.apart(NAME), connection.begin_nested():
+            yield
 
     def _report_broken(self) -> None:
         while self._broken:
@@ -125,7 +152,7 @@ class Sequencer:
                 continue
             before = None if change.before_pk is None else versions.get(change.before_pk)
             fired = []
-            with items.apart(NAME, shared=True):
+            with self._apart(connection):
                 earlier = None if before is None or before.deleted else before.json()
                 fired = [
                     topic
@@ -157,7 +184,7 @@ class Sequencer:
             # Accepted by an earlier release, not understood by this one: say so to its owner, and let the others go on.
             self._broken[subscription.subscription_id] = (subscription.organization, error.diagnostics)
             return False
-        with items.apart(NAME, shared=True):
+        with self._apart(connection):
             return self._versions.passes(version, filters) and self._versions.visible(connection, caller, version)
         self._broken[subscription.subscription_id] = (subscription.organization, "An event could not be judged")
         return False
