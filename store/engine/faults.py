@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 import psycopg
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from resources.outcomes import Conflict, FhirError, Unavailable
 
@@ -51,8 +51,9 @@ def is_locked(error: BaseException) -> bool:
 
 def is_away(error: BaseException) -> bool:
     """Whether the database cannot be reached, or cannot write at present."""
-    original = driver_error(error)
-    return isinstance(original, psycopg.OperationalError | sqlite3.OperationalError)
+    if isinstance(error, DBAPIError) and (isinstance(error, OperationalError) or error.connection_invalidated):
+        return True
+    return isinstance(driver_error(error), psycopg.OperationalError | sqlite3.OperationalError)
 
 
 def translated(error: Exception) -> Exception:

@@ -8,7 +8,7 @@ children of both are killed (kill -9), so that those of the older one start anew
 node ends, and comes back with this version. Then the reckoning of `tests.crash.harness`: nothing lost, numbers
 gapless, each told once, the log verifies.
 
-The older version is taken out of git, so this needs a clone with its history; `tests/store/test_migrations.py` asks of
+The older version is taken out of git, so this needs a clone with its history; `tests/store/test_rolling.py` asks of
 every migration what is needed for it to hold.
 """
 

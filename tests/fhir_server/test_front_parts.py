@@ -437,9 +437,9 @@ def test_the_look_for_listeners_keeps_no_descriptor(tmp_path: Path) -> None:
     the folder could read or make figures any more, none became ready, and none that was replaced began."""
     with socket.create_server(("127.0.0.1", 0)) as listener, (tmp_path / "lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        before = set(os.listdir("/proc/self/fd"))
+        before = {*Path("/proc/self/fd").iterdir()}
         assert bound_connections(listener.getsockname()[1], 7) == 1
-        assert set(os.listdir("/proc/self/fd")) == before
+        assert {*Path("/proc/self/fd").iterdir()} == before
         assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 7000
         with (tmp_path / "lock").open("w") as other:
             held.close()
