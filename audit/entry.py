@@ -124,8 +124,8 @@ def _check(
         and {*map(type, caller.values())} <= _TEXTS
         and {type(access.get("type", "")), type(access.get("id", "")), type(access.get("owner", ""))} == _TEXT
     )
-    if good and patients:  # they are looked up, and no text of PostgreSQL has a NUL
-        good = all(patients) and {*map(type, patients)} == _TEXT and not any("\0" in one for one in patients)
+    if good and patients:
+        good = all(patients) and {*map(type, patients)} == _TEXT
     if good and particulars:
         context = particulars.get("context", ())
         pairs = [*particulars.get("detail", ()), *particulars.get("digests", ())]

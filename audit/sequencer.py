@@ -305,7 +305,8 @@ class Sequencer:
         patients = {patient for record in records for patient in record.patients}
         kept = self._owners
         found = {patient: kept[patient] for patient in patients if patient in kept}
-        ids = {patient.removeprefix("Patient/"): patient for patient in patients - found.keys()}
+        unknown = [patient for patient in patients - found.keys() if "\0" not in patient]  # PostgreSQL would refuse it
+        ids = {patient.removeprefix("Patient/"): patient for patient in unknown}
         fresh = {ids[id]: owner for id, owner in queries.owners(connection, list(ids)).items()}
         self._owners = {**(kept if len(kept) < _OWNERS_KEPT else {}), **fresh} if fresh else kept
         return found | fresh

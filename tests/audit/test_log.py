@@ -51,6 +51,17 @@ def test_records_become_audit_events_in_a_gapless_log_that_verifies(ledger: Ledg
     assert (checkpoint.size, checkpoint.root) == (size, root_of(leaves))
 
 
+def test_no_text_in_a_record_stops_the_log(ledger: Ledger, database: Database, signer: Signer):
+    """Nor what PostgreSQL refuses in a text: nothing behind it would ever have been sequenced."""
+    detail = (("StudyInstanceUID", "\0"),)
+    nul = Access(Interaction.READ, "Patient", "\0", 1, ("Patient/\0", "\0"), query="\0", detail=detail)
+    with database.write() as connection:
+        ledger.append(connection, Caller("\0", "\0"), [nul], AT)
+    fill(ledger)
+    assert [row.seq for row in logged(database)] == list(range(1, SIZE + 2))
+    assert judged(database, signer).findings == []
+
+
 def test_an_empty_log_verifies(database: Database, signer: Signer):
     assert judged(database, signer).ok
 
