@@ -1,4 +1,8 @@
-"""The schema's versions, by Alembic: `upgrade` brings a database to this code's, in one transaction.
+"""The schema's versions, by Alembic: `upgrade` brings a database to this code's, each revision in its own transaction.
+
+What a revision locks is free when it is done: in one transaction a lock of a moment, as ALTER TABLE takes it, would
+last for as long as the slowest of the revisions behind it, which may copy the log. An upgrade that was ended in between
+goes on where it was.
 
 Every package declares its tables on `store.tables.metadata`; whoever calls `revise` must have imported them all.
 
@@ -9,7 +13,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from alembic import command
 from alembic.config import Config
@@ -19,6 +23,9 @@ from alembic.script import ScriptDirectory
 from store.engine.database import MIGRATING, Database, open_engine
 from store.engine.locks import lock
 
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
 _FOLDER = Path(__file__).parent
 _LOCK = "schema migration"
 
@@ -27,23 +34,38 @@ class SchemaFault(Exception):
     """The database's schema is not one that this code can use; the text says what to do."""
 
 
-def upgrade(url: str) -> None:
+def upgrade(url: str, to: str | None = None) -> None:
     """Bring the schema to this version's. Safe to run at every start, by several processes at once.
 
-    Raises SchemaFault where it is a newer version's.
+    `to`: no further than to this revision. Raises SchemaFault where it is a newer version's.
     """
     database = open_engine(url, MIGRATING)
     try:
-        current, head = _state(database)
-        if current != head:
+        current, _ = _state(database)
+        last = to or _revisions()[0]
+        while current != last:
             _refuse_newer(current)
             with database.write() as connection:
                 lock(connection, _LOCK)
-                config = _config()
-                config.attributes["connection"] = connection
-                command.upgrade(config, "head")
+                current = _upgraded(connection, last)
     finally:
         database.dispose()
+
+
+def _upgraded(connection: Connection, last: str) -> str:
+    """Run the next revision, of a database without any all of them; another process may have run it meanwhile."""
+    current = MigrationContext.configure(connection).get_current_revision()
+    known = _revisions()
+    if current not in known and current is not None:
+        return current
+    ahead = known[known.index(last) : known.index(current) if current is not None else None]
+    if not ahead:
+        return last
+    following = ahead[-1] if current is not None else last
+    config = _config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, following)
+    return following
 
 
 def state(url: str) -> tuple[str | None, str | None]:

@@ -7,11 +7,12 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import inspect
+from sqlalchemy import inspect, text
 
 import fhir_server.server.services  # noqa: F401 - whoever assembles the server has imported every package that owns tables
 from store import migrations
 from store.engine.database import Database, open_engine
+from store.engine.faults import DRIVER_ERRORS
 from tests.conftest import ENGINES
 
 
@@ -59,3 +60,28 @@ def test_an_upgraded_database_is_as_the_code_declares_it(empty_urls: tuple[str, 
     finally:
         migrated.dispose()
         declared.dispose()
+
+
+def test_what_a_revision_locked_is_free_when_it_is_done(empty_urls: tuple[str, str]) -> None:
+    """Each is a transaction of its own: the ones before a failing one stay, and the next upgrade goes on behind them.
+
+    In one transaction 0007's ALTER TABLE, which locks everybody out of all versions, lasted until 0014 had copied the
+    log.
+    """
+    url = empty_urls[0]
+    database = open_engine(url)
+    try:
+        migrations.upgrade(url, to="0006")
+        assert migrations.state(url)[0] == "0006"
+        with database.write() as connection:
+            connection.execute(text("CREATE TABLE audit_month (since BIGINT)"))  # 0014 makes it
+        with pytest.raises(DRIVER_ERRORS):
+            migrations.upgrade(url)
+        assert migrations.state(url)[0] == "0013"
+        assert "salt" in {one["name"] for one in inspect(database.engine).get_columns("resource_version")}  # of 0007
+        with database.write() as connection:
+            connection.execute(text("DROP TABLE audit_month"))
+        migrations.upgrade(url)
+        assert migrations.standing(database) == "current"
+    finally:
+        database.dispose()
