@@ -1,8 +1,8 @@
 """PostgreSQL: the log's tables by months. Rows are moved as they are; SQLite keeps one table of each.
 
 Meanwhile requests go on, since they only write to the inbox, and whoever reads the log reads it as it was: the tables
-are locked against the sequencer alone until the moment in which the new ones take their place. Both lie on the disk
-until then.
+are locked against the sequencer alone until the moment in which the new ones, complete, take their place. Both lie on
+the disk until then.
 
 Revision ID: 0014
 Revises: 0013
@@ -40,9 +40,9 @@ def upgrade() -> None:
     if op.get_bind().dialect.name == "postgresql":
         op.execute("LOCK TABLE audit_log, audit_index IN SHARE MODE")
         months = _note()
-        _move_log(months)
-        _move_index(months)
-        op.execute("ANALYZE audit_log, audit_index")
+        _copy_log(months)
+        _copy_index(months)
+        _take_place()
 
 
 def downgrade() -> None:
@@ -66,7 +66,7 @@ def _note() -> list[tuple[int, int, int]]:
     return [(int(row[0]), int(row[1]), int(row[2])) for row in rows]
 
 
-def _move_log(months: list[tuple[int, int, int]]) -> None:
+def _copy_log(months: list[tuple[int, int, int]]) -> None:
     """Each month into a table of its own, whose indexes are built when it is attached."""
     op.execute("CREATE TABLE audit_log_new (LIKE audit_log INCLUDING COMMENTS) PARTITION BY RANGE (logged)")
     op.execute("CREATE UNIQUE INDEX ix_audit_log_new_seq ON audit_log_new (seq, logged)")
@@ -82,13 +82,8 @@ def _move_log(months: list[tuple[int, int, int]]) -> None:
     for month in _ahead(months):
         _make("audit_log", month)
         _attach("audit_log", month)
-    op.execute("DROP TABLE audit_log")
-    op.execute("ALTER TABLE audit_log_new RENAME TO audit_log")
-    for column in ("seq", "event_id", "recorded"):
-        op.execute(f"ALTER INDEX ix_audit_log_new_{column} RENAME TO ix_audit_log_{column}")
 
-
-def _move_index(months: list[tuple[int, int, int]]) -> None:
+def _copy_index(months: list[tuple[int, int, int]]) -> None:
     """In one pass, in the order of the key."""
     op.execute("CREATE TABLE audit_index_new (LIKE audit_index INCLUDING COMMENTS) PARTITION BY RANGE (at)")
     op.execute(
@@ -102,8 +97,17 @@ def _move_index(months: list[tuple[int, int, int]]) -> None:
         _make("audit_index", month)
         _attach("audit_index", month)
     op.execute("INSERT INTO audit_index_new SELECT * FROM audit_index ORDER BY kind, value, at, seq")
+    op.execute("ANALYZE audit_log_new, audit_index_new")
+
+
+def _take_place() -> None:
+    """From here on nobody reads, so nothing more is done than this."""
+    op.execute("DROP TABLE audit_log")
     op.execute("DROP TABLE audit_index")
-    op.execute("ALTER TABLE audit_index_new RENAME TO audit_index")
+    for table in ("audit_log", "audit_index"):
+        op.execute(f"ALTER TABLE {table}_new RENAME TO {table}")
+    for column in ("seq", "event_id", "recorded"):
+        op.execute(f"ALTER INDEX ix_audit_log_new_{column} RENAME TO ix_audit_log_{column}")
     op.execute("ALTER INDEX pk_audit_index_new RENAME TO pk_audit_index")
 
 
