@@ -31,6 +31,8 @@ log = structlog.get_logger("vigie.audit")
 
 ASK_AGAIN_S = 5.0
 """So soon a rotation is known."""
+SETTLED_NS = 100_000_000
+"""A file that was written to before that long is seen to be, once it is written to again."""
 
 
 class KeyOf:
@@ -75,6 +77,8 @@ class Intake:
         self._now = clock
         self._last = ""
         """The file that was read last."""
+        self._written: Mapping[str, int] | None = None
+        self._appended = 0
 
     # --- the writer's side
 
@@ -91,8 +95,18 @@ class Intake:
     # --- the sequencer's side
 
     def appended(self) -> int:
-        """How many bytes of records the files hold, consumed ones included, within a block a file."""
-        return spool.bytes_waiting(self.folder, {})
+        """How many bytes of records the files hold, consumed ones included, within a block a file; see `written`."""
+        written, settled = spool.written(self.folder), time.time_ns() - SETTLED_NS
+        if written != self._written:
+            self._appended = spool.bytes_waiting(self.folder, {})
+            self._written = written if all(at < settled for at in written.values()) else None
+        return self._appended
+
+    @property
+    def written(self) -> Mapping[str, int] | None:
+        """When each file was last written to, as the last look at what was appended saw it; None: something is being
+        written. What comes later has another instant."""
+        return self._written
 
     def next(self, connection: Connection, limit: int) -> list[Taken]:
         """What is next in the files, some `limit` records. Files take turns: one that fills fast holds up no other."""

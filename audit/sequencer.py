@@ -15,7 +15,7 @@ import gc
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -52,8 +52,10 @@ BATCH = {"sqlite": 1000, "postgresql": 4000}
 CACHE_KIB = 32 * 1024
 """SQLite: pages that the background's connection keeps. The index over patients and resources is written everywhere."""
 POLL_S = 0.2
-"""How often the background looks whether something was recorded."""
+"""How often the background looks whether something was recorded, while something is."""
 IDLE_S = 1.0
+"""The same once nothing was recorded for so long."""
+LOOKS_S = 5.0
 """How often it looks at length, whatever it looks like."""
 PUBLISH_INTERVAL_S = 1.0
 TIDY_INTERVAL_S = 5.0
@@ -133,8 +135,12 @@ class Sequencer:
         self._spooled_bytes = self._passed_bytes = 0
         """In the spool at the last look; of bursts that came since the log had everything."""
         self._passes_until = self._looked_at = 0.0
-        self._known_bytes, self._looks_at = -1, 0.0
-        """In the spool when the log had everything; when to look at length again in any case."""
+        self._busy_at = 0.0
+        """When the background last found something."""
+        self._had: Mapping[str, int] | None = None
+        """The spool as it was when the log had everything, if that is known."""
+        self._looks_at = 0.0
+        """When to look at length again in any case."""
         self._in_burst = False
         """Whether many reads came between the last two looks."""
 
@@ -163,6 +169,7 @@ class Sequencer:
             if batch.records:
                 prepared = self._prepared(connection, batch)
         if not batch.records:
+            self._had = self._written
             self._drop_doubles(batch)
             self._tidy()
             self._keep_house()
@@ -170,6 +177,7 @@ class Sequencer:
             self._follow()
             self._publish(force=True)
             return False
+        self._busy_at = time.monotonic()
         self._lag_s = self._now().timestamp() - min(row.recorded for row in batch.records) / 1_000_000
         try:
             note = self._sequence(batch, prepared)
@@ -187,7 +195,11 @@ class Sequencer:
 
     def loop(self) -> Loop:
         """The background loop."""
-        return Loop(NAME, self.paced_step, POLL_S)
+        return Loop(NAME, self.paced_step, IDLE_S, sooner_s=self._pause_s)
+
+    def _pause_s(self) -> float:
+        """Until the next look of the background, which may be long once it has found nothing for long."""
+        return IDLE_S if time.monotonic() - self._busy_at > IDLE_S else POLL_S
 
     def paced_step(self) -> bool:
         """`step` for the background: under load it rests after each batch, so that requests have the database first.
@@ -204,7 +216,7 @@ class Sequencer:
         more = self.step()
         if not more:
             self._passed_bytes, self._passes_until = 0, time.monotonic() + PASSES_S
-            self._known_bytes, self._looks_at = self._spooled_bytes, began + IDLE_S
+            self._looks_at = began + LOOKS_S
         if more and self._in_burst and self._lag_s < RESTS_BELOW_S:
             time.sleep(min(time.monotonic() - began, _REST_MAX_S))
         return more
@@ -215,16 +227,23 @@ class Sequencer:
         if self._intake is None or now_s - self._looked_at < POLL_S / 2:
             return False
         before, self._spooled_bytes = self._spooled_bytes, self._intake.appended()
-        self._looked_at, came = now_s, self._spooled_bytes - before
-        self._in_burst = came >= BURST_BYTES
+        came, rested_s = self._spooled_bytes - before, now_s - self._looked_at
+        self._looked_at = now_s
+        if came:
+            self._busy_at = now_s
+        self._in_burst = came >= BURST_BYTES and rested_s < IDLE_S
         if not self._in_burst:
             return False
         self._passed_bytes += came
         return self._passed_bytes < PASSED_BYTES and now_s < self._passes_until
 
+    @property
+    def _written(self) -> Mapping[str, int] | None:
+        return {} if self._intake is None else self._intake.written
+
     def _has_nothing(self) -> bool:
         """Whether nothing has come since the log had everything: ten times cheaper than to look at length."""
-        if time.monotonic() >= self._looks_at or self._spooled_bytes != self._known_bytes:
+        if time.monotonic() >= self._looks_at or self._had is None or self._written != self._had:
             return False
         with self._database.glance() as connection:
             return not queries.is_any_pending(connection)

@@ -326,6 +326,15 @@ def files(folder: Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(folder) if entry.name.endswith(".spool"))
 
 
+def written(folder: Path) -> dict[str, int]:
+    """When each file was last written to (ns since 1970). Writes within some milliseconds may share an instant."""
+    found = {}
+    for name in files(folder):
+        with suppress(FileNotFoundError):
+            found[name] = (folder / name).stat().st_mtime_ns
+    return found
+
+
 def set_aside(folder: Path) -> list[str]:
     """The names of the files that did not verify."""
     aside = folder / ASIDE

@@ -100,7 +100,7 @@ class Publisher:
         One that cannot be published is told and left alone for a while: it stops none of the others.
         """
         now_us = microseconds(store.now())
-        with store.database.read() as connection:
+        with store.database.glance() as connection:
             limit = AT_ONCE + len(self._failed)
             found = writes.unpublished(connection, before=now_us - self._quiet_us, limit=limit)
         self._failed = {study: at for study, at in self._failed.items() if study in set(found)}

@@ -27,6 +27,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from dicomweb.tables import Row, dicom_header, dicom_instance, dicom_series, dicom_study
 from resources.json import Json
 from store.access import COUNTED, Waiting
+from store.engine.statements import Prepared
 
 _AT_ONCE = 500
 """Values of one statement."""
@@ -135,15 +136,17 @@ def mark_published(connection: Connection, pk: int, values: Json) -> None:
     set_row(connection, dicom_study, pk, values)
 
 
+_UNPUBLISHED = Prepared(
+    select(dicom_study.c.owner, dicom_study.c.study_instance_uid)
+    .where(dicom_study.c.published < dicom_study.c.revision, dicom_study.c.updated < bindparam("before"))
+    .order_by(dicom_study.c.updated)
+    .limit(bindparam("most"))
+)
+
+
 def unpublished(connection: Connection, *, before: int, limit: int) -> list[tuple[str, str]]:
     """(owner, StudyInstanceUID) of studies newer than their ImagingStudy, quiet since `before` (µs)."""
-    rows = connection.execute(
-        select(dicom_study.c.owner, dicom_study.c.study_instance_uid)
-        .where(dicom_study.c.published < dicom_study.c.revision, dicom_study.c.updated < before)
-        .order_by(dicom_study.c.updated)
-        .limit(limit)
-    ).all()
-    return [(row[0], row[1]) for row in rows]
+    return [(row[0], row[1]) for row in _UNPUBLISHED.all(connection, {"before": before, "most": limit})]
 
 
 def backlog(connection: Connection) -> Waiting:

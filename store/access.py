@@ -278,6 +278,13 @@ class Loop:
     interval_s: float
     wake: str = ""
     """What a transaction announces that gives this loop work: it is called again soon after the commit."""
+    sooner_s: Callable[[], float] | None = None
+    """Asked after a step that found no work: in how many seconds there may be some, as far as is known."""
+
+    @property
+    def rest_s(self) -> float:
+        """How long to rest now, in seconds: never longer than the interval."""
+        return self.interval_s if self.sooner_s is None else min(self.interval_s, self.sooner_s())
 
 
 class Resources(Protocol):

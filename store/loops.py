@@ -19,6 +19,7 @@ from resources.times import microseconds
 from store.access import Loop
 from store.engine.database import Database
 from store.engine.locks import lock
+from store.engine.statements import Prepared
 from store.search.pages import LIFETIME
 from store.unit_of_work import Store
 from store.versions.kept import keep
@@ -89,6 +90,9 @@ def _ended(connection: Connection, boundary: int) -> list[tuple[int, int]]:
     return [(int(row[0]), int(row[1])) for row in rows]
 
 
+_NEWEST = Prepared(select(func.coalesce(func.max(resource_version.c.pk), 0)))
+
+
 def statistician(database: Database) -> Loop:
     """The loop that analyses."""
     return Loop("statistics", Statistics(database).step, STATISTICS_INTERVAL_S)
@@ -105,8 +109,9 @@ class Statistics:
         """Analyse if the store has grown by much; never asks to be called again at once."""
         if self._database.is_sqlite:
             return False
-        with self._database.read() as connection:
-            newest = int(connection.execute(select(func.coalesce(func.max(resource_version.c.pk), 0))).scalar_one())
+        with self._database.glance() as connection:
+            row = _NEWEST.first(connection, {})
+        newest = 0 if row is None else int(row[0])
         if newest < self._analysed_at * _GROWTH + _AT_LEAST:
             return False
         names = ", ".join(f'"{table.name}"' for table in (resource_version, audience_member, *INDEX_TABLES))

@@ -12,6 +12,7 @@ else.
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable
@@ -44,6 +45,8 @@ FAILING_THREADS = 8
 IN_SUCCESSION = 50
 """Notifications of one subscription that a thread sends before it lets others go first."""
 SETTLE_ATTEMPTS = 5
+AGAIN_S = 0.2
+"""After so long it is seen again whether what is due can be sent."""
 LOOK_INTERVAL_S = 1.0
 """Between two looks for leases whose process has died."""
 RECORD_PAUSE = timedelta(seconds=1)
@@ -82,6 +85,8 @@ class Dispatcher:
         self._trail = trail
         self._clock = clock
         self._looked_at = -LOOK_INTERVAL_S
+        self._next_due: int | None = None
+        """What the last step saw to be due next (µs)."""
         self._threads = (
             Threads("deliver", healthy_threads, PER_ORIGIN, failing=False),
             Threads("deliver-failing", failing_threads, 1, failing=True),
@@ -92,13 +97,23 @@ class Dispatcher:
         handed = False
         self._end_leases_of_the_dead()
         with self._database.glance() as connection:
-            if not leases.is_any_due(connection, self._clock()):
-                return False
+            self._next_due = leases.next_due(connection)
+        if self._next_due is None or self._next_due > microseconds(self._clock()):
+            return False
         for threads in self._threads:
             for held in self.lease(threads):
                 threads.submit(held, self._work)
                 handed = True
         return handed
+
+    def due_in_s(self) -> float:
+        """In how many seconds there may be something to send, as the last step saw it.
+
+        What is due and is not taken waits for a thread or an endpoint, here or in another process.
+        """
+        if self._next_due is None:
+            return math.inf
+        return max(AGAIN_S, (self._next_due - microseconds(self._clock())) / 1_000_000)
 
     def drain(self) -> None:
         """Wait until every request under way is settled (shutdown, tests)."""
@@ -132,7 +147,7 @@ class Dispatcher:
             return
         self._looked_at = time.monotonic()
         now = self._clock()
-        with self._database.read() as connection:
+        with self._database.glance() as connection:
             tokens = leases.of_the_dead(connection, now)
             wrong = leases.is_too_far(connection, now)
         if tokens:

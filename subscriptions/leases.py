@@ -104,11 +104,14 @@ def new_token() -> str:
     return f"{holders.mine()}/{random_digits()}"
 
 
+_HELD = Prepared(
+    select(state_table.c.lease_token).where(state_table.c.lease_until > bindparam("at", type_=BigInteger)).distinct()
+)
+
+
 def of_the_dead(connection: Connection, now: datetime) -> list[str]:
     """Tokens of running leases whose process is known to have ended."""
-    tokens = connection.execute(
-        select(state_table.c.lease_token).where(state_table.c.lease_until > microseconds(now)).distinct()
-    ).scalars()
+    tokens = [row[0] for row in _HELD.all(connection, {"at": microseconds(now)})]
     return [token for token in tokens if token and holders.is_gone(token.partition("/")[0])]
 
 
@@ -119,12 +122,14 @@ def end(connection: Connection, tokens: Sequence[str]) -> None:
     )
 
 
-_ANY_DUE = Prepared(select(state_table.c.due_at).where(state_table.c.due_at <= bindparam("at")).limit(1))
+_NEXT_DUE = Prepared(select(func.min(state_table.c.due_at)))
 
 
-def is_any_due(connection: Connection, now: datetime) -> bool:
-    """Whether there may be something to send: what an idle dispatcher asks again and again."""
-    return _ANY_DUE.first(connection, {"at": microseconds(now)}) is not None
+def next_due(connection: Connection) -> int | None:
+    """When there is next something to send (µs), be it that somebody sends it: what an idle dispatcher asks again and
+    again."""
+    row = _NEXT_DUE.first(connection, {})
+    return None if row is None else row[0]
 
 
 def is_due(connection: Connection, now: datetime, lane: Lane) -> bool:
@@ -253,13 +258,38 @@ def _write(connection: Connection, after: State, *, lease_until: int | None, now
 
 AHEAD_S = 5
 """How far the clocks of two nodes may differ before what one wrote looks wrong to the other."""
+_AHEAD_US = AHEAD_S * 1_000_000
+_RETRY_US = schedule.RETRY_AFTER_MAX_S * 1_000_000
+_OPEN_US = (max(schedule.BREAKER_OPEN_S, schedule.TIMEOUT_MAX_S + LEASE_MARGIN_S)) * 1_000_000
+
+
+def _too_far() -> ColumnElement[bool]:
+    """Of a state; the parameter `bound`: how far ahead an instant may lie that has no step."""
+    columns = state_table.c
+    bound = bindparam("bound", type_=BigInteger)
+    return or_(
+        columns.first_attempt_at > bound,
+        columns.retry_at > bound + _RETRY_US,
+        columns.heartbeat_at > bound + cast(columns.heartbeat_s, BigInteger) * 1_000_000,
+        columns.lease_until > bound + (cast(columns.timeout_s, BigInteger) + LEASE_MARGIN_S) * 1_000_000,
+        and_(columns.due_at > bound, columns.status == "requested"),
+        and_(columns.due_at > bound, columns.events > columns.delivered, columns.retry_at.is_(None)),
+    )
+
+
+_TOO_FAR = _too_far()
+_ANY_TOO_FAR = Prepared(select(state_table.c.subscription_id).where(_TOO_FAR).limit(1))
+_ANY_SHUT = Prepared(
+    select(endpoint_table.c.origin).where(endpoint_table.c.open_until > bindparam("bound", type_=BigInteger)).limit(1)
+)
 
 
 def correct(connection: Connection, now: datetime) -> int:
     """Bring nearer what lies further ahead than its own longest step: it was written by a clock that was wrong, and
     would hold up a subscription for as long as the clock was off. Returns how many rows that concerned."""
     at = microseconds(now)
-    rows = connection.execute(select(state_table).where(_too_far(at)).with_for_update()).all()
+    far = select(state_table).where(_TOO_FAR).with_for_update()
+    rows = connection.execute(far, {"bound": at + _AHEAD_US}).all()
     for row in rows:
         state = outbox.state_of(row)
         until = row.lease_until
@@ -279,27 +309,10 @@ def correct(connection: Connection, now: datetime) -> int:
 
 def is_too_far(connection: Connection, now: datetime) -> bool:
     """Whether `correct` has something to do."""
-    at = microseconds(now)
-    shut = select(endpoint_table.c.origin).where(endpoint_table.c.open_until > at + _OPEN_US + _AHEAD_US)
-    states = select(state_table.c.subscription_id).where(_too_far(at))
-    return any(connection.execute(one.limit(1)).first() is not None for one in (states, shut))
-
-
-_AHEAD_US = AHEAD_S * 1_000_000
-_RETRY_US = schedule.RETRY_AFTER_MAX_S * 1_000_000
-_OPEN_US = (max(schedule.BREAKER_OPEN_S, schedule.TIMEOUT_MAX_S + LEASE_MARGIN_S)) * 1_000_000
-
-
-def _too_far(at: int) -> ColumnElement[bool]:
-    columns = state_table.c
-    bound = at + _AHEAD_US
-    return or_(
-        columns.first_attempt_at > bound,
-        columns.retry_at > bound + _RETRY_US,
-        columns.heartbeat_at > bound + cast(columns.heartbeat_s, BigInteger) * 1_000_000,
-        columns.lease_until > bound + (cast(columns.timeout_s, BigInteger) + LEASE_MARGIN_S) * 1_000_000,
-        and_(columns.due_at > bound, columns.status == "requested"),
-        and_(columns.due_at > bound, columns.events > columns.delivered, columns.retry_at.is_(None)),
+    bound = microseconds(now) + _AHEAD_US
+    return (
+        _ANY_TOO_FAR.first(connection, {"bound": bound}) is not None
+        or _ANY_SHUT.first(connection, {"bound": bound + _OPEN_US}) is not None
     )
 
 

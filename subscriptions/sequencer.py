@@ -66,7 +66,7 @@ class Sequencer:
 
     def step(self) -> bool:
         """Number what was committed since; False if there was nothing to do."""
-        with self._store.database.read() as connection:
+        with self._store.database.glance() as connection:
             first = outbox.pending_changes(connection, self._floor, limit=1)
             if not first:
                 return False

@@ -38,9 +38,8 @@ from subscriptions.signature import Keyring
 from subscriptions.statuses import server_for, write_status
 from subscriptions.versions import Versions
 
-SEQUENCER_INTERVAL_S = 0.5
-DISPATCHER_INTERVAL_S = 0.2
-"""At most this long after a retry or heartbeat is due; what is new wakes the loops."""
+INTERVAL_S = 1.0
+"""Of the sequencer and the dispatcher, which commits wake: what they look for in any case, should a word be lost."""
 MAINTENANCE_INTERVAL_S = 10.0
 MAINTENANCE = "subscription-maintenance"
 
@@ -102,8 +101,11 @@ class Subscriptions:
     def loops(self) -> tuple[Loop, ...]:
         """What the background worker runs."""
         return (
-            Loop(sequencer.NAME, self.sequencer.step, SEQUENCER_INTERVAL_S, wake=outbox.CHANGES),
-            Loop(dispatcher.NAME, self.dispatcher.step, DISPATCHER_INTERVAL_S, wake=outbox.DUE),
+            Loop(sequencer.NAME, self.sequencer.step, INTERVAL_S, wake=outbox.CHANGES),
+            Loop(
+                dispatcher.NAME, self.dispatcher.step, INTERVAL_S, wake=outbox.DUE,
+                sooner_s=self.dispatcher.due_in_s,
+            ),
             Loop(MAINTENANCE, self.maintain, MAINTENANCE_INTERVAL_S),
         )
 

@@ -20,6 +20,9 @@ from fhir_server.server.settings import Settings
 log = structlog.get_logger("vigie.serve")
 
 _TICK_S = 0.1
+"""Between two looks whether the server is ready."""
+_REST_S = 10.0
+"""Once it is: what a child or a signal does not end."""
 _REPORT_EVERY_S = 15.0
 
 
@@ -67,7 +70,7 @@ def _watch(supervisor: Supervisor, settings: Settings) -> None:
             elif time.monotonic() - reported >= _REPORT_EVERY_S:
                 reported = time.monotonic()
                 log.warning("not ready yet", seconds=round(reported - began), reason=", ".join(waiting))
-        time.sleep(_TICK_S)
+        supervisor.rest(_TICK_S if not supervisor.was_ready else _REST_S)
 
 
 def _with_ports(settings: Settings) -> Settings:

@@ -369,13 +369,17 @@ def _locked(folder: Path, kind: int) -> Iterator[None]:
 # — what every process knows of itself —
 
 
+_STATM = Path("/proc/self/statm")
+
+
 def _memory() -> Mapping[Labels, float]:
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    pages = int(_STATM.read_text(encoding="ascii").split()[1])
     return {(): float(pages * os.sysconf("SC_PAGE_SIZE"))}
 
 
 def _descriptors() -> Mapping[Labels, float]:
-    return {(): float(len(list(Path("/proc/self/fd").iterdir())))}
+    with os.scandir("/proc/self/fd") as open_ones:
+        return {(): float(sum(1 for _ in open_ones))}
 
 
 def _threads() -> Mapping[Labels, float]:

@@ -104,7 +104,7 @@ def configure(process: str, *, speaks: bool = False) -> None:
 
     `speaks`: a command, which also writes sentences for people to `sys.stderr`; else what is written there is withheld.
     """
-    global _process, _writer_pid, _writing, _telling, _is_terminal
+    global _process, _writer_pid, _writing, _telling, _wanted, _is_terminal
     _is_terminal = os.isatty(_STANDARD_ERROR)
     structlog.configure(
         processors=[structlog.processors.add_log_level, _complete, _render],
@@ -115,7 +115,7 @@ def configure(process: str, *, speaks: bool = False) -> None:
     structlog.contextvars.clear_contextvars()
     if _writer_pid != os.getpid():  # a web worker is forked from a process that logs: its writing thread stayed behind
         _lines.clear()
-        _writing, _telling = threading.Lock(), threading.Lock()
+        _writing, _telling, _wanted = threading.Lock(), threading.Lock(), threading.Event()
         told.clear()
         threading.Thread(target=_flushing, name="log", daemon=True).start()
         # Not `atexit`, of which a process forked by multiprocessing (a web worker) takes no notice.
@@ -154,6 +154,8 @@ def request(method: str, route: str, status: int, ms: float, request_id: str) ->
     """The line of one request; it is made and written ten times a second, without structlog."""
     if _writer_pid:
         _lines.append((utc_now(), method, route, status, ms, request_id))
+        if not _wanted.is_set():
+            _wanted.set()
 
 
 def on_requests(listener: Callable[[Iterable[Request]], None]) -> None:
@@ -186,6 +188,8 @@ _writer_pid = 0
 """The process whose thread writes the lines; 0: none does."""
 _lines: deque[tuple[datetime, str, str, int, float, str]] = deque(maxlen=100_000)
 _writing = threading.Lock()
+_wanted = threading.Event()
+"""There is something for the thread to write."""
 _listeners: list[Callable[[Iterable[Request]], None]] = []
 _FLUSH_S = 0.1
 
@@ -208,7 +212,9 @@ def flush() -> None:
 
 def _flushing() -> None:
     while True:
+        _wanted.wait()
         time.sleep(_FLUSH_S)
+        _wanted.clear()
         flush()
         if isinstance(sys.stderr, _Withheld):
             sys.stderr.flush()
@@ -429,6 +435,7 @@ class _Withheld(io.TextIOBase):
         self._error = sys.exc_info()[1] or self._error
         if self._lines and self._error is None:
             self.flush()
+        _wanted.set()
         return len(text)
 
     def flush(self) -> None:

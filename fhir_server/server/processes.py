@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 import os
 import select
 import signal
@@ -166,17 +167,23 @@ class Supervisor:
     was_ready: bool = False
     """To be set once the server has answered: from then on a child that crashes is restarted for ever."""
     _faults: tuple[int, int] = field(default_factory=os.pipe)
+    _signals: tuple[int, int] = field(default_factory=os.pipe)
+    """Written to by each signal."""
 
     def start(self) -> None:
         """Start all children, and heed SIGTERM and SIGINT."""
+        for end in self._signals:
+            os.set_blocking(end, False)
+        signal.set_wakeup_fd(self._signals[1], warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)  # without a handler it wakes nobody
         now = time.monotonic()
         for child in self.children:
             child.start(now, self._faults[1])
 
     def tick(self) -> None:
-        """Restart what has crashed. To be called a few times a second. Raises CannotRun where that is futile."""
+        """Restart what has crashed. To be called again after `rest`. Raises CannotRun where that is futile."""
         now = time.monotonic()
         if select.select([self._faults[0]], [], [], 0)[0]:
             raise CannotRun(os.read(self._faults[0], 4096).decode("utf-8", "replace").splitlines()[0])
@@ -197,6 +204,15 @@ class Supervisor:
             if child.process is None and now >= child.not_before:
                 child.start(now, self._faults[1])
 
+    def rest(self, longest_s: float) -> None:
+        """Return once there is something to do: a child has ended or is to be started, a signal came."""
+        due = min((child.not_before for child in self.children if child.process is None), default=math.inf)
+        ready, _, _ = select.select(
+            [self._faults[0], self._signals[0]], [], [], max(0.0, min(longest_s, due - time.monotonic()))
+        )
+        if self._signals[0] in ready:
+            os.read(self._signals[0], 4096)
+
     def stop(self) -> None:
         """End all children: SIGTERM, and after the grace SIGKILL."""
         self.stopping = True
@@ -211,7 +227,9 @@ class Supervisor:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        for descriptor in self._faults:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for descriptor in (*self._faults, *self._signals):
             with suppress(OSError):
                 os.close(descriptor)
 
@@ -241,7 +259,7 @@ def until_ready(settings: Settings, supervisor: Supervisor) -> None:
     """Wait until the server can serve, however long that takes. Raises CannotRun where it never will."""
     while not is_ready(settings):
         supervisor.tick()
-        time.sleep(_LOOK_S)
+        supervisor.rest(_LOOK_S)
     supervisor.was_ready = True
 
 

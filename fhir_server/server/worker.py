@@ -34,6 +34,7 @@ def run(services: Services, stopping: threading.Event, own: Figures) -> None:
     for thread in threads:
         thread.start()
     stopping.wait()
+    services.database.end_waits()
     for thread in threads:
         thread.join(timeout=10)
 
@@ -48,9 +49,9 @@ def _turn(services: Services, loop: Loop, stopping: threading.Event, counted: Lo
             if more:
                 continue
             if loop.wake:
-                services.database.wait_for(loop.wake, loop.interval_s)  # fails too while the database is away
+                services.database.wait_for(loop.wake, loop.rest_s)
             else:
-                stopping.wait(loop.interval_s)
+                stopping.wait(loop.rest_s)
         except Exception:
             counted.failed()
             log.exception("a loop failed", loop=loop.name)

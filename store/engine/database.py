@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 from weakref import WeakSet
 
 import psycopg
@@ -30,9 +30,8 @@ from store.engine.gate import PATIENCE_S, WriteGate
 from store.engine.schema import metadata
 from store.engine.silence import SILENT_S, Silence, Silent
 from store.engine.wakes import Wakes
+from store.engine.watching import Commits
 
-POLL_INTERVAL_S, IDLE_POLL_INTERVAL_S = 0.01, 0.04
-IDLE_AFTER_S = 2.0
 CLOSE_WITHIN_S = 5.0
 POOL_SIZE = 16
 POOL_OVERFLOW = 48
@@ -119,17 +118,19 @@ class Database:
         """
         return self._state.transaction(None)
 
-    def wait_for_change(self, timeout_s: float) -> bool:
-        """Return True soon after another connection committed, False after `timeout_s`.
+    def wait_for(self, name: str, timeout_s: float) -> bool:
+        """Return True soon after a transaction committed that announced `name` (`store.engine.wakes`), on SQLite after
+        any commit; False after `timeout_s`, or after `end_waits`.
 
         It may return True without a change, and a change made before the call may count: look, then wait.
         """
-        return self._state.wait_for_change(timeout_s)
-
-    def wait_for(self, name: str, timeout_s: float) -> bool:
-        """As `wait_for_change`, for what a committed transaction announced by `name` (`store.engine.wakes`)."""
         state = self._state
-        return state.wait_for_change(timeout_s) if state.gate is not None else state.wakes.wait(name, timeout_s)
+        return state.wakes.wait(name, timeout_s) if state.commits is None else state.commits.wait(timeout_s)
+
+    def end_waits(self) -> None:
+        """Have whoever waits go on, and nobody wait any more: this process ends."""
+        state = self._state
+        (state.commits or state.wakes).end()
 
     def create_all(self) -> None:
         """Make the tables of every package that was imported. Production uses the migrations."""
@@ -179,9 +180,8 @@ class _ProcessState:
     def __init__(self, url: URL, waits: Waits) -> None:
         self.pid = process.pid()
         self.gate: WriteGate | None = None
-        self._watchers = threading.local()
+        self.commits: Commits | None = None
         self._kept = threading.local()
-        self._watcher_list: list[_Watcher] = []
         self._open: WeakSet[Connection] = WeakSet()
         """Connections that threads keep; of a thread that has ended, the pool has its own again."""
         self.busy: set[_Kept] = set()
@@ -191,6 +191,7 @@ class _ProcessState:
             file = Path(str(url.database)).absolute()
             self.gate = WriteGate(file.parent, file.name, waits.lock_s or PATIENCE_S)
             self.engine = self.reader = self.writer = self.glancer = _sqlite_engine(url, waits)
+            self.commits = Commits(self.engine, file)
         else:
             self.engine = create_engine(
                 url,
@@ -244,33 +245,11 @@ class _ProcessState:
         """The same, within the time that a silent database is given."""
         return self._connect_apart(connect_timeout=int(SILENT_S))
 
-    def wait_for_change(self, timeout_s: float) -> bool:
-        watcher = self.watcher()
-        try:
-            return watcher.wait(timeout_s)
-        except (Silent, *DRIVER_ERRORS):
-            # Its connection is gone, the database was restarted: the next call looks with a new one.
-            del self._watchers.watcher
-            self._watcher_list.remove(watcher)
-            with suppress(*DRIVER_ERRORS):
-                watcher.close()
-            raise
-
-    def watcher(self) -> _Watcher:
-        watcher: _Watcher | None = getattr(self._watchers, "watcher", None)
-        if watcher is None:
-            counter: _Commits = (
-                _DataVersion(self.engine) if self.gate is not None else _Snapshot(self.engine, self.silence)
-            )
-            watcher = self._watchers.watcher = _Watcher(counter)
-            self._watcher_list.append(watcher)
-        return watcher
-
     def close(self) -> None:
         self.wakes.close()
         self.silence.close()
-        for watcher in self._watcher_list:
-            watcher.close()
+        if self.commits is not None:
+            self.commits.close()
         self.is_closed = True
         deadline = time.monotonic() + CLOSE_WITHIN_S
         while self.busy and time.monotonic() < deadline:
@@ -388,74 +367,6 @@ def _has_ended(driver: Any) -> bool:
         return bool(poll.poll(0))
     except DRIVER_ERRORS:
         return True
-
-
-class _Commits(Protocol):
-    """A number that changes with every commit of others."""
-
-    def now(self) -> int: ...
-
-    def close(self) -> None: ...
-
-
-class _Watcher:
-    """Notices commits of others. One per thread."""
-
-    def __init__(self, commits: _Commits) -> None:
-        self._commits = commits
-        self._seen = commits.now()
-        self._changed_s = time.monotonic()
-
-    def wait(self, timeout_s: float) -> bool:
-        deadline = time.monotonic() + timeout_s
-        while True:
-            current, now_s = self._commits.now(), time.monotonic()
-            if current != self._seen:
-                self._seen, self._changed_s = current, now_s
-                return True
-            left_s = deadline - now_s
-            if left_s <= 0:
-                return False
-            is_idle = now_s - self._changed_s > IDLE_AFTER_S
-            time.sleep(min(IDLE_POLL_INTERVAL_S if is_idle else POLL_INTERVAL_S, left_s))
-
-    def close(self) -> None:
-        self._commits.close()
-
-
-class _DataVersion:
-    """PRAGMA data_version changes when another connection commits."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._raw = engine.raw_connection()
-        self._cursor = self._raw.cursor()
-
-    def close(self) -> None:
-        self._cursor.close()
-        self._raw.close()
-
-    def now(self) -> int:
-        self._cursor.execute("PRAGMA data_version")
-        return int(self._cursor.fetchone()[0])  # type: ignore[index]
-
-
-class _Snapshot:
-    """The newest completed transaction, polled: NOTIFY takes a lock that makes all commits of the cluster wait."""
-
-    def __init__(self, engine: Engine, silence: Silence) -> None:
-        self._silence = silence
-        with silence.connecting():
-            self._raw = engine.raw_connection()
-        self._driver = cast(Any, self._raw.driver_connection)
-        self._driver.autocommit = True
-
-    def close(self) -> None:
-        self._raw.invalidate()
-        self._raw.close()
-
-    def now(self) -> int:
-        with self._silence.watched(self._driver):
-            return int(self._driver.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())::text").fetchone()[0])
 
 
 def _libpq_waits(url: URL, waits: Waits) -> dict[str, Any]:

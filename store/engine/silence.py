@@ -103,7 +103,7 @@ class Silence:
                     self._thread.start()
 
     def _look(self) -> None:
-        while not self._closing.wait(_TICK_S):
+        while not self._closing.wait(self._tick_s):
             late = time.monotonic() - LATE_S
             asks = self.is_silent or self._suspected
             if not asks and not any(since < late for _, since in list(self._waiting.values())):
@@ -120,6 +120,11 @@ class Silence:
             self.is_silent = True
             self._cut_off()
         self._drop()
+
+    @property
+    def _tick_s(self) -> float:
+        """Until the next look. While nobody waits: what begins meanwhile is not late before it."""
+        return _TICK_S if self._waiting or self.is_silent or self._suspected else LATE_S
 
     def _answers(self) -> bool:
         """Whether PostgreSQL answers at all, be it that it cannot serve."""

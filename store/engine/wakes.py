@@ -68,7 +68,7 @@ class Wakes:
         """A pipe whose closing ends the listener's wait."""
         self._own = 0
         """The session that this process speaks in: what it says it has told itself already."""
-        self._closed = False
+        self._has_ended = self._closed = False
 
     def tell(self, names: Iterable[str]) -> None:
         """Something is committed that concerns these names."""
@@ -82,16 +82,23 @@ class Wakes:
         self._to_tell.set()
 
     def wait(self, name: str, timeout_s: float) -> bool:
-        """Return True once `name` was told since this thread last waited for it, False after `timeout_s`."""
+        """Return True once `name` was told since this thread last waited for it; False after `timeout_s`, or after
+        `end`."""
         seen: dict[str, int] = self._seen.__dict__
         with self._changed:
             if self._end_of_listening is None and not self._closed:
                 self._end_of_listening = os.pipe()
                 self._start(self._listen, "wake-listener")
             last = seen.get(name, 0)
-            told = self._changed.wait_for(lambda: self._counts[name] != last, timeout_s)
+            self._changed.wait_for(lambda: self._has_ended or self._counts[name] != last, timeout_s)
             seen[name] = self._counts[name]
-        return told
+        return seen[name] != last
+
+    def end(self) -> None:
+        """Whoever waits goes on, and nobody waits any more."""
+        with self._changed:
+            self._has_ended = True
+            self._changed.notify_all()
 
     def close(self) -> None:
         """End the threads; they close their connections."""

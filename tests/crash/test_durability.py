@@ -53,7 +53,7 @@ def test_every_connection_of_the_server_commits_to_the_disk(tmp_path: Path) -> N
     browser = create_app(services).test_client()
     for path in ("/fhir/Patient/x", "/dicom-web/studies", "/readyz"):
         browser.get(path, headers={"Authorization": "Bearer nothing"})
-    threads = [threading.Thread(target=services.database.wait_for_change, args=(0,)) for _ in range(3)]
+    threads = [threading.Thread(target=services.database.wait_for, args=("work", 0)) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -115,18 +115,6 @@ def test_a_thread_that_keeps_its_connection_goes_on_after_a_restart(cluster: Clu
     database.dispose()
 
 
-def test_waiting_for_a_change_looks_with_a_new_connection_once_the_old_one_is_gone(cluster: Cluster) -> None:
-    cluster.start_if_stopped()
-    database = open_engine(cluster.url)
-    database.wait_for_change(0)
-    cluster.stop_immediately()
-    cluster.start()
-    with pytest.raises(Exception, match=r"terminat|clos|lost"):
-        database.wait_for_change(0.05)
-    assert database.wait_for_change(0.05) in (True, False)
-    database.dispose()
-
-
 def test_an_association_is_refused_for_now_while_the_database_is_away(cluster: Cluster, services: Services) -> None:
     """PS3.8 §9.3.4: rejected-transient, so that the modality tries again; never accepted and then 0124 an image."""
     services.imaging.register_ae("HOPITAL_A", "hopital-a", "loopback")
@@ -256,6 +244,28 @@ def test_a_crashed_child_is_restarted_at_once_and_one_that_keeps_crashing_is_not
         assert failing.not_before > time.monotonic()
     finally:
         supervisor.stop()
+
+
+def test_a_supervisor_rests_until_a_child_ends_or_it_is_told_to_stop() -> None:
+    """It is not woken ten times a second to see that nothing has happened."""
+    child = Child("child", [sys.executable, "-S", "-c", "import time; time.sleep(60)"], {})
+    supervisor = Supervisor([child])
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    supervisor.start()
+    try:
+        assert child.process is not None
+        began = time.monotonic()
+        child.process.kill()
+        supervisor.rest(60)
+        assert until(lambda: supervisor.tick() or child.crashes == 1, 20)
+        os.kill(os.getpid(), signal.SIGTERM)
+        supervisor.rest(60)
+        assert supervisor.stopping
+        assert time.monotonic() - began < 50
+    finally:
+        supervisor.stop()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_a_child_that_ends_again_and_again_before_the_server_was_ready_is_no_endless_loop() -> None:

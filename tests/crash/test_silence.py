@@ -59,11 +59,7 @@ def glance(database: Database) -> None:
         connection.execute(text("SELECT 1"))
 
 
-def wait(database: Database) -> None:
-    database.wait_for_change(0)
-
-
-WAYS: tuple[Callable[[Database], None], ...] = (read, write, glance, wait)
+WAYS: tuple[Callable[[Database], None], ...] = (read, write, glance)
 
 
 @pytest.mark.parametrize("way", WAYS)

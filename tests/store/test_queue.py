@@ -269,6 +269,20 @@ def test_a_commit_wakes_who_waits_for_its_name(database: Database, other: Databa
         assert not waiting.wait_for("other work", 0)
 
 
+def test_whoever_waits_goes_on_when_the_process_ends(database: Database) -> None:
+    """SIGTERM is answered at once, however long loops may rest. From then on nobody waits."""
+    database.wait_for("work", 0)
+    waiting = [threading.Thread(target=database.wait_for, args=("work", 60)) for _ in range(2)]
+    began = time.monotonic()
+    for thread in waiting:
+        thread.start()
+    database.end_waits()
+    for thread in waiting:
+        thread.join(30)
+    assert not database.wait_for("work", 60)
+    assert time.monotonic() - began < 30
+
+
 @on_postgresql
 def test_what_is_rolled_back_wakes_nobody(database: Database) -> None:
     database.wait_for("work", 0)

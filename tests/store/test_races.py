@@ -14,6 +14,7 @@ import pytest
 
 from resources.outcomes import Conflict, PreconditionFailed
 from resources.search import parse
+from store.engine import wakes
 from store.engine.database import Database, open_engine
 from store.engine.gate import WriteGate
 from store.unit_of_work import Store, UnitOfWork
@@ -227,9 +228,10 @@ def test_a_commit_elsewhere_is_noticed(store: Store, database_url: str) -> None:
     """Dispatchers wait for changes, not for a clock."""
     other: Database = open_engine(database_url)
     try:
-        assert not other.wait_for_change(0)
+        assert not other.wait_for("work", 0)
         with store.work(A) as uow:
             uow.resources.create("Patient", patient())
-        assert other.wait_for_change(10)
+            wakes.announce(uow.connection, "work")
+        assert other.wait_for("work", 10)
     finally:
         other.dispose()

@@ -26,7 +26,7 @@ LAG_S = 2.0
 def turn(ward: Ward, made: Subscriptions, loop: Loop, done: threading.Event) -> None:
     while not done.is_set():
         if not loop.step():
-            ward.store.database.wait_for(loop.wake, loop.interval_s)
+            ward.store.database.wait_for(loop.wake, loop.rest_s)
 
 
 def arrivals(ward: Ward) -> dict[str, float]:

@@ -421,7 +421,7 @@ def test_the_loops_deliver_by_themselves(ward: Ward) -> None:
     def turn(loop: Loop) -> None:
         while not stopping.is_set():
             if not loop.step():
-                ward.store.database.wait_for_change(min(loop.interval_s, 0.2))
+                ward.store.database.wait_for(loop.wake, min(loop.rest_s, 0.2))
 
     threads = [threading.Thread(target=turn, args=(loop,)) for loop in ward.subscriptions.loops]
     for thread in threads:
