@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import binascii
 import hmac
-import os
-import secrets
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +24,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from store.engine.files import write_private
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -261,33 +261,15 @@ def create(path: Path, origin: str) -> Signer:
 
     Safe between processes. Raises BadKey as `load` does.
     """
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not path.exists():
         _write(path, Signer.generate(origin))
     return load(path, origin)
 
 
 def _write(path: Path, signer: Signer) -> None:
-    """Write aside, then link: whoever comes second keeps the first one's key."""
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    handle = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    try:
-        with os.fdopen(handle, "w", encoding="ascii") as file:
-            file.write(signer.text() + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(draft, path)
-        except FileExistsError:
-            return
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    """Whoever comes second keeps the first one's key."""
+    if write_private(path, signer.text() + "\n", replace=False):
         path.with_suffix(".pub").write_text(signer.verifier.text() + "\n", encoding="ascii")
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _parsed(text: str, origin: str) -> Checkpoint:

@@ -9,7 +9,6 @@ Of before this there are data folders with a file for each key; `provide` moves 
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -25,6 +24,7 @@ from fhir_server.server.settings import Settings
 from resources.times import microseconds, utc_now
 from store.engine import keyring
 from store.engine.database import Database
+from store.engine.files import write_private
 from store.engine.keyring import KeyFault, KeyRing, Safe
 from store.engine.locks import lock
 from store.search import pages
@@ -180,7 +180,7 @@ def rotate_secret(settings: Settings, database: Database, record: Callable[[Conn
     if not settings.secret_file:
         kept = path.read_text(encoding="utf-8") if path.exists() else ""
         _secrets(settings)
-        _replace(path, secrets.token_hex(SECRET_BYTES) + "\n" + kept)
+        write_private(path, secrets.token_hex(SECRET_BYTES) + "\n" + kept)
     elif len(_secrets(settings)) < 2:
         raise KeyFault("secret_file holds one line: put the new secret before it, on every node, then try again")
     with database.write() as connection:
@@ -189,7 +189,7 @@ def rotate_secret(settings: Settings, database: Database, record: Callable[[Conn
         count = keyring.seal_again(connection, safe(settings))
         record(connection)
     if not settings.secret_file:
-        _replace(path, path.read_text(encoding="utf-8").splitlines()[0] + "\n")
+        write_private(path, path.read_text(encoding="utf-8").splitlines()[0] + "\n")
     return count
 
 
@@ -289,35 +289,7 @@ def _make_secret(settings: Settings) -> None:
     path = _path(settings)
     if settings.secret_file or path.exists():
         return
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    _write(path, secrets.token_hex(SECRET_BYTES) + "\n", replace=False)
-
-
-def _replace(path: Path, text: str) -> None:
-    _write(path, text, replace=True)
-
-
-def _write(path: Path, text: str, *, replace: bool) -> None:
-    """Write aside, then give it its name: a process that is killed here leaves no half secret."""
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        if replace:
-            draft.replace(path)
-        else:
-            with suppress(FileExistsError):  # the first one wins
-                os.link(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-    handle = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    write_private(path, secrets.token_hex(SECRET_BYTES) + "\n", replace=False)
 
 
 def _path(settings: Settings) -> Path:
@@ -378,7 +350,7 @@ def _tidy(settings: Settings, connection: Connection) -> None:
     told = folder / f"{SIGNING}.pub"
     if not told.exists() or told.read_text(encoding="ascii", errors="replace") != text:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _replace(told, text)
+        write_private(told, text)
 
 
 def _folder(settings: Settings) -> Path:

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pynetdicom import AE
@@ -160,13 +159,12 @@ def test_a_file_of_clients_is_there_whole_or_not_at_all(tmp_path: Path, monkeypa
     path = tmp_path / "demo" / "clients.json"
     private.write_json(path, [{"client_id": "one"}])
 
-    def killed(content: Any, file: Any, **_: Any) -> None:
-        file.write('[{"client_')
-        file.flush()
+    def killed(descriptor: int) -> None:
+        os.ftruncate(descriptor, 9)
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(json, "dump", killed)
+        patch.setattr(os, "fsync", killed)
         with pytest.raises(Killed):
             private.write_json(path, [{"client_id": "two"}])
     assert json.loads(path.read_text()) == [{"client_id": "one"}]

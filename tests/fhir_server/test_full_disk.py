@@ -27,13 +27,14 @@ from dicomweb import multipart
 from dicomweb.dimse.datasets import DataSet
 from dicomweb.phantom import Phantom, series
 from dicomweb.workers import Workers
-from fhir_server.server import figures, keys, private
+from fhir_server.server import figures
 from fhir_server.server.figures import Figures
 from fhir_server.server.front import bodies
 from resources.outcomes import Unavailable
 from store.engine.clock import BelievedClock
 from store.engine.database import open_engine
 from store.engine.faults import DRIVER_ERRORS, is_away
+from store.engine.files import write_private
 from store.engine.gate import WriteGate
 from store.objects import ObjectStore
 from tests import builders
@@ -171,12 +172,8 @@ def _removing(path: Path, write: Act) -> Act:
     return act
 
 
-def _json(folder: Path) -> Act:
-    return _removing(folder / "told", lambda: private.write_json(folder / "told", ["x" * MIB]))
-
-
-def _secret(folder: Path) -> Act:
-    return _removing(folder / "secret", lambda: keys._write(folder / "secret", "x" * MIB, replace=True))
+def _text(folder: Path) -> Act:
+    return _removing(folder / "secret", lambda: write_private(folder / "secret", "x" * MIB))
 
 
 def _signer(folder: Path) -> Act:
@@ -247,6 +244,7 @@ def _database(folder: Path) -> Act:
 
 
 TRIED: dict[str, tuple[Callable[[Path], Act], int]] = {
+    "store/engine/files.py write_private": (_text, 10),
     "store/objects.py stage": (_stage, 10),
     "store/objects.py put": (_put, 10),
     "audit/spool.py _new_file": (_spool, 10),
@@ -258,8 +256,6 @@ TRIED: dict[str, tuple[Callable[[Path], Act], int]] = {
     "dicomweb/dimse/datasets.py write": (_data_set, 10),
     "dicomweb/workers.py _run": (_pixels, 1),
     "fhir_server/server/front/bodies.py _appended": (_received, 10),
-    "fhir_server/server/private.py write_json": (_json, 10),
-    "fhir_server/server/keys.py _write": (_secret, 10),
     "fhir_server/server/figures.py _created": (_figures, 10),
     "store/engine/gate.py _lock_files": (_gate, 10),
     "store/engine/clock.py _keeping": (_clock, 10),

@@ -432,7 +432,7 @@ def test_a_rotation_of_the_secret_that_is_killed_can_be_done_again(
     database = open_engine(deployed.database_url)
     with monkeypatch.context() as patched:
         if moment == "after it":
-            real, calls = keys._replace, []
+            real, calls = keys.write_private, []
 
             def second(path: Path, text: str) -> None:
                 calls.append(text)
@@ -440,7 +440,7 @@ def test_a_rotation_of_the_secret_that_is_killed_can_be_done_again(
                     raise Killed
                 real(path, text)
 
-            patched.setattr(keys, "_replace", second)
+            patched.setattr(keys, "write_private", second)
         record = killed if moment == "before the commit" else lambda _: None
         with pytest.raises(Killed):
             keys.rotate_secret(deployed, database, record)
