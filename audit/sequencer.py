@@ -49,6 +49,8 @@ log = structlog.get_logger("vigie.audit")
 NAME = "audit-sequencer"
 BATCH = {"sqlite": 1000, "postgresql": 4000}
 """Records of one transaction. On SQLite every writer waits for it: some 20 ms."""
+SPOOL_SHARE = 4
+"""Of a batch one part in so many may come out of the spool, however much waits in the inbox: they have no order."""
 CACHE_KIB = 32 * 1024
 """SQLite: pages that the background's connection keeps. The index over patients and resources is written everywhere."""
 POLL_S = 0.2
@@ -259,8 +261,8 @@ class Sequencer:
     def _next(self, connection: Connection) -> _Batch:
         """What is to be sequenced next: out of the inbox, then out of the spool; what the log has is left out."""
         inbox = queries.pending(connection, self._floor, self._batch)
-        left = self._batch - len(inbox)
-        taken = self._intake.next(connection, left) if self._intake is not None and left > 0 else []
+        left = max(self._batch - len(inbox), self._batch // SPOOL_SHARE)
+        taken = self._intake.next(connection, left) if self._intake is not None and left else []
         spooled = [row for one in taken for row in one.rows]
         # A file of the spool that was brought back from a backup, or beside an older database, is replayed.
         known = queries.known(connection, [row.event_id for row in spooled])

@@ -136,16 +136,24 @@ def mark_published(connection: Connection, pk: int, values: Json) -> None:
     set_row(connection, dicom_study, pk, values)
 
 
-_UNPUBLISHED = Prepared(
-    select(dicom_study.c.owner, dicom_study.c.study_instance_uid)
+_WAITING = (
+    select(
+        dicom_study.c.owner, dicom_study.c.study_instance_uid, dicom_study.c.updated,
+        func.row_number().over(partition_by=dicom_study.c.owner, order_by=dicom_study.c.updated).label("turn"),
+    )
     .where(dicom_study.c.published < dicom_study.c.revision, dicom_study.c.updated < bindparam("before"))
-    .order_by(dicom_study.c.updated)
+    .subquery()
+)  # fmt: skip
+_UNPUBLISHED = Prepared(
+    select(_WAITING.c.owner, _WAITING.c.study_instance_uid)
+    .order_by(_WAITING.c.turn, _WAITING.c.updated)
     .limit(bindparam("most"))
 )
 
 
 def unpublished(connection: Connection, *, before: int, limit: int) -> list[tuple[str, str]]:
-    """(owner, StudyInstanceUID) of studies newer than their ImagingStudy, quiet since `before` (µs)."""
+    """(owner, StudyInstanceUID) of studies newer than their ImagingStudy, quiet since `before` (µs): the oldest of each
+    hospital, then the second of each, so that none waits behind all that another has stored."""
     return [(row[0], row[1]) for row in _UNPUBLISHED.all(connection, {"before": before, "most": limit})]
 
 

@@ -170,20 +170,26 @@ def queues(connection: Connection, now: datetime) -> dict[str, Waiting]:
 
 
 def take(connection: Connection, now: datetime, *, token: str, limit: int, lane: Lane) -> list[Lease]:
-    """Lease up to `limit` due subscriptions of a lane, the longest due first."""
+    """Lease up to `limit` due subscriptions of a lane, the longest due first. However many of an origin that is full
+    are due, those of others behind them are found."""
     at, taken_ns = microseconds(now), since_boot_ns()
-    statement = _due_now(at, lane).order_by(state_table.c.due_at).limit(4 * limit)
-    statement = statement.with_for_update(of=state_table, skip_locked=True)
     taken = dict(lane.busy)
-    found: list[Lease] = []
-    for row in connection.execute(statement).all():
-        if len(found) == limit:
-            break
-        if taken.get(row.origin, 0) >= lane.per_origin:
-            continue
-        taken[row.origin] = taken.get(row.origin, 0) + 1
-        state = _fixed(outbox.state_of(row, lease_token=token), at)
-        found.append(Lease(state, token, row.failures or 0, taken_ns))
+    leased: dict[str, Lease] = {}
+    passes = True
+    while passes and len(leased) < limit:
+        statement = _due_now(at, replace(lane, busy=taken)).order_by(state_table.c.due_at).limit(4 * limit)
+        rows = connection.execute(statement.with_for_update(of=state_table, skip_locked=True)).all()
+        passes = False
+        for row in rows:
+            if len(leased) == limit or row.subscription_id in leased:
+                continue
+            if taken.get(row.origin, 0) >= lane.per_origin:
+                passes = len(rows) == 4 * limit  # others may stand behind
+                continue
+            taken[row.origin] = taken.get(row.origin, 0) + 1
+            state = _fixed(outbox.state_of(row, lease_token=token), at)
+            leased[row.subscription_id] = Lease(state, token, row.failures or 0, taken_ns)
+    found = list(leased.values())
     for held in found:
         until = _until(at, held.state)
         connection.execute(

@@ -111,8 +111,8 @@ class Ground:
         with self.services.database.read() as connection:
             return list(connection.execute(statement))
 
-    def subscribe(self, **more: Any) -> str:
-        (made,) = self.create(subscription(self.hospital.url, topic=ORDER_STATUS, **more))
+    def subscribe(self, endpoint: str = "", **more: Any) -> str:
+        (made,) = self.create(subscription(endpoint or self.hospital.url, topic=ORDER_STATUS, **more))
         self.deliver()
         return made.id
 
