@@ -6,6 +6,7 @@ A clock of the tests goes from month to month; the records are sequenced, search
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -33,7 +34,7 @@ from store.unit_of_work import Store
 from tests.audit.logbook import judged, logged
 from tests.audit.upgrade.populated import fill as fill_schema
 from tests.conftest import ENGINES
-from tests.support import PLATFORM, Clock, caller
+from tests.support import BASE_URL, PLATFORM, Clock, caller
 
 TABLES = "audit_log", "audit_index"
 
@@ -308,6 +309,138 @@ def test_two_nodes_make_a_month_together(
             one.sequencer.step()
             other.sequencer.step()
     assert [row.seq for row in logged(database)] == [1, 2, 3, 4, 5, 6]
+    assert judged(database, signer).findings == []
+
+
+@pytest.fixture
+def other(database_url: str, signer: Signer, clock: Clock) -> Iterator[Ledger]:
+    """A further node, with connections of its own. Its ids are other ones."""
+    opened = open_engine(database_url)
+    ids = ids_of(clock)
+    made = Ledger(
+        opened, signer, observer="Device/platform", base_url=BASE_URL, platform=PLATFORM, clock=clock,
+        ids=lambda: ids().replace("-8000-", "-9000-"), checkpoint_interval_s=0,
+    )  # fmt: skip
+    yield made
+    made.close()
+    opened.dispose()
+
+
+@contextmanager
+def before(database: Database, beginning: str, act: Callable[[], None]) -> Iterator[list[str]]:
+    """Have `act` run once, right before the first statement that begins so; the statement, once it came."""
+    seen: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        if statement.startswith(beginning) and not seen:
+            seen.append(statement)
+            act()
+
+    event.listen(database.engine, "before_cursor_execute", note)
+    try:
+        yield seen
+    finally:
+        event.remove(database.engine, "before_cursor_execute", note)
+
+
+def read_by(ledger: Ledger, clock: Clock, name: str = "p-1") -> None:
+    ledger.disclose(caller(), [Access(Interaction.READ, "Patient", name, 1, (f"Patient/{name}",))], clock.now)
+
+
+on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+
+
+@on_postgresql
+@pytest.mark.parametrize("step", ["CREATE TABLE {}_202609", "ALTER TABLE {} ATTACH PARTITION {}_202609"])
+@pytest.mark.parametrize("table", TABLES)
+def test_a_node_that_comes_while_another_makes_the_month_waits_its_turn(
+    quarter: Ledger, other: Ledger, database: Database, signer: Signer, clock: Clock, step: str, table: str
+) -> None:
+    """Two connections: the other has looked, has not made it yet, and holds the lead. Nobody fails or makes it twice."""
+    clock.now = datetime(2026, 9, 1, tzinfo=UTC)
+    for node in (quarter, other):
+        read_by(node, clock)
+
+    def meanwhile() -> None:
+        assert not other.sequencer.step()
+        other.sequencer._keep_house()
+
+    with before(database, step.format(table, table), meanwhile) as seen:
+        assert quarter.catch_up()
+    assert seen
+    read_by(other, clock)
+    assert other.catch_up()
+    assert [row.seq for row in logged(database)] == list(range(1, 16))
+    assert judged(database, signer).findings == []
+
+
+@on_postgresql
+@pytest.mark.parametrize("late", [True, False])
+def test_a_record_that_comes_while_its_month_is_given_back_is_found(
+    quarter: Ledger, other: Ledger, database: Database, signer: Signer, clock: Clock, late: bool
+) -> None:
+    """The purge has seen that the month's index is empty, and has not dropped it yet: the other node sequences a record
+    of that month. Or it has looked, but the other had the lead: then the month stays."""
+    purge(quarter, database, clock, datetime(2026, 1, 31, tzinfo=UTC))
+    now, clock.now = clock.now, datetime(2026, 1, 20, tzinfo=UTC)
+
+    def meanwhile() -> None:
+        read_by(other, clock, "late")
+        assert other.sequencer.step() is False
+
+    if late:
+        with before(database, "DROP TABLE audit_index_202601", meanwhile) as seen, database.write() as connection:
+            assert retention.give_back(connection) == "audit_index_202601"
+        assert seen
+        assert search(quarter, database, ("patient", "late")) == [], "not sequenced: it waits"
+    else:
+        def give_back() -> None:
+            with other._database.write() as connection:
+                assert retention.give_back(connection) == "audit_log_202601"
+
+        read_by(quarter, clock, "late")
+        with before(database, "UPDATE audit_tree", give_back):
+            assert quarter.catch_up()
+    clock.now = now
+    assert other.catch_up()
+    (position,) = search(quarter, database, ("patient", "late"))
+    assert position == len(logged(database))
+    assert judged(database, signer).findings == []
+
+
+@on_postgresql
+def test_two_nodes_race_through_months(
+    ledger: Ledger, other: Ledger, database: Database, signer: Signer, clock: Clock
+) -> None:
+    """Both at once, month after month, as their threads fall: gapless, each record once, nobody fails."""
+    failures: list[Exception] = []
+    together = threading.Barrier(2, timeout=30)
+    starts = [datetime(2027, month, 1, tzinfo=UTC) for month in range(1, 9)]
+
+    def work(node: Ledger, leads: bool) -> None:
+        try:
+            for start in starts:
+                if leads:
+                    clock.now = start
+                together.wait()
+                read_by(node, Clock(start))
+                together.wait()
+                node.sequencer._house_due = 0.0
+                for _ in range(3):
+                    node.sequencer.step()
+        except Exception as error:  # noqa: BLE001 - the test fails by it
+            failures.append(error)
+            together.abort()
+
+    threads = [threading.Thread(target=work, args=one) for one in ((ledger, True), (other, False))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert other.catch_up()
+    assert [row.seq for row in logged(database)] == list(range(1, 2 * len(starts) + 1))
+    assert len({row.event_id for row in logged(database)}) == 2 * len(starts)
     assert judged(database, signer).findings == []
 
 
