@@ -356,7 +356,7 @@ on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect
 def test_a_node_that_comes_while_another_makes_the_month_waits_its_turn(
     quarter: Ledger, other: Ledger, database: Database, signer: Signer, clock: Clock, step: str, table: str
 ) -> None:
-    """Two connections: the other has looked, has not made it yet, and holds the lead. Nobody fails or makes it twice."""
+    """Two connections: the one has looked, not made it yet, and leads. Nobody fails, none is made twice."""
     clock.now = datetime(2026, 9, 1, tzinfo=UTC)
     for node in (quarter, other):
         read_by(node, clock)
