@@ -89,7 +89,7 @@ class Ground:
     def spoil_transaction(self, given: Sequence[Any]) -> None:
         """An error of the database, in the transaction that the work is given, if any."""
         nothing = insert(store_setting).values(name=None, value=None)
-        given = [getattr(one, "connection", one) for one in given]
+        given = [one if isinstance(one, Connection) else getattr(one, "connection", one) for one in given]
         for connection in given:
             if isinstance(connection, Connection):
                 connection.execute(nothing)
