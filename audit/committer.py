@@ -81,6 +81,14 @@ class GroupCommitter(Generic[Row]):
         if line.join(ticket):
             self._have_led(line)
 
+    def close(self) -> None:
+        """End the committer's own thread, once it has led whatever it was asked for."""
+        with self._starting:
+            line = self._line
+            if line.pid == process.pid() and line.thread is not None:
+                line.thread = None
+                line.turn.put(True)
+
     @property
     def waiting(self) -> int:
         """How many requests wait for the next commit."""
@@ -97,11 +105,10 @@ class GroupCommitter(Generic[Row]):
         if line.thread is None:
             line.thread = threading.Thread(target=self._lead_for_loops, args=(line,), name="audit", daemon=True)
             line.thread.start()
-        line.turn.put(None)
+        line.turn.put(False)
 
     def _lead_for_loops(self, line: _Line[Row]) -> None:
-        while True:
-            line.turn.get()
+        while not line.turn.get():
             # What the loop and those who bring it requests can do at once is done first, and shares the commit. Where
             # they have a processor of their own this halves the commits; where nothing waits for it, it is nothing.
             os.sched_yield()
@@ -184,8 +191,8 @@ class _Line(Generic[Row]):
         self._mutex = threading.Lock()
         self._led = False
         self.thread: threading.Thread | None = None
-        """Leads for event loops, at each entry of `turn`."""
-        self.turn: SimpleQueue[None] = SimpleQueue()
+        """Leads for event loops, at each entry of `turn`; a true one is its last."""
+        self.turn: SimpleQueue[bool] = SimpleQueue()
 
     def join(self, ticket: _Ticket[Row]) -> bool:
         """Stand in line; True if there is no leader: then this one leads."""

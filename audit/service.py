@@ -234,7 +234,8 @@ class Ledger:
                 log.exception("the audit spool could not be made ready")
 
     def close(self) -> None:
-        """Finish this process's file of the spool."""
+        """Finish this process's file of the spool, and the threads of the log."""
+        self._committer.close()
         if self._spooled is not None:
             self._writer.close()
 

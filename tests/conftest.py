@@ -5,11 +5,14 @@ PostgreSQL is left out only where its binaries are absent and `CI` is not set.
 
 from __future__ import annotations
 
+import gc
 import os
 import pwd
 import shutil
 import subprocess
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -52,6 +55,26 @@ if QUICK:
 def pytest_configure(config: pytest.Config) -> None:
     if is_whole(config):
         config.pluginmanager.register(Proof(), "proof")
+
+
+_OF_WHAT_CLOSES = ("audit", "check-", "doctor-", "image-writer", "metrics-")
+"""How the threads are named that end with what they were made for."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _threads_end() -> Iterator[None]:
+    """What a module has opened is closed at its end: none of its threads goes on, and holds what it was made for."""
+    before = set(threading.enumerate())
+    yield
+    until = time.monotonic() + 10
+    while (left := _left(before)) and time.monotonic() < until:
+        gc.collect()
+        time.sleep(0.05)
+    assert not left, f"threads that go on: {sorted(left)}"
+
+
+def _left(before: set[threading.Thread]) -> list[str]:
+    return [one.name for one in threading.enumerate() if one not in before and one.name.startswith(_OF_WHAT_CLOSES)]
 
 
 def _postgresql_binaries() -> Path | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from queue import SimpleQueue
@@ -19,7 +20,7 @@ T = TypeVar("T")
 
 
 class Timed(Generic[T]):
-    """`function`, asked so. Each process, also a forked one, has a thread of its own for it."""
+    """`function`, asked so. Each process, also a forked one, has a thread of its own for it, which ends with this."""
 
     def __init__(self, name: str, function: Callable[[], T], *, limit_s: float = 2.0, keep_s: float = 1.0) -> None:
         self._name = name
@@ -28,9 +29,8 @@ class Timed(Generic[T]):
         self._keep_s = keep_s
         self._lock = threading.Lock()
         self._pid = -1
-        self._asked: SimpleQueue[Future[T]] = SimpleQueue()
-        self._future: Future[T] = Future()
-        self._began = self._ended = 0.0
+        self._asked: SimpleQueue[_Question[T] | None] = SimpleQueue()
+        self._question: _Question[T] = _Question()
 
     def begin(self) -> None:
         """Ask, unless it is being asked or has just been answered."""
@@ -38,26 +38,41 @@ class Timed(Generic[T]):
             if self._pid != process.pid():
                 self._pid, self._asked = process.pid(), SimpleQueue()
                 # A daemon: one that hangs must not hold up the end of the process.
-                threading.Thread(target=self._run, args=(self._asked,), name=self._name, daemon=True).start()
-            elif not self._future.done() or time.monotonic() - self._ended < self._keep_s:
+                threading.Thread(
+                    target=_answering, args=(self._asked, self._function), name=self._name, daemon=True
+                ).start()
+                weakref.finalize(self, self._asked.put, None).atexit = False
+            elif not self._question.future.done() or time.monotonic() - self._question.ended < self._keep_s:
                 return
-            self._future, self._began = Future(), time.monotonic()
-            self._asked.put(self._future)
+            self._question = _Question()
+            self._asked.put(self._question)
 
     def answer(self) -> T:
         """What was answered; TimeoutError `limit_s` after it was asked; or what `function` raised."""
         self.begin()
-        left_s = self._began + self._limit_s - time.monotonic()
-        return self._future.result(timeout=max(0.0, left_s))
+        question = self._question
+        left_s = question.began + self._limit_s - time.monotonic()
+        return question.future.result(timeout=max(0.0, left_s))
 
-    def _run(self, asked: SimpleQueue[Future[T]]) -> None:
-        while True:
-            future = asked.get()
-            try:
-                answer = self._function()
-            except Exception as error:  # noqa: BLE001 - whoever asked is told
-                self._ended = time.monotonic()
-                future.set_exception(error)
-            else:
-                self._ended = time.monotonic()
-                future.set_result(answer)
+
+class _Question(Generic[T]):
+    """One time that it is asked; monotonic s."""
+
+    def __init__(self) -> None:
+        self.future: Future[T] = Future()
+        self.began = time.monotonic()
+        self.ended = 0.0
+
+
+def _answering(asked: SimpleQueue[_Question[T] | None], function: Callable[[], T]) -> None:
+    """Of a thread: answer, until nobody can ask any more. It holds nothing of whoever asks, so that this comes."""
+    while (question := asked.get()) is not None:
+        try:
+            answer = function()
+        except Exception as error:  # noqa: BLE001 - whoever asked is told
+            question.ended = time.monotonic()
+            question.future.set_exception(error)
+        else:
+            question.ended = time.monotonic()
+            question.future.set_result(answer)
+        del question

@@ -19,6 +19,7 @@ from typing import Any, cast
 from weakref import WeakSet
 
 import psycopg
+from psycopg.pq import TransactionStatus
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine import URL
 from sqlalchemy.pool import QueuePool
@@ -184,6 +185,8 @@ class _ProcessState:
         self._kept = threading.local()
         self._open: WeakSet[Connection] = WeakSet()
         """Connections that threads keep; of a thread that has ended, the pool has its own again."""
+        self._drivers: WeakSet[psycopg.Connection] = WeakSet()
+        """PostgreSQL: all that were made. On its way from a thread that ends to the pool one is in neither."""
         self.busy: set[_Kept] = set()
         """Transactions on connections that threads keep. No other thread may close one of those: the driver crashes."""
         self.is_closed = False
@@ -201,6 +204,8 @@ class _ProcessState:
                 pool_pre_ping=False,
                 connect_args={"prepare_threshold": 2, **_libpq_waits(url, waits)},
             )
+            drivers = self._drivers
+            event.listen(self.engine, "connect", lambda driver, _record: drivers.add(driver))
             self.writer = self.engine.execution_options(isolation_level="READ COMMITTED")
             self.reader = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             self.glancer = self.engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -234,6 +239,11 @@ class _ProcessState:
         """A connection for the thread that calls to keep."""
         connection = self.glancer.connect() if self.gate is not None else self.connected(self.glancer)
         self._open.add(connection)
+        if self.is_closed:  # meanwhile
+            with suppress(*DRIVER_ERRORS):
+                connection.invalidate()
+                connection.close()
+            raise Unavailable("The server is stopping", retry_after_s=2)
         return connection
 
     def _connect_apart(self, **limits: Any) -> psycopg.Connection:
@@ -261,6 +271,10 @@ class _ProcessState:
                 with suppress(*DRIVER_ERRORS):
                     connection.close()
         self.engine.dispose()
+        for driver in list(self._drivers):
+            if driver.info.transaction_status == TransactionStatus.IDLE:
+                with suppress(*DRIVER_ERRORS):
+                    driver.close()
         if self.gate is not None:
             self.gate.close()
 

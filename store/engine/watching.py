@@ -24,6 +24,8 @@ from store.engine.faults import DRIVER_ERRORS
 
 POLL_INTERVAL_S, IDLE_POLL_INTERVAL_S = 0.01, 0.04
 IDLE_AFTER_S = 1.0
+BEGUN_S = 1.0
+"""How long the commit is looked for whose write the kernel has told of."""
 CLOSE_WITHIN_S = 1.0
 _IN_MODIFY, _IN_IGNORED = 0x2, 0x8000
 _EVENT = struct.Struct("iIII")
@@ -93,7 +95,7 @@ class _Watcher:
         self._raw = engine.raw_connection()
         self._cursor = self._raw.cursor()
         self._seen = self._version()
-        self._stirred_s = time.monotonic()
+        self._idle_from_s = time.monotonic() + IDLE_AFTER_S
         self._writes = Writes(log)  # the file is there, as this connection has read
         self._end = select.poll()
         self._end.register(end, select.POLLIN)
@@ -107,17 +109,17 @@ class _Watcher:
         while True:
             current, now_s = self._version(), time.monotonic()
             if current != self._seen:
-                self._seen, self._stirred_s = current, now_s
+                self._seen, self._idle_from_s = current, now_s + IDLE_AFTER_S
                 return True
             left_s = deadline - now_s
             if left_s <= 0 or self._end.poll(0):
                 return False
-            if now_s - self._stirred_s <= IDLE_AFTER_S:
+            if now_s <= self._idle_from_s:
                 self._end.poll(1000 * min(POLL_INTERVAL_S, left_s))
             elif self._writes.descriptor < 0:
                 self._end.poll(1000 * min(IDLE_POLL_INTERVAL_S, left_s))
             elif self._stir.poll(1000 * left_s):
-                self._stirred_s = time.monotonic()  # the commit may only have begun
+                self._idle_from_s = time.monotonic() + BEGUN_S  # the commit may only have begun
                 if not self._writes.drain():
                     self._stir.unregister(self._writes.descriptor)
                     self._writes.close()

@@ -330,4 +330,5 @@ def test_whoever_is_cancelled_of_those_that_share_a_commit_goes_alone() -> None:
         assert done[1] == "b"
 
     asyncio.run(test())
+    committer.close()
     assert began == [["a", "b"]]

@@ -11,7 +11,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -46,12 +47,28 @@ def ledger(database: Database, tmp_path: Path) -> Ledger:
     return make(database, tmp_path)
 
 
+_made: list[Ledger] = []
+
+
+@pytest.fixture(autouse=True)
+def _closed(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Also those are closed, once nothing depends on it, that a test takes for killed."""
+    if "database" in request.fixturenames:  # which is closed after them, then
+        request.getfixturevalue("database")
+    yield
+    while _made:
+        with suppress(OSError):  # a folder that the test took away
+            _made.pop().close()
+
+
 def make(database: Database, folder: Path) -> Ledger:
     signer = create(folder / "key", "vigie/test")
-    return Ledger(
+    made = Ledger(
         database, signer, observer="Device/vigie", base_url="http://x/fhir", platform="platform",
         spooled=folder / "spool",
     )  # fmt: skip
+    _made.append(made)
+    return made
 
 
 def disclose(ledger: Ledger, name: str) -> None:

@@ -126,6 +126,8 @@ def make(tmp_path: Path) -> Iterator[Callable[..., Deployment]]:
             file = writing._writer._file
             assert file is not None
             os.close(file.descriptor)
+            writing._writer._stopped.set()
+            writing._writer._dirty.set()
             writing._writer._fresh()
         made.append(one)
         return one

@@ -141,6 +141,7 @@ def service(
     counted = watch_trail(trail, app.wsgi_app)
     app.wsgi_app = counted  # type: ignore[method-assign]
     yield Service(imaging, store, objects, trail, permit, app)
+    imaging.ingest.close()  # not the workers, which are shared
     if "uncounted" not in request.keywords:
         counted.check()
 

@@ -49,6 +49,7 @@ def service(
     counted = watch_trail(trail, app.wsgi_app)
     app.wsgi_app = counted  # type: ignore[method-assign]
     yield Service(imaging, store, objects, trail, unused, app)
+    imaging.ingest.close()
     counted.check()
 
 
