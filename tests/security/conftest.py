@@ -35,6 +35,11 @@ from tests.security.scene import World
 _worlds: list[Counted] = []
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _threads_end() -> None:
+    """Those of the world go on with it, for the whole session."""
+
+
 @pytest.fixture(autouse=True)
 def _counted(request: pytest.FixtureRequest) -> Iterator[None]:
     """At the end of each test every request must have had its records."""
