@@ -57,7 +57,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Proof(), "proof")
 
 
-_OF_WHAT_CLOSES = ("audit", "check-", "doctor-", "image-writer", "metrics-")
+_OF_WHAT_CLOSES = ("audit", "check-", "doctor-", "image-writer")
 """How the threads are named that end with what they were made for."""
 
 

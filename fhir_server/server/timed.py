@@ -24,7 +24,7 @@ class Timed(Generic[T]):
 
     def __init__(self, name: str, function: Callable[[], T], *, limit_s: float = 2.0, keep_s: float = 1.0) -> None:
         self._name = name
-        self._function = function
+        self.function = function
         self._limit_s = limit_s
         self._keep_s = keep_s
         self._lock = threading.Lock()
@@ -39,7 +39,7 @@ class Timed(Generic[T]):
                 self._pid, self._asked = process.pid(), SimpleQueue()
                 # A daemon: one that hangs must not hold up the end of the process.
                 threading.Thread(
-                    target=_answering, args=(self._asked, self._function), name=self._name, daemon=True
+                    target=_answering, args=(self._asked, weakref.ref(self)), name=self._name, daemon=True
                 ).start()
                 weakref.finalize(self, self._asked.put, None).atexit = False
             elif not self._question.future.done() or time.monotonic() - self._question.ended < self._keep_s:
@@ -64,9 +64,15 @@ class _Question(Generic[T]):
         self.ended = 0.0
 
 
-def _answering(asked: SimpleQueue[_Question[T] | None], function: Callable[[], T]) -> None:
-    """Of a thread: answer, until nobody can ask any more. It holds nothing of whoever asks, so that this comes."""
+def _answering(asked: SimpleQueue[_Question[T] | None], of: weakref.ref[Timed[T]]) -> None:
+    """Of a thread: answer, until nobody can ask any more. Between two answers it holds nothing of whoever asks, nor of
+    whom its function belongs to, so that this comes."""
     while (question := asked.get()) is not None:
+        timed = of()
+        if timed is None:
+            return
+        function = timed.function
+        del timed
         try:
             answer = function()
         except Exception as error:  # noqa: BLE001 - whoever asked is told
@@ -75,4 +81,5 @@ def _answering(asked: SimpleQueue[_Question[T] | None], function: Callable[[], T
         else:
             question.ended = time.monotonic()
             question.future.set_result(answer)
-        del question
+            del answer
+        del question, function

@@ -33,6 +33,23 @@ def test_whom_nobody_can_ask_any_more_ends() -> None:
     assert [one.answer() for one in asked] == [7, 7]
 
 
+def test_what_asks_itself_is_let_go_too() -> None:
+    """Who is asked by way of a method held itself by its own thread."""
+
+    class Owner:
+        def __init__(self) -> None:
+            self.question = Timed("of-this-owner", self.answered)
+
+        def answered(self) -> int:
+            return 7
+
+    owner: Owner | None = Owner()
+    assert owner is not None
+    assert owner.question.answer() == 7
+    owner = None
+    assert gone("of-this-owner", 0)
+
+
 def test_what_the_doctor_asks_with_ends_with_the_answer(api: Api) -> None:
     """DESIGN §11: a dozen threads for each call would add up where the console calls it."""
     before = running("doctor-")
