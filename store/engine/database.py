@@ -22,6 +22,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.pool import QueuePool
 
 from resources.outcomes import Unavailable
@@ -204,6 +205,7 @@ class _ProcessState:
                 pool_pre_ping=False,
                 connect_args={"prepare_threshold": 2, **_libpq_waits(url, waits)},
             )
+            event.listen(self.engine, "checkout", _check_out)
             drivers = self._drivers
             event.listen(self.engine, "connect", lambda driver, _record: drivers.add(driver))
             self.writer = self.engine.execution_options(isolation_level="READ COMMITTED")
@@ -369,6 +371,12 @@ class _Kept:
         """A connection that may be in any state is not used again; closing it rolls back."""
         self.connection.invalidate()
         self.connection.close()
+
+
+def _check_out(driver: Any, _record: Any, _proxy: Any) -> None:
+    """PostgreSQL was restarted while nobody asked: no request is to find that out. Costs no round trip."""
+    if _has_ended(driver):
+        raise InvalidatePoolError
 
 
 def _has_ended(driver: Any) -> bool:

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -111,6 +112,23 @@ def test_a_thread_that_keeps_its_connection_goes_on_after_a_restart(cluster: Clu
         cluster.start()
     with database.glance() as connection:
         assert connection.execute(text("SELECT 1")).scalar() == 1
+    database.dispose()
+
+
+@pytest.mark.parametrize("kind", ["read", "write"])
+def test_a_pooled_connection_is_not_used_after_a_restart(cluster: Cluster, kind: str) -> None:
+    """Nor is a pooled one: each web worker answered 503 once."""
+    cluster.start_if_stopped()
+    database = open_engine(cluster.url)
+    for _ in range(2):
+        with ExitStack() as together:
+            for _ in range(3):
+                assert together.enter_context(getattr(database, kind)()).execute(text("SELECT 1")).scalar() == 1
+        cluster.stop_immediately()
+        cluster.start()
+    for _ in range(3):
+        with getattr(database, kind)() as connection:
+            assert connection.execute(text("SELECT 1")).scalar() == 1
     database.dispose()
 
 
