@@ -33,13 +33,16 @@ QUICK = bool(os.environ.get("VIGIE_TEST_QUICK"))
 """`./vigie test --quick`: SQLite alone, one door, fewer examples of a property, and nothing of `LONG`."""
 ENGINES = ("sqlite",) if QUICK else ("sqlite", "postgresql")
 LONG = (
-    "audit/test_every_byte.py", "audit/test_spool.py", "audit/test_spool_damage.py", "audit/test_tampering.py",
-    "audit/test_upgrade.py", "auth/test_assertion_processes.py", "dicomweb/test_budgets.py",
-    "dicomweb/test_clients.py", "dicomweb/test_dimse_door.py", "dicomweb/test_hostile.py",
-    "dicomweb/test_parameters.py", "fhir_server/test_budgets.py", "fhir_server/test_cors.py",
-    "fhir_server/test_front.py", "fhir_server/test_front_parts.py", "fhir_server/test_health.py",
-    "fhir_server/test_keys.py", "fhir_server/test_metrics.py", "fhir_server/test_parameters.py",
-    "fhir_server/test_records.py", "store/test_races.py", "store/test_reindex.py", "subscriptions/test_crashes.py",
+    "audit/test_every_byte.py", "audit/test_offline.py", "audit/test_reading.py", "audit/test_spool.py",
+    "audit/test_spool_damage.py", "audit/test_tampering.py", "audit/test_upgrade.py",
+    "auth/test_assertion_processes.py", "dicomweb/test_budgets.py", "dicomweb/test_clients.py",
+    "dicomweb/test_collecting.py", "dicomweb/test_dimse_door.py", "dicomweb/test_hostile.py",
+    "dicomweb/test_multipart.py", "dicomweb/test_parameters.py", "fhir_server/test_bad_input.py",
+    "fhir_server/test_budgets.py", "fhir_server/test_cors.py", "fhir_server/test_front.py",
+    "fhir_server/test_front_parts.py", "fhir_server/test_full_disk.py", "fhir_server/test_health.py",
+    "fhir_server/test_keys.py", "fhir_server/test_log_keys.py", "fhir_server/test_metrics.py",
+    "fhir_server/test_parameters.py", "fhir_server/test_records.py", "fhir_server/test_repeated.py",
+    "fhir_server/test_validate.py", "store/test_races.py", "store/test_reindex.py", "subscriptions/test_crashes.py",
     "subscriptions/test_open_snapshot.py", "subscriptions/test_reliability.py", "workflow/test_races.py",
     "workflow/test_refusals.py", "workflow/test_stateful.py",
 )  # fmt: skip
