@@ -340,15 +340,19 @@ def main() -> int:
     print(f"seed {seed}, {folder}", flush=True)
     run = Run(given.database, folder, seed, say=lambda line: print(line, flush=True), nodes=given.nodes)
     outcome = run.run(given.kills, given.pause, ehrs=given.ehrs)
-    found = {**figures(run), "seed": seed}
+    return conclude({**figures(run), "seed": seed}, folder, given, is_clean=outcome.is_clean)
+
+
+def conclude(found: dict[str, Any], folder: Path, given: argparse.Namespace, *, is_clean: bool) -> int:
+    """Print and keep what a run found; its folder goes if nothing was wrong. The status of the process."""
     text = json.dumps(found, indent=1, ensure_ascii=False)
     if given.out:
         given.out.parent.mkdir(parents=True, exist_ok=True)
         given.out.write_text(text + "\n", encoding="utf-8")
     print(text)
-    if outcome.is_clean and not given.keep:
+    if is_clean and not given.keep:
         shutil.rmtree(folder, ignore_errors=True)
-    return 0 if outcome.is_clean else 1
+    return 0 if is_clean else 1
 
 
 if __name__ == "__main__":

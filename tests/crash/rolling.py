@@ -15,9 +15,7 @@ every migration what is needed for it to hold.
 from __future__ import annotations
 
 import argparse
-import json
 import random
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,7 +23,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.crash.harness import Outcome, Run, figures
+from tests.crash.harness import Outcome, Run, conclude, figures
 from tests.crash.service import ROOT, Service
 from tests.crash.workload import Load
 
@@ -120,14 +118,7 @@ def main() -> int:
     print(f"seed {seed}, {folder}", flush=True)
     run = Rolling(taken(given.old, folder), folder, seed, say=lambda line: print(line, flush=True))
     outcome = run.run(given.kills, given.pause, ehrs=given.ehrs)
-    found = {**figures(run), "seed": seed, "old": given.old}
-    text = json.dumps(found, indent=1, ensure_ascii=False)
-    if given.out:
-        given.out.write_text(text + "\n", encoding="utf-8")
-    print(text)
-    if outcome.is_clean and not given.keep:
-        shutil.rmtree(folder, ignore_errors=True)
-    return 0 if outcome.is_clean else 1
+    return conclude({**figures(run), "seed": seed, "old": given.old}, folder, given, is_clean=outcome.is_clean)
 
 
 if __name__ == "__main__":
