@@ -12,45 +12,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone, tzinfo
-from enum import StrEnum
 from typing import Any
 
 from dicomweb import attributes
+from dicomweb.matching import MATCHING, Join, Matching, tag
 from resources.codes import CANONICAL, V2_0203
 from resources.json import Json
 
-MATCHING = f"{CANONICAL}/CodeSystem/study-matching"
-"""Local code system of meta.tag: whether the study was joined to its order (docs/decisions/0006-images.md)."""
 DCM = "http://dicom.nema.org/resources/ontology/DCM"
 URI = "urn:ietf:rfc:3986"
 STUDY_UID = "urn:dicom:uid"
-_DISPLAY = {
-    "matched": "Joined to its order by accession number",
-    "unmatched": "No order with this accession number",
-    "mismatch": "The patient of the images is not the patient of the order",
-}
-
-
-class Matching(StrEnum):
-    """Whether a study was joined to its order."""
-
-    MATCHED = "matched"
-    UNMATCHED = "unmatched"
-    MISMATCH = "mismatch"
-    """The demographics differ from the order's: it is named, its patient is not, until a person decides (S4x)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Join:
-    """What the accession number led to."""
-
-    matching: Matching
-    orders: tuple[str, ...] = ()
-    """``ServiceRequest/id`` of the orders."""
-    subject: Json | None = None
-    """Their subject, where the study is joined."""
-    accession_system: str = ""
-    """Under which system the order has the accession number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +72,7 @@ def imaging_study(
     """The ImagingStudy of these rows. `zone`: of study times without offset. `endpoint`: WADO-RS root."""
     body: Json = {
         "resourceType": "ImagingStudy",
-        "meta": {"tag": [_tag(join.matching)]},
+        "meta": {"tag": [tag(join.matching)]},
         "identifier": _identifiers(study, join),
         "status": "registered" if join.matching is Matching.MISMATCH else "available",
     }
@@ -148,10 +119,6 @@ def same(current: Json, new: Json) -> bool:
 def _unstamped(body: Json) -> Json:
     meta = {k: v for k, v in body.get("meta", {}).items() if k not in {"versionId", "lastUpdated"}}
     return {k: v for k, v in body.items() if k not in {"id", "meta"}} | {"meta": meta}
-
-
-def _tag(matching: Matching) -> Json:
-    return {"system": MATCHING, "code": matching.value, "display": _DISPLAY[matching]}
 
 
 def _identifiers(study: Study, join: Join) -> list[Json]:

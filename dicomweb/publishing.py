@@ -9,16 +9,15 @@ docs/decisions/0006-images.md (matching, quarantine)
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import tzinfo
-from itertools import groupby, islice
+from itertools import groupby
 
 import structlog
 
-from dicomweb import mapping, writes
-from dicomweb.mapping import Instance, Join, Matching, Series, Study
+from dicomweb import joining, mapping, writes
+from dicomweb.mapping import Instance, Series, Study
 from dicomweb.tables import Row
 from dicomweb.writes import unpack
 from resources.outcomes import Gone, NotFound, Unavailable
@@ -30,14 +29,10 @@ from store.unit_of_work import Store
 log = structlog.get_logger("vigie.images")
 
 NAME = "imaging-studies"
-ORDERS_MAX = 100
-"""An accession number that more orders of one hospital carry tells none of them: the study is kept apart."""
 AT_ONCE = 20
 """Studies that one step of the loop publishes."""
 AGAIN_US = 600 * 1_000_000
 """After this a study that could not be published is tried again."""
-NOT_AN_ORDER = frozenset({"entered-in-error", "revoked", "draft"})
-"""Statuses of a ServiceRequest that images are not joined to."""
 
 
 class Publisher:
@@ -74,7 +69,7 @@ class Publisher:
         """
         resources = uow.acting_for(row.owner)
         uow.flush()
-        join = self._join(uow, resources, row)
+        join = joining.join(uow, resources, row)
         id_ = row.imaging_study_id
         new = mapping.imaging_study(*_rows(uow, row), join, zone=self._zone, endpoint=self._endpoint)
         current = _current(resources, id_)
@@ -139,7 +134,7 @@ class Publisher:
         numbers: dict[str, set[str]] = {}
         ids: dict[str, set[str]] = {}
         for order in orders:
-            numbers.setdefault(order.owner, set()).update(accession_numbers(order))
+            numbers.setdefault(order.owner, set()).update(joining.accession_numbers(order))
             ids.setdefault(order.owner, set()).add(order.id)
         for owner in sorted(ids):
             owner_id = _owner_id(uow, owner)
@@ -147,73 +142,6 @@ class Publisher:
                 locked = writes.lock_study(uow.connection, owner_id, row.study_instance_uid)
                 if locked is not None:
                     self.publish_row(uow, locked)
-
-    # Matching
-
-    def _join(self, uow: Work, resources: Resources, row: Row) -> Join:
-        """The orders of the same hospital that carry the accession number, and whether the patient is theirs."""
-        if not row.accession_number:
-            return Join(Matching.UNMATCHED)
-        asked = [("identifier", token(row.accession_number))]
-        carrying = (
-            order
-            for order in resources.each("ServiceRequest", asked, owner=row.owner, portion=ORDERS_MAX + 1)
-            if order.json().get("status") not in NOT_AN_ORDER and row.accession_number in accession_numbers(order)
-        )
-        found = sorted(islice(carrying, ORDERS_MAX + 1), key=lambda order: order.id)
-        if len(found) > ORDERS_MAX:
-            return Join(Matching.MISMATCH)
-        if not found:
-            return Join(Matching.UNMATCHED)
-        references = tuple(order.reference for order in found)
-        system = _system_of(found[0], row.accession_number)
-        subjects = {str(order.json().get("subject", {}).get("reference", "")) for order in found}
-        patients = {row.patient_id for row in _patient_ids(uow, row.pk)} - {""}
-        if len(subjects) > 1 or len(patients) > 1 or not self._is_patient(resources, subjects, row):
-            return Join(Matching.MISMATCH, references, None, system)
-        return Join(Matching.MATCHED, references, {"reference": next(iter(subjects))}, system)
-
-    def _is_patient(self, resources: Resources, subjects: Iterable[str], row: Row) -> bool:
-        """PatientID is one of the patient's identifiers and the birth dates agree, where both are known."""
-        type_name, _, id_ = next(iter(subjects)).partition("/")
-        if type_name != "Patient" or not id_:
-            return False
-        try:
-            patient = resources.read("Patient", id_.partition("/")[0]).json()
-        except (NotFound, Gone):
-            return False
-        values = {_bare(str(identifier.get("value", ""))) for identifier in patient.get("identifier", [])}
-        if row.patient_id and _bare(row.patient_id) not in values:
-            return False
-        born = str(patient.get("birthDate", "")).replace("-", "")
-        sent = re.sub(r"\D", "", row.patient_birth_date)
-        return not born or not sent or sent.startswith(born) or born.startswith(sent)
-
-
-def accession_numbers(order: Version) -> list[str]:
-    """The values that may be the accession number of an order: its identifiers', whatever their type."""
-    if order.deleted:
-        return []
-    return [
-        str(identifier["value"]).strip() for identifier in order.json().get("identifier", []) if identifier.get("value")
-    ]
-
-
-def _system_of(order: Version, accession_number: str) -> str:
-    """The system under which the order has this number."""
-    for identifier in order.json().get("identifier", []):
-        if str(identifier.get("value", "")).strip() == accession_number:
-            return str(identifier.get("system", ""))
-    return ""
-
-
-def token(value: str) -> str:
-    """A value as a search parameter: what separates there is escaped (FHIR R4 §3.1.1.5.7)."""
-    return re.sub(r"([\\,$|])", r"\\\1", value)
-
-
-def _bare(value: str) -> str:
-    return value.replace(" ", "").upper()
 
 
 def _owner_id(uow: Work, owner: str) -> int:
@@ -225,10 +153,6 @@ def _current(resources: Resources, id_: str) -> Version | None:
         return resources.read("ImagingStudy", id_)
     except (NotFound, Gone):
         return None
-
-
-def _patient_ids(uow: Work, study_pk: int) -> list[Row]:
-    return list(writes.patient_ids(uow.connection, study_pk))
 
 
 def _rows(uow: Work, row: Row) -> tuple[Study, list[Series]]:

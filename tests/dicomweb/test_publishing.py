@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from dicomweb import part10, publishing
+from dicomweb import joining, part10, publishing
 from dicomweb.batches import Batch, Origin
-from dicomweb.mapping import MATCHING
+from dicomweb.matching import MATCHING
 from dicomweb.phantom import Phantom, series
 from dicomweb.publishing import Publisher
 from resources import validation
@@ -276,7 +276,7 @@ def test_an_accession_number_of_a_thousand_orders_tells_none(
     what = service.create(order(own))
     stow(service.client(), files)
     assert only(service)["basedOn"] == [{"reference": what}]
-    monkeypatch.setattr(publishing, "ORDERS_MAX", 5)
+    monkeypatch.setattr(joining, "ORDERS_MAX", 5)
     with service.store.work(caller("hospital-a")) as uow:
         for _ in range(5):
             uow.resources.create("ServiceRequest", order(own))
