@@ -11,6 +11,8 @@ https://alembic.sqlalchemy.org/
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -19,8 +21,11 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
 from store.engine.database import MIGRATING, Database, open_engine
+from store.engine.faults import driver_error
 from store.engine.locks import lock
 
 if TYPE_CHECKING:
@@ -28,28 +33,79 @@ if TYPE_CHECKING:
 
 _FOLDER = Path(__file__).parent
 _LOCK = "schema migration"
+_LOCK_NOT_AVAILABLE = "55P03"
 
 
 class SchemaFault(Exception):
     """The database's schema is not one that this code can use; the text says what to do."""
 
 
-def upgrade(url: str, to: str | None = None) -> None:
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How a revision waits for tables that others hold (PostgreSQL), in seconds.
+
+    Whoever waits for a table alone stops everybody who comes after, readers too: so it is asked for by moments.
+    """
+
+    lock_s: float = 2.0
+    """For one lock; then what the revision has done is undone, and all who waited behind it go on."""
+    between_s: float = 2.0
+    """Until it is tried again."""
+    whole_s: float = 600.0
+    """In all, of one revision."""
+
+
+PATIENCE = Patience()
+
+
+def upgrade(url: str, to: str | None = None, *, patience: Patience = PATIENCE) -> None:
     """Bring the schema to this version's. Safe to run at every start, by several processes at once.
 
-    `to`: no further than to this revision. Raises SchemaFault where it is a newer version's.
+    `to`: no further than to this revision. Raises SchemaFault where it is a newer version's, and where others held a
+    table for longer than `patience`: what was done until then stays, and the next call goes on there.
     """
     database = open_engine(url, MIGRATING)
     try:
         current, _ = _state(database)
         last = to or _revisions()[0]
+        since = time.monotonic()
         while current != last:
             _refuse_newer(current)
-            with database.write() as connection:
-                lock(connection, _LOCK)
-                current = _upgraded(connection, last)
+            try:
+                with database.write() as connection:
+                    lock(connection, _LOCK)
+                    _limit_locks(connection, patience)
+                    current = _upgraded(connection, last)
+            except OperationalError as fault:
+                if getattr(driver_error(fault), "sqlstate", None) != _LOCK_NOT_AVAILABLE:
+                    raise
+                if time.monotonic() - since > patience.whole_s:
+                    raise SchemaFault(_in_the_way(database, current)) from fault
+                time.sleep(patience.between_s)
+            else:
+                since = time.monotonic()
     finally:
         database.dispose()
+
+
+def _limit_locks(connection: Connection, patience: Patience) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.execute(text(f"SET LOCAL lock_timeout = {max(1, int(patience.lock_s * 1000))}"))
+
+
+def _in_the_way(database: Database, current: str | None) -> str:
+    """The sessions whose transactions have been open for longest."""
+    with database.read() as connection:
+        name = connection.scalar(text("SELECT current_database()"))
+        found = connection.execute(text(
+            "SELECT pid, xact_start FROM pg_stat_activity WHERE datname = current_database()"
+            " AND pid <> pg_backend_pid() AND xact_start IS NOT NULL ORDER BY xact_start LIMIT 5"
+        )).all()  # fmt: skip
+    told = ", ".join(f"process {row.pid} since {row.xact_start:%H:%M:%S}" for row in found) or "none is open now"
+    return (
+        f"the step after schema {current} waited for tables that other sessions hold; open transactions: {told}, in "
+        f"database {name}. End them and run it again: it goes on there"
+    )
 
 
 def _upgraded(connection: Connection, last: str) -> str:

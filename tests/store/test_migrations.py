@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import psycopg
@@ -85,3 +86,55 @@ def test_what_a_revision_locked_is_free_when_it_is_done(empty_urls: tuple[str, s
         assert migrations.standing(database) == "current"
     finally:
         database.dispose()
+
+
+@pytest.fixture
+def half_way(request: pytest.FixtureRequest) -> str:
+    """A PostgreSQL database before the revision that alters the table of all versions."""
+    url = str(request.getfixturevalue("postgresql_url"))
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("DROP DATABASE IF EXISTS half_way WITH (FORCE)")
+        connection.execute("CREATE DATABASE half_way")
+    url = url.replace("/postgres?", "/half_way?")
+    migrations.upgrade(url, "0006")
+    return url
+
+
+def _reads(url: str, within_s: float) -> bool:
+    """Whether somebody who looks at the versions now is answered within so long."""
+    with psycopg.connect(url, options=f"-c lock_timeout={int(within_s * 1000)}") as reader:
+        try:
+            reader.execute("SELECT count(*) FROM resource_version")
+        except psycopg.errors.LockNotAvailable:
+            return False
+    return True
+
+
+def test_a_revision_behind_a_long_reader_keeps_no_other_reader_waiting(half_way: str) -> None:
+    """A lock that is waited for stops everybody who comes after it (PostgreSQL 13.3.1): it is asked for by moments."""
+    waits = migrations.Patience(lock_s=0.3, between_s=0.5, whole_s=60)
+    with psycopg.connect(half_way) as dump:
+        dump.execute("SELECT count(*) FROM resource_version")
+        upgrade = Thread(target=migrations.upgrade, args=(half_way,), kwargs={"patience": waits})
+        upgrade.start()
+        try:
+            answers = [_reads(half_way, 5) for _ in range(20)]
+            assert upgrade.is_alive(), "the reader's lock stops the revision"
+        finally:
+            dump.rollback()
+            upgrade.join(60)
+    assert all(answers)
+    current, head = migrations.state(half_way)
+    assert current == head
+
+
+def test_an_upgrade_gives_up_and_names_who_is_in_its_way(half_way: str) -> None:
+    """Nobody waits for a stranger for ever; the operator is told whose session it is, and nothing is half done."""
+    waits = migrations.Patience(lock_s=0.1, between_s=0.1, whole_s=0.5)
+    with psycopg.connect(half_way, application_name="somebody's dump") as dump:
+        dump.execute("SELECT count(*) FROM resource_version")
+        with pytest.raises(migrations.SchemaFault, match=rf"process {dump.info.backend_pid}\b.*half_way"):
+            migrations.upgrade(half_way, patience=waits)
+    migrations.upgrade(half_way)
+    current, head = migrations.state(half_way)
+    assert current == head
