@@ -76,6 +76,7 @@ DISPLAYS: Mapping[str, Mapping[str, str]] = {
         "delivered": "Compte rendu remis",
         "acknowledged": "Compte rendu consulté",
         "no-reader-on-duty": "Aucun lecteur de garde",
+        "report-withdrawn": "Compte rendu annulé, relecture en cours",
     },
     STATUS_REASON: {
         "not-justified": "Examen non justifié",
@@ -86,6 +87,7 @@ DISPLAYS: Mapping[str, Mapping[str, str]] = {
         "cancelled-by-requester": "Annulée par le demandeur",
         "identity-mismatch": "Identité des images différente de celle de la demande",
         "incomplete-study": "Série d'images incomplète",
+        "report-withdrawn": "Compte rendu annulé",
     },
     DUTY_FUNCTION: {
         DutyFunction.REGULATION: "Régulation",

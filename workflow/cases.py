@@ -1,12 +1,14 @@
 """A case: an imaging order with its Tasks, as one reads and moves them.
 
-There is one root Task and one of each child per order; `Case.load` finds them by Task.focus. Every write here is the
-server's own and goes on from the version that was read, so a race is lost, never overwritten.
+There is one root Task per order and at most one unfinished Task of each other part: images after the signature, a
+retake or a withdrawn report make a further one, and the earlier stays finished. `Case.load` finds them by Task.focus.
+Every write here is the server's own and goes on from the version that was read, so a race is lost, never overwritten.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 from resources import task as tasks
@@ -14,7 +16,7 @@ from resources.codes import DISPLAYS, STATUS_REASON, TaskKind, concept
 from resources.diagnostic_report import based_on
 from resources.identifiers import is_accession
 from resources.json import Json
-from resources.lifecycle import FINISHED_TASK
+from resources.lifecycle import FINISHED_TASK, IN_ERROR
 from resources.outcomes import Forbidden
 from resources.times import instant_text
 from store.access import Version, Work
@@ -31,31 +33,45 @@ class Case:
     context: Context
     order: Version
     tasks: dict[TaskKind, Version]
+    """Of each part the Task that counts now: the unfinished one, else the last."""
+    ended: dict[TaskKind, list[Version]] = field(default_factory=dict)
+    """The earlier Tasks of a part, oldest first."""
 
     @classmethod
     def load(cls, uow: Work, context: Context, order_ref: str | None) -> Case | None:
         """The case of an order; None where that order is not in the workflow (it has no root Task)."""
         if not order_ref or not order_ref.startswith("ServiceRequest/"):
             return None
-        found: dict[TaskKind, Version] = {}
-        for version in uow.system.find("Task", [("focus", order_ref)]):
+        found: dict[TaskKind, list[Version]] = {}
+        for version in sorted(uow.system.find("Task", [("focus", order_ref)]), key=rank):
             kind = tasks.kind_of(version.json())
             if kind is not None and version.owner == context.platform:
-                found[kind] = version
+                found.setdefault(kind, []).append(version)
         if TaskKind.ORDER not in found:
             return None
         order = look_up(uow, order_ref)
-        return cls(uow, context, order, found) if order is not None else None
+        if order is None:
+            return None
+        ended = {kind: versions[:-1] for kind, versions in found.items()}
+        return cls(uow, context, order, {kind: versions[-1] for kind, versions in found.items()}, ended)
 
     @classmethod
     def of(cls, uow: Work, context: Context, resource: Json) -> Case | None:
         """The case that a caller's report, protocol or study is based on: the first of its orders that is in the
         workflow and that the caller may see. Another organisation's order is as if it were not there."""
-        for reference in based_on(resource):
+        return next(iter(cls._each_of(uow, context, resource)), None)
+
+    @classmethod
+    def all_of(cls, uow: Work, context: Context, resource: Json) -> list[Case]:
+        """The cases of every order that a report, protocol or study is based on, in that order, each once; as `of`."""
+        return list(cls._each_of(uow, context, resource))
+
+    @classmethod
+    def _each_of(cls, uow: Work, context: Context, resource: Json) -> Iterator[Case]:
+        for reference in dict.fromkeys(based_on(resource)):
             case = cls.load(uow, context, reference) if _is_visible(uow, reference) else None
             if case is not None:
-                return case
-        return None
+                yield case
 
     @property
     def order_json(self) -> Json:
@@ -83,15 +99,48 @@ class Case:
         task = self.task(kind)
         return task.get("status") if task else None
 
+    def studies(self) -> list[Version]:
+        """The order's studies that count: not withdrawn, and of the hospital or the platform, of no third party."""
+        owners = (self.order.owner, self.context.platform)
+        return [
+            study
+            for study in self.uow.system.find("ImagingStudy", [("basedon", self.order.reference)])
+            if study.owner in owners and study.json().get("status") not in ("cancelled", IN_ERROR)
+        ]
+
     def open(self, kind: TaskKind, **elements: Any) -> Version:
         """Make the Task of that part, once: a deadline by priority, the case's order as focus."""
-        existing = self.tasks.get(kind)
-        if existing is None:
-            body = new_task(self.context, kind, self.order.reference, self.order_json, self.uow.now, platform=True)
-            body["partOf"] = [{"reference": self.tasks[TaskKind.ORDER].reference}]
-            body.update(elements)
-            existing = self.tasks[kind] = context.create(self.uow, "Task", body)
-        return existing
+        return self.tasks[kind] if kind in self.tasks else self._make(kind, elements)
+
+    def open_again(self, kind: TaskKind, **elements: Any) -> Version:
+        """A further Task of that part once the last is finished; one that is open only gets these elements."""
+        last = self.task(kind)
+        if last is None or last.get("status") not in FINISHED_TASK:
+            self.open(kind, **elements)
+            self.move(kind, **elements)
+            return self.tasks[kind]
+        self.ended.setdefault(kind, []).append(self.tasks[kind])
+        return self._make(kind, elements)
+
+    def _make(self, kind: TaskKind, elements: Json) -> Version:
+        body = new_task(self.context, kind, self.order.reference, self.order_json, self.uow.now, platform=True)
+        body["partOf"] = [{"reference": self.tasks[TaskKind.ORDER].reference}]
+        body.update(elements)
+        self.tasks[kind] = context.create(self.uow, "Task", body)
+        return self.tasks[kind]
+
+    def resume(self, business: str, reason: Json) -> None:
+        """Take the ended order up again: what ended it is undone. The one way back from a last status."""
+        if self.order_json.get("status") == "completed":
+            self.order = context.update(self.uow, self.order, status="active")
+        self.tasks[TaskKind.ORDER] = context.update(
+            self.uow,
+            self.tasks[TaskKind.ORDER],
+            status="in-progress",
+            businessStatus=tasks.business_status(business),
+            statusReason=reason,
+            lastModified=instant_text(self.uow.now),
+        )
 
     def move(self, kind: TaskKind, status: str | None = None, *, business: str | None = None, **elements: Any) -> None:
         """Move that Task to `status` (None: stays) unless it is finished; `business` ``""`` clears businessStatus."""
@@ -120,6 +169,12 @@ class Case:
         """End every task that is not finished yet."""
         for kind in list(self.tasks):
             self.move(kind, "cancelled", statusReason=reason)
+
+
+def rank(task: Version) -> tuple[bool, str, int]:
+    """The Task that counts comes last."""
+    body = task.json()
+    return body.get("status") not in FINISHED_TASK, str(body.get("authoredOn", "")), task.pk
 
 
 def _is_visible(uow: Work, reference: str) -> bool:

@@ -26,6 +26,7 @@ from workflow.context import Context, before_of, look_up
 from workflow.deadlines import deadline
 from workflow.people import People
 from workflow.reading import Reading
+from workflow.rota import Rota
 
 _CANCELLED = frozenset({"revoked", "entered-in-error"})
 _OPEN = frozenset({"active", "on-hold"})
@@ -191,7 +192,7 @@ class Orders:
         elif status in ("on-hold", "failed"):
             case.move(TaskKind.ORDER, business="incident")
         elif status == "completed":
-            studies = self._studies(uow, case)
+            studies = case.studies()
             if not any(_has_images(study.json()) for study in studies):
                 raise ForbiddenTransition(
                     "An acquisition is completed once images of the order are here", expression="Task.status"
@@ -223,7 +224,7 @@ class Orders:
         status = case.status(TaskKind.ACQUIRE)
         if not case.is_open or status is None:
             return  # not accepted yet: the studies wait, and are looked at when it is
-        studies = self._studies(uow, case)
+        studies = case.studies()
         if status == "completed":
             self.reading.add_studies(case, studies)
             return
@@ -249,17 +250,22 @@ class Orders:
         case.move(TaskKind.ORDER, "in-progress", business="")
         self.reading.open(uow, case, studies)
 
-    def _studies(self, uow: Work, case: Case) -> list[Version]:
-        found = uow.system.find("ImagingStudy", [("basedon", case.order.reference)])
-        owners = (case.order.owner, self.context.platform)  # a third party's study is none of this order's
-        return [
-            study
-            for study in found
-            if study.owner in owners and study.json().get("status") not in ("cancelled", "entered-in-error")
-        ]
-
     def _case(self, uow: Work, draft: Draft) -> Case | None:
         return Case.load(uow, self.context, f"ServiceRequest/{draft.id}") if draft.before is not None else None
+
+
+def reopen(uow: Work, case: Case, reason: Json) -> bool:
+    """Take a case up again whose report was withdrawn: the order is unanswered, its images are to be read anew.
+
+    The order is `active` again, the root Task `in-progress` with businessStatus `report-withdrawn` and the reason, and
+    there is a `read` Task with deadline and proposal. Twice is harmless. False where the order has ended otherwise
+    (revoked, entered in error): then nothing is read anew.
+    """
+    if case.order_json.get("status") not in ("completed", "active", "on-hold"):
+        return False
+    case.resume("report-withdrawn", reason)
+    Reading(Rota(case.context)).open_again(uow, case, case.studies(), reason=cases.reason("report-withdrawn"))
+    return True
 
 
 def _refuse_if_acquired(case: Case) -> None:

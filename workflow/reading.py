@@ -7,12 +7,12 @@ without an owner and says so in businessStatus: it is never lost.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import structlog
 
 from resources import task as tasks
 from resources.codes import TELERADIOLOGY_TASK, DutyFunction, TaskKind, codings
+from resources.json import Json
 from resources.lifecycle import FINISHED_TASK
 from store.access import Version, Work
 from workflow.assignment import Candidate, Choice, Order, choose
@@ -35,7 +35,20 @@ class Reading:
         if TaskKind.READ in case.tasks:
             self.add_studies(case, studies)
             return
-        elements: dict[str, Any] = {
+        case.open(TaskKind.READ, **self._elements(uow, case, studies))
+
+    def open_again(self, uow: Work, case: Case, studies: list[Version], *, reason: Json) -> None:
+        """A further reading once the last is finished; `reason` (Task.reasonCode) says why. An open one goes on."""
+        task = case.task(TaskKind.READ)
+        if task is not None and task.get("status") not in FINISHED_TASK:
+            self.add_studies(case, studies)
+            case.move(TaskKind.READ, reasonCode=reason)
+            return
+        case.open_again(TaskKind.READ, **self._elements(uow, case, studies), reasonCode=reason)
+
+    def _elements(self, uow: Work, case: Case, studies: list[Version]) -> Json:
+        """What a reading that is to be done says: its studies, and whom it is proposed to."""
+        elements: Json = {
             "status": "ready",
             "input": [tasks.part("imaging-study", study.reference) for study in studies],
         }
@@ -46,7 +59,7 @@ class Reading:
         else:
             elements["owner"] = {"reference": choice.practitioner}
             elements["note"] = [{"text": choice.because}]
-        case.open(TaskKind.READ, **elements)
+        return elements
 
     def add_studies(self, case: Case, studies: list[Version]) -> None:
         """Name in the open reading task the studies that came later."""

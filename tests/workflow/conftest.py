@@ -15,6 +15,7 @@ from store.access import Caller, Version
 from store.unit_of_work import Store, UnitOfWork
 from tests import builders
 from tests.support import PLATFORM, caller
+from workflow.cases import rank
 from workflow.service import Workflow
 
 NIGHT = ("2026-06-01T04:00:00+02:00", "2026-06-01T23:00:00+02:00")
@@ -86,8 +87,8 @@ class Scene:
     # The path
 
     def tasks(self) -> dict[str, Version]:
-        """The order's tasks by kind."""
-        return {str(kind_of(one.json())): one for one in self.find("Task", focus=self.order)}
+        """The order's tasks by kind: of each the one that counts now."""
+        return {str(kind_of(one.json())): one for one in sorted(self.find("Task", focus=self.order), key=rank)}
 
     def task(self, kind: str) -> Json:
         return self.tasks()[kind].json()
