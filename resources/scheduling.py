@@ -25,6 +25,9 @@ ON_DUTY = frozenset({"booked", "arrived", "checked-in"})
 OCCUPIES = ON_DUTY | {"fulfilled"}
 """Appointment.status of a garde that takes its person's time."""
 
+ACCEPTED = frozenset({"accepted"})
+"""Appointment.participant.status of who takes part (R4 participationstatus: `declined` will not, the others may)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Interval:
@@ -64,6 +67,24 @@ def actors(appointment: Json) -> list[str]:
 def people(appointment: Json) -> list[str]:
     """The Practitioner and PractitionerRole references among the participants."""
     return [actor for actor in actors(appointment) if actor.startswith(("Practitioner/", "PractitionerRole/"))]
+
+
+def accepted(appointment: Json) -> list[str]:
+    """Those of `people` who will come: participant.status `accepted`. Whoever was only asked, or declined, does not."""
+    return _people_with(appointment, ACCEPTED)
+
+
+def planned(appointment: Json) -> list[str]:
+    """Those of `people` whose time the garde takes: all but who declined."""
+    return _people_with(appointment, ACCEPTED | {"tentative", "needs-action"})
+
+
+def _people_with(appointment: Json, status: frozenset[str]) -> list[str]:
+    wanted = {
+        one.get("actor", {}).get("reference") for one in appointment.get("participant", [])
+        if one.get("status") in status
+    }  # fmt: skip
+    return [person for person in people(appointment) if person in wanted]
 
 
 def check_duty(appointment: Json) -> list[Issue]:

@@ -15,6 +15,7 @@ from resources.codes import DutyFunction
 from resources.json import Json
 from resources.lifecycle import SIGNED
 from resources.outcomes import BadRequest, Forbidden, ForbiddenTransition
+from resources.scheduling import Interval
 from resources.times import instant_text, parse_instant
 from store.access import Version, Work
 from workflow.rota import Rota
@@ -36,7 +37,8 @@ class Operations:
         return uow.resources.update("DiagnosticReport", report_id, report, if_match=if_match or current.version)
 
     def on_duty(self, uow: Work, *, at: str | None = None, function: str | None = None) -> Json:
-        """Parameters: one `duty` for each person on duty at `at` (default now) for `function` (default any).
+        """Parameters: one `duty` for each person on duty at `at` (default now) for `function` (default any), and one
+        `gap` for each garde then that nobody has accepted.
 
         The rota is the platform's: it is not shown to hospitals (auth/audience.py), so nor is what follows from it.
         """
@@ -47,6 +49,7 @@ class Operations:
         if function and wanted is None:
             raise BadRequest(f"function is one of {', '.join(DutyFunction)}")
         found = self.rota.on_duty(uow, moment, wanted)
+        gaps = self.rota.gaps(uow, moment, wanted)
         return {
             "resourceType": "Parameters",
             "parameter": [
@@ -56,18 +59,30 @@ class Operations:
                         {"name": "practitioner", "valueReference": {"reference": duty.practitioner}},
                         {"name": "function", "valueCode": str(duty.function)},
                         {"name": "appointment", "valueReference": {"reference": duty.appointment}},
-                        {
-                            "name": "period",
-                            "valuePeriod": {
-                                "start": instant_text(duty.interval.start),
-                                "end": instant_text(duty.interval.end),
-                            },
-                        },
+                        _period(duty.interval),
                     ],
                 }
                 for duty in sorted(found, key=lambda one: (one.function, one.practitioner))
+            ]
+            + [
+                {
+                    "name": "gap",
+                    "part": [
+                        {"name": "function", "valueCode": str(gap.function)},
+                        {"name": "appointment", "valueReference": {"reference": gap.appointment}},
+                        _period(gap.interval),
+                    ],
+                }
+                for gap in sorted(gaps, key=lambda one: (one.function, one.appointment))
             ],
         }
+
+
+def _period(interval: Interval) -> Json:
+    return {
+        "name": "period",
+        "valuePeriod": {"start": instant_text(interval.start), "end": instant_text(interval.end)},
+    }
 
 
 def _moment(text: str | None) -> datetime | None:

@@ -72,6 +72,18 @@ class Reading:
         if new:
             case.move(TaskKind.READ, input=[*inputs, *new])
 
+    def propose_again(self, uow: Work, case: Case) -> None:
+        """Propose a ready reading anew: whom it was proposed to is not on duty any more."""
+        if case.status(TaskKind.READ) != "ready":
+            return
+        choice = self._propose(uow, case)
+        if choice is None:
+            log.warning("no reader is on duty", order=case.order.reference)
+            case.move(TaskKind.READ, business="no-reader-on-duty", owner=None)
+        else:
+            case.move(TaskKind.READ, business="", owner={"reference": choice.practitioner},
+                      note=[{"text": choice.because}])
+
     def _propose(self, uow: Work, case: Case) -> Choice | None:
         duties = self.rota.on_duty(uow, uow.now, DutyFunction.READING)
         if not duties:

@@ -10,7 +10,7 @@ FHIR R4 §12.10  http://hl7.org/fhir/R4/appointment.html
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -38,6 +38,15 @@ class Duty:
 
 
 @dataclass(frozen=True, slots=True)
+class Gap:
+    """A garde that covers the instant asked for, and that nobody has accepted."""
+
+    appointment: str
+    function: DutyFunction
+    interval: Interval
+
+
+@dataclass(frozen=True, slots=True)
 class Rota:
     """Questions to the roster, and its Observer."""
 
@@ -45,9 +54,15 @@ class Rota:
 
     def on_duty(self, uow: Work, at: datetime, function: DutyFunction | None = None) -> list[Duty]:
         """Everyone on duty at `at`, for one function or for all."""
-        started = [("date", f"le{instant_text(at)}"), ("date", f"gt{instant_text(at - MAX_DUTY)}")]
-        status = [("status", ",".join(sorted(ON_DUTY)))]
-        return self._duties(uow, uow.system.find("Appointment", [*started, *status]), at, function)
+        return self._duties(uow, self._around(uow, at), at, function)
+
+    def gaps(self, uow: Work, at: datetime, function: DutyFunction | None = None) -> list[Gap]:
+        """The gardes at `at` that nobody has accepted: posts that are planned and stand empty."""
+        return [
+            Gap(version.reference, found, interval)
+            for version, found, interval in self._covering(self._around(uow, at), at, function)
+            if not scheduling.accepted(version.json())
+        ]
 
     def is_on_duty(self, uow: Work, practitioner: str, function: DutyFunction, at: datetime) -> bool:
         """Whether that person is on duty for that function."""
@@ -55,6 +70,10 @@ class Rota:
             return True
         found = self._appointments(uow, practitioner, Interval(at, at), ON_DUTY)
         return any(duty.practitioner == practitioner for duty in self._duties(uow, found, at, function))
+
+    def practitioner_of(self, uow: Work, person: str | None) -> str | None:
+        """``Practitioner/id`` of a participant, who may be named by a PractitionerRole."""
+        return next(iter(self._practitioners(uow, [person] if person else [])), None)
 
     def prepare(self, uow: Work, draft: Draft) -> None:
         if draft.type == "Appointment":
@@ -103,7 +122,7 @@ class Rota:
     def _refuse_overlap(self, uow: Work, version: Version) -> None:
         appointment = version.json()
         interval = scheduling.interval_of(appointment)
-        practitioner = next(iter(self._practitioners(uow, scheduling.people(appointment))), None)
+        practitioner = next(iter(self._practitioners(uow, scheduling.planned(appointment))), None)
         if interval is None or practitioner is None:
             return
         uow.lock(f"rota:{practitioner}")
@@ -113,6 +132,8 @@ class Rota:
                 continue
             if scheduling.duty_function(other.json()) is None:
                 continue
+            if practitioner not in self._practitioners(uow, scheduling.planned(other.json())):
+                continue  # declined
             raise Conflict(
                 f"The garde overlaps {other.reference} of the same practitioner "
                 f"({instant_text(taken.start)} to {instant_text(taken.end)})",
@@ -156,19 +177,30 @@ class Rota:
         self, uow: Work, versions: Iterable[Version], at: datetime, function: DutyFunction | None
     ) -> list[Duty]:
         duties = []
+        for version, found, interval in self._covering(versions, at, function):
+            for person in scheduling.accepted(version.json()):
+                duty = self._duty(uow, version, person, found, interval, at)
+                if duty is not None:
+                    duties.append(duty)
+        return duties
+
+    def _around(self, uow: Work, at: datetime) -> list[Version]:
+        """The Appointments that may cover `at`."""
+        started = [("date", f"le{instant_text(at)}"), ("date", f"gt{instant_text(at - MAX_DUTY)}")]
+        return uow.system.find("Appointment", [*started, ("status", ",".join(sorted(ON_DUTY)))])
+
+    def _covering(
+        self, versions: Iterable[Version], at: datetime, function: DutyFunction | None
+    ) -> Iterator[tuple[Version, DutyFunction, Interval]]:
+        """The platform's gardes among these that hold `at`: nobody else puts anyone on duty."""
         for version in versions:
             appointment = version.json()
             found = scheduling.duty_function(appointment)
             interval = scheduling.interval_of(appointment)
             if found is None or interval is None or at not in interval or function not in (None, found):
                 continue
-            if version.owner != self.context.platform:
-                continue  # nobody else puts anyone on duty
-            for person in scheduling.people(appointment):
-                duty = self._duty(uow, version, person, found, interval, at)
-                if duty is not None:
-                    duties.append(duty)
-        return duties
+            if version.owner == self.context.platform:
+                yield version, found, interval
 
     def _duty(
         self, uow: Work, version: Version, person: str, function: DutyFunction, interval: Interval, at: datetime

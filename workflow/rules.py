@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 
 from resources.registry import TYPES
 from store.access import Change, Draft, Work
+from workflow.answers import Answers, Leaving
 from workflow.context import Context, is_acting
 from workflow.observations import Observations
 from workflow.orders import Orders
@@ -48,6 +49,7 @@ class Parts:
     context: Context
     rota: Rota
     people: People
+    reading: Reading
     orders: Orders
     reports: Reports
     task_steps: TaskSteps
@@ -57,8 +59,9 @@ class Parts:
         """The parts of a deployment."""
         rota = Rota(context)
         people = People(context, rota)
-        orders = Orders(context, people, Reading(rota))
-        return Parts(context, rota, people, orders, Reports(context, people), TaskSteps(people))
+        reading = Reading(rota)
+        orders = Orders(context, people, reading)
+        return Parts(context, rota, people, reading, orders, Reports(context, people), TaskSteps(people))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,12 @@ RULES: tuple[Row, ...] = (
     Row("ImagingStudy", sequel=lambda parts: parts.orders),
     Row("DiagnosticReport", guard=lambda parts: parts.reports, sequel=lambda parts: parts.reports),
     Row("Appointment", guard=lambda parts: parts.rota, sequel=lambda parts: parts.rota),
+    Row("Appointment", sequel=lambda parts: Leaving(parts.context, parts.rota, parts.reading)),
+    Row(
+        "AppointmentResponse",
+        guard=lambda parts: Answers(parts.context, parts.rota),
+        sequel=lambda parts: Answers(parts.context, parts.rota),
+    ),
     Row("Slot", guard=lambda parts: parts.rota),
     Row("Observation", guard=lambda parts: Observations()),
     Row("Patient", guard=lambda parts: Patients()),

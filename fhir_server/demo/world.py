@@ -134,7 +134,8 @@ CLIENTS = (
         "Reading console",
         PLATFORM,
         f"{_scope('rs', *_READS_CLINICAL, *DIRECTORY, 'Appointment')} "
-        f"{_scope('cruds', 'Task', 'DiagnosticReport', 'Communication', 'Binary')}",
+        f"{_scope('cruds', 'Task', 'DiagnosticReport', 'Communication', 'Binary')} "
+        f"{_scope('crus', 'AppointmentResponse')}",
         "Practitioner/lecteur-neuro",
     ),
     DemoClient(
@@ -142,7 +143,8 @@ CLIENTS = (
         "Regulation console",
         PLATFORM,
         f"{_scope('rs', *_READS_CLINICAL, *DIRECTORY, 'Appointment')} "
-        f"{_scope('cruds', 'Task', 'ServiceRequest', 'Communication')}",
+        f"{_scope('cruds', 'Task', 'ServiceRequest', 'Communication')} "
+        f"{_scope('crus', 'AppointmentResponse')}",
         "Practitioner/regulateur",
     ),
     DemoClient(

@@ -68,6 +68,7 @@ FIELDS: Mapping[str, tuple[str, str]] = {
     "kind": (r"[a-z0-9\-]{1,40}", "kind of a task or of a notification"),
     "task": (_ID, "logical id of a Task"),
     "order": (f"ServiceRequest/{_ID}", "reference of a ServiceRequest"),
+    "appointment": (f"Appointment/{_ID}", "reference of an Appointment"),
     "subscription": (_ID, "logical id of a Subscription"),
     "audit_event": (_ID, "logical id of an AuditEvent"),
     "study": (_NUMBER, "key of a study's row"),

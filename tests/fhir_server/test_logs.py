@@ -27,7 +27,8 @@ SAMPLES: dict[str, Any] = {
     "timestamp": "2026-06-01T08:00:00Z", "logger": "vigie.x", "process": "web", "request_id": "a-1", "method": "GET",
     "route": "fhir/read", "child": "worker", "loop": "audit-sequencer", "exception": "ValueError < OSError",
     "trace": ["store/objects.py:12 put"], "at": "store/objects.py:12 put", "reason": "no answer", "result": "MISMATCH",
-    "kind": "regulate", "task": "a-1", "order": "ServiceRequest/a-1", "subscription": "a-1", "audit_event": "a-1",
+    "kind": "regulate", "task": "a-1", "order": "ServiceRequest/a-1", "appointment": "Appointment/a-1",
+    "subscription": "a-1", "audit_event": "a-1",
     "check": "disk", "queue": "audit-inbox", "event": "x", "level": "info",
 }  # fmt: skip
 
