@@ -190,7 +190,7 @@ class Widening:
             version = _resolve(uow, {"reference": form.get("url", "")})
             if version is not None and version.type == "Binary":
                 yield version
-        yield from uow.system.find("Provenance", [("target", report.reference)])
+        yield from uow.system.each("Provenance", [("target", report.reference)])
 
 
 def _is_acquisition_or_root(task: Json) -> bool:

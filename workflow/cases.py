@@ -43,7 +43,7 @@ class Case:
         if not order_ref or not order_ref.startswith("ServiceRequest/"):
             return None
         found: dict[TaskKind, list[Version]] = {}
-        for version in sorted(uow.system.find("Task", [("focus", order_ref)]), key=rank):
+        for version in sorted(uow.system.each("Task", [("focus", order_ref)]), key=rank):
             kind = tasks.kind_of(version.json())
             if kind is not None and version.owner == context.platform:
                 found.setdefault(kind, []).append(version)
@@ -104,7 +104,7 @@ class Case:
         owners = (self.order.owner, self.context.platform)
         return [
             study
-            for study in self.uow.system.find("ImagingStudy", [("basedon", self.order.reference)])
+            for study in self.uow.system.each("ImagingStudy", [("basedon", self.order.reference)])
             if study.owner in owners and study.json().get("status") not in ("cancelled", IN_ERROR)
         ]
 

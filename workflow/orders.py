@@ -205,7 +205,7 @@ class Orders:
         elif status == "ready":
             case.move(TaskKind.ORDER, business="")
         elif status == "completed":
-            reports = uow.system.find("DiagnosticReport", [("based-on", case.order.reference)])
+            reports = uow.system.each("DiagnosticReport", [("based-on", case.order.reference)])
             if not any(report.json().get("status") in SIGNED for report in reports):
                 raise ForbiddenTransition(
                     "A reading is completed by signing its report; no report of this order is final",

@@ -6,22 +6,23 @@ without an owner and says so in businessStatus: it is never lost.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
 import structlog
 
 from resources import task as tasks
-from resources.codes import TELERADIOLOGY_TASK, DutyFunction, TaskKind, codings
+from resources.codes import DutyFunction, TaskKind, codings
 from resources.json import Json
 from resources.lifecycle import FINISHED_TASK
 from store.access import Version, Work
+from workflow import loads
 from workflow.assignment import Candidate, Choice, Order, choose
 from workflow.cases import Case
 from workflow.rota import Rota
 
 log = structlog.get_logger("vigie.workflow")
-
-OPEN_READING = ("ready", "in-progress", "on-hold")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,8 @@ class Reading:
     """Opens reading tasks."""
 
     rota: Rota
+    _proposed: WeakKeyDictionary[Work, Counter[str]] = field(default_factory=WeakKeyDictionary)
+    """Whom a transaction has proposed already: the numbers move when its rules have ended."""
 
     def open(self, uow: Work, case: Case, studies: list[Version]) -> None:
         """Make the case's reading task, once, with its studies as inputs."""
@@ -88,13 +91,15 @@ class Reading:
         duties = self.rota.on_duty(uow, uow.now, DutyFunction.READING)
         if not duties:
             return None
-        # Counted, not loaded: there is no bound to a bad day. The open ones are fewer than all readings ever.
-        load = uow.system.count_by(
-            "Task", [("status", ",".join(OPEN_READING)), ("code", f"{TELERADIOLOGY_TASK}|{TaskKind.READ}")], "owner"
-        )
+        load = loads.of(uow, {duty.practitioner for duty in duties})
+        proposed = self._proposed.setdefault(uow, Counter())
         candidates = [
-            Candidate(duty.practitioner, load.get(duty.practitioner, 0), duty.interval.end, duty.specialties)
-            for duty in duties
+            Candidate(one.practitioner, load.get(one.practitioner, 0) + proposed[one.practitioner], one.interval.end,
+                      one.specialties)
+            for one in duties
         ]
         wanted = frozenset(codings(case.order_json.get("performerType", {})))
-        return choose(candidates, Order(uow.now, wanted))
+        choice = choose(candidates, Order(uow.now, wanted))
+        if choice is not None:
+            proposed[choice.practitioner] += 1
+        return choice

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from resources import scheduling
-from resources.codes import DutyFunction, codings
+from resources.codes import DUTY_FUNCTION, DutyFunction, codings
 from resources.json import Json
 from resources.lifecycle import check_transition, content
 from resources.outcomes import Conflict, Forbidden, ForbiddenTransition, InvalidContent
@@ -23,6 +23,9 @@ from resources.scheduling import MAX_DUTY, OCCUPIES, ON_DUTY, Interval
 from resources.times import instant_text
 from store.access import Change, Draft, Version, Work
 from workflow.context import Context, before_of, look_up, update
+
+_PEOPLE_AT_ONCE = 50
+"""A search takes no more than 100 values of one parameter (`resources.budgets.PARAMETER_VALUES`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +57,13 @@ class Rota:
 
     def on_duty(self, uow: Work, at: datetime, function: DutyFunction | None = None) -> list[Duty]:
         """Everyone on duty at `at`, for one function or for all."""
-        return self._duties(uow, self._around(uow, at), at, function)
+        return self._duties(uow, self._around(uow, at, function), at, function)
 
     def gaps(self, uow: Work, at: datetime, function: DutyFunction | None = None) -> list[Gap]:
         """The gardes at `at` that nobody has accepted: posts that are planned and stand empty."""
         return [
             Gap(version.reference, found, interval)
-            for version, found, interval in self._covering(self._around(uow, at), at, function)
+            for version, found, interval in self._covering(self._around(uow, at, function), at, function)
             if not scheduling.accepted(version.json())
         ]
 
@@ -162,16 +165,18 @@ class Rota:
         self, uow: Work, practitioner: str, interval: Interval, status: Iterable[str]
     ) -> list[Version]:
         """Appointments of that person, through whatever role, that start early enough to touch the interval."""
-        roles = [version.reference for version in uow.system.find("PractitionerRole", [("practitioner", practitioner)])]
-        return uow.system.find(
-            "Appointment",
-            [
-                ("actor", ",".join([practitioner, *roles])),
-                ("date", f"gt{instant_text(interval.start - MAX_DUTY)}"),
-                ("date", f"le{instant_text(interval.end)}"),
-                ("status", ",".join(sorted(status))),
-            ],
-        )
+        roles = [version.reference for version in uow.system.each("PractitionerRole", [("practitioner", practitioner)])]
+        asked = [
+            ("date", f"gt{instant_text(interval.start - MAX_DUTY)}"),
+            ("date", f"le{instant_text(interval.end)}"),
+            ("status", ",".join(sorted(status))),
+        ]
+        found: dict[str, Version] = {}
+        people = [practitioner, *roles]
+        for first in range(0, len(people), _PEOPLE_AT_ONCE):
+            actors = ("actor", ",".join(people[first : first + _PEOPLE_AT_ONCE]))
+            found |= {version.id: version for version in uow.system.each("Appointment", [actors, *asked])}
+        return list(found.values())
 
     def _duties(
         self, uow: Work, versions: Iterable[Version], at: datetime, function: DutyFunction | None
@@ -184,10 +189,14 @@ class Rota:
                     duties.append(duty)
         return duties
 
-    def _around(self, uow: Work, at: datetime) -> list[Version]:
-        """The Appointments that may cover `at`."""
+    def _around(self, uow: Work, at: datetime, function: DutyFunction | None) -> list[Version]:
+        """The gardes that may cover `at`, for one function or for all."""
+        wanted = [function] if function else DutyFunction
         started = [("date", f"le{instant_text(at)}"), ("date", f"gt{instant_text(at - MAX_DUTY)}")]
-        return uow.system.find("Appointment", [*started, ("status", ",".join(sorted(ON_DUTY)))])
+        status = ("status", ",".join(sorted(ON_DUTY)))
+        # Of gardes alone: beside them there are the patients' appointments of all hospitals.
+        kinds = ("service-type", ",".join(f"{DUTY_FUNCTION}|{one}" for one in wanted))
+        return list(uow.system.each("Appointment", [*started, status, kinds]))
 
     def _covering(
         self, versions: Iterable[Version], at: datetime, function: DutyFunction | None

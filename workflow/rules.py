@@ -14,6 +14,7 @@ from resources.registry import TYPES
 from store.access import Change, Draft, Work
 from workflow.answers import Answers, Leaving
 from workflow.context import Context, is_acting
+from workflow.loads import Loads
 from workflow.observations import Observations
 from workflow.orders import Orders
 from workflow.patients import Patients
@@ -76,6 +77,7 @@ class Row:
 RULES: tuple[Row, ...] = (
     Row("ServiceRequest", guard=lambda parts: parts.orders, sequel=lambda parts: parts.orders),
     Row("Task", guard=lambda parts: parts.task_steps, sequel=lambda parts: parts.orders),
+    Row("Task", sequel=lambda parts: Loads()),
     Row("ImagingStudy", sequel=lambda parts: parts.orders),
     Row("DiagnosticReport", guard=lambda parts: parts.reports, sequel=lambda parts: parts.reports),
     Row("Appointment", guard=lambda parts: parts.rota, sequel=lambda parts: parts.rota),

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from store.access import Loop, Observer, Waiting, Work
 from store.unit_of_work import Store
-from workflow import report_pdf
+from workflow import loads, report_pdf
 from workflow.context import Context
 from workflow.lateness import NAME, LatenessWatch
 from workflow.operations import Operations
@@ -42,7 +42,7 @@ class Workflow:
     def loops(self, store: Store) -> tuple[Loop, ...]:
         """What the background worker runs."""
         self._watch = LatenessWatch(store, self._parts.context.platform)
-        return (Loop(NAME, self._watch.step, LATENESS_INTERVAL_S),)
+        return (Loop(NAME, self._watch.step, LATENESS_INTERVAL_S), loads.loop(store))
 
     def late(self) -> Mapping[str, Waiting]:
         """What the watch of this process saw last: kind → how many tasks are past their deadline, the oldest one."""

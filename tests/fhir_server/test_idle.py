@@ -21,6 +21,7 @@ IDLE_MINUTE: dict[str, tuple[int, int]] = {
     "subscription-dispatcher": (60, 260),
     "subscription-maintenance": (6, 30),
     "workflow-lateness": (6, 60),
+    "reading-load": (1, 20),
     "sweep": (1, 6),
     "statistics": (20, 20),
     "objects": (1, 0),

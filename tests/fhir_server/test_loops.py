@@ -362,6 +362,7 @@ ROWS: dict[str, Items | str] = {
         tasks, (lateness, "deadline_of"), lambda task: task["id"], lambda ground: ground.passed,
         lambda ground: of_type(ground, resource_version, resource_version.c.resource_id),
     ),
+    "reading-load": STATEMENT,
     "sweep": STATEMENT,
     "statistics": "it takes no items",
     "objects": Items(

@@ -82,7 +82,7 @@ class Scene:
     def find(self, type_name: str, **parameters: str) -> list[Version]:
         pairs = [(name.replace("_", "-"), value) for name, value in parameters.items()]
         with self.store.work(self.server, write=False) as uow:
-            return uow.system.find(type_name, pairs)
+            return list(uow.system.each(type_name, pairs))
 
     # The path
 
