@@ -104,7 +104,7 @@ class Leaving:
     def _propose_again(self, uow: Work, person: str) -> None:
         """A reading that is claimed stays its reader's: only what is ready was a proposal."""
         asked = [("owner", person), ("status", "ready"), ("code", f"{TELERADIOLOGY_TASK}|{TaskKind.READ}")]
-        for task in uow.system.find("Task", asked):
+        for task in uow.system.each("Task", asked):
             case = Case.load(uow, self.context, task.json().get("focus", {}).get("reference"))
             if case is not None:
                 self.reading.propose_again(uow, case)

@@ -91,7 +91,7 @@ def _kept(connection: Connection, names: Sequence[str]) -> dict[str, int]:
     return _numbers(connection, found)
 
 
-def _numbers(connection: Connection, asked: Select[tuple[str, int]]) -> dict[str, int]:
+def _numbers(connection: Connection, asked: Select[Any]) -> dict[str, int]:
     return {row[0]: row[1] for row in connection.execute(asked)}
 
 
