@@ -19,6 +19,7 @@ CANONICAL = "https://vigie.example"
 TASK_CODE = "http://hl7.org/fhir/CodeSystem/task-code"
 SNOMED = "http://snomed.info/sct"
 LOINC = "http://loinc.org"
+DCM = "http://dicom.nema.org/resources/ontology/DCM"
 V2_0074 = "http://terminology.hl7.org/CodeSystem/v2-0074"
 V2_0203 = "http://terminology.hl7.org/CodeSystem/v2-0203"
 DOCUMENT_COMPLETION = "http://terminology.hl7.org/CodeSystem/v3-DocumentCompletion"
@@ -32,6 +33,7 @@ STATUS_REASON = f"{CANONICAL}/CodeSystem/teleradiology-status-reason"
 DUTY_FUNCTION = f"{CANONICAL}/CodeSystem/duty-function"
 CRITICAL_RESULT = f"{CANONICAL}/CodeSystem/critical-result"
 TASK_PART = f"{CANONICAL}/CodeSystem/teleradiology-task-part"
+IDENTIFIER_TYPE = f"{CANONICAL}/CodeSystem/identifier-type"
 
 
 class TaskKind(StrEnum):
@@ -104,7 +106,10 @@ DISPLAYS: Mapping[str, Mapping[str, str]] = {
         "imaging-study": "Examen d'imagerie",
         "report": "Compte rendu",
         "communication": "Communication",
+        "modality": "Modalité",
+        "region": "Région anatomique",
     },
+    IDENTIFIER_TYPE: {"requesting-hospital": "Établissement demandeur"},
     TASK_CODE: {"fulfill": "Fulfill the focal request"},
 }
 
@@ -115,14 +120,6 @@ IMAGING_CATEGORIES: frozenset[tuple[str, str]] = frozenset({
     *((V2_0074, code) for code in ("RAD", "RX", "CT", "NMR", "RUS", "VUS", "OUS", "CUS", "NMS", "XRC", "VR")),
 })
 """Codings of ServiceRequest.category that make an order an imaging order."""
-
-IMAGING_EXAMS: frozenset[str] = frozenset({
-    "24725-4", "24727-0", "24726-2", "24728-8", "90352-6", "37498-3", "87856-1", "92025-6", "24628-0", "36424-0",
-    "36813-4", "87869-4", "87848-8", "24590-2", "24587-8", "24557-1", "36803-5", "91523-1", "36401-8", "36399-4",
-    "24627-2", "24545-6", "24865-8", "36952-0", "87854-6", "87842-1",
-})  # fmt: skip
-"""LOINC codes of the emergency CT and MR exams of jdv-code-document-imagerie-cisis: they too say that it is imaging."""
-
 
 def coding(system: str, code: str) -> Json:
     """A Coding with the display known for it."""

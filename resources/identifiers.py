@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import blake2b
 
-from resources.codes import CANONICAL, V2_0203
+from resources.codes import CANONICAL, IDENTIFIER_TYPE, V2_0203, concept
 from resources.json import Json
 from resources.outcomes import Issue
 
@@ -35,6 +35,8 @@ SIRENE = "https://sirene.fr"
 STUDY_UID = "urn:dicom:uid"
 ACCESSION = f"{CANONICAL}/NamingSystem/accession-number"
 """The accession numbers that this platform gives (it is the filler)."""
+ORDER = f"{CANONICAL}/NamingSystem/order"
+"""The number of an order here; its `assigner` is the hospital that the order is from."""
 
 INS_SYSTEMS = frozenset({INS_NIR, INS_NIA, INS_NIR_TEST, INS_NIR_DEMO})
 _IDNPS_PREFIX = {"8": RPPS}
@@ -216,6 +218,17 @@ def accession_identifier(value: str, platform: str) -> Json:
         "system": ACCESSION,
         "value": value,
         "assigner": {"identifier": {"system": f"{CANONICAL}/NamingSystem/organization", "value": platform}},
+    }
+
+
+def hospital_identifier(service_request_id: str, hospital: str) -> Json:
+    """The Identifier that says which hospital (``Organization/id``) an order is from."""
+    return {
+        "use": "secondary",
+        "type": concept(IDENTIFIER_TYPE, "requesting-hospital"),
+        "system": ORDER,
+        "value": service_request_id,
+        "assigner": {"reference": hospital},
     }
 
 

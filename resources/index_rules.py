@@ -16,6 +16,8 @@ OF_ALL = 1
 """Raised when the rows of every type change: a writer, the way text is normalised."""
 OF_TYPE: Mapping[str, int] = {
     "DiagnosticReport": 1,  # imaging-study
+    "ServiceRequest": 1,  # priority-rank, owner-hospital, modality, region
+    "Task": 1,  # deadline, priority-rank, owner-hospital, escalation, modality, region
 }
 """Type → how often its own parameters have changed since."""
 
@@ -29,7 +31,7 @@ def fingerprint(type_name: str) -> str:
     """What the parameters of a type are: numbers, kinds, paths, targets, components."""
     told = [
         (row.id, row.code, row.kind, row.paths, row.targets,
-         [(part.expression, part.kind, part.targets) for part in row.components])
+         [(part.expression, part.kind, part.targets) for part in row.components], *([row.via] if row.via else []))
         for row in parameters(type_name).values()
     ]  # fmt: skip
     return sha256(repr(told).encode()).hexdigest()[:16]

@@ -14,6 +14,7 @@ from datetime import UTC, tzinfo
 from functools import cache
 from typing import Any
 
+from resources.derived_values import DERIVED
 from resources.index_rows import IndexRows
 from resources.indexed_values import WRITERS, Context, Writer
 from resources.json import Json
@@ -93,7 +94,7 @@ def _rules(type_name: str) -> tuple[tuple[_Rule, ...], tuple[_Composite, ...]]:
 
 def _simple(parameter: SearchParameter) -> _Rule:
     paths = tuple(compiled(path, parameter.type) for path in parameter.paths)
-    return _Rule(parameter.id, WRITERS[parameter.kind], paths)
+    return _Rule(parameter.id, DERIVED[parameter.via] if parameter.via else WRITERS[parameter.kind], paths)
 
 
 def _composite(parameter: SearchParameter) -> _Composite:

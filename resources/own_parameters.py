@@ -2,7 +2,7 @@
 
 A row is indexed, searched, included by and declared as the standard's are. Its number is written by hand and stands in
 every index row on disk: it is never altered nor given to another. What was stored before a row was added has no index
-rows of it yet, and is not found by it until it is stored again.
+rows of it until `./vigie reindex` has been there (a search says so meanwhile).
 
 http://hl7.org/fhir/R4/searchparameter.html
 """
@@ -32,9 +32,15 @@ class OwnParameter:
     """Its canonical, for the CapabilityStatement."""
     target: tuple[str, ...] = ()
     """Of a reference: the types that it may point to."""
+    via: str = ""
+    """Name of a row of `resources.derived_values`: what is indexed is derived from the value (a rank from a code)."""
 
 
 _URL = "https://vigie.example/SearchParameter/"
+_REGION = "http://snomed.info/sct"
+_MODALITY = "http://dicom.nema.org/resources/ontology/DCM"
+_ORDER = "https://vigie.example/NamingSystem/order"
+_ESCALATION = "https://vigie.example/CodeSystem/escalation"
 
 TABLE: tuple[OwnParameter, ...] = (
     # Which report is of this study: R5 has it as `study`, R4 indexes the order alone.
@@ -47,4 +53,60 @@ TABLE: tuple[OwnParameter, ...] = (
         f"{_URL}DiagnosticReport-imaging-study",
         ("ImagingStudy",),
     ),
-)
+    # Worklists: what is due next, of which hospital, of which kind. R4 sorts `priority` by the letters of its codes
+    # and has no parameter for restriction.
+    OwnParameter(
+        50_002, "Task", "deadline", "date", "Task.restriction.period.end", f"{_URL}Task-deadline"
+    ),
+    OwnParameter(
+        50_003, "Task", "priority-rank", "number", "Task.priority", f"{_URL}Task-priority-rank", via="priority-rank"
+    ),
+    OwnParameter(
+        50_004,
+        "Task",
+        "owner-hospital",
+        "reference",
+        "Task.requester.where(resolve() is Organization)",
+        f"{_URL}Task-owner-hospital",
+        ("Organization",),
+    ),
+    OwnParameter(
+        50_005, "Task", "escalation", "token", f"Task.meta.tag.where(system='{_ESCALATION}')",
+        f"{_URL}Task-escalation",
+    ),
+    OwnParameter(
+        50_006, "Task", "modality", "token", f"Task.input.value.ofType(Coding).where(system='{_MODALITY}')",
+        f"{_URL}Task-modality",
+    ),
+    OwnParameter(
+        50_007, "Task", "region", "token", f"Task.input.value.ofType(Coding).where(system='{_REGION}')",
+        f"{_URL}Task-region",
+    ),
+    OwnParameter(
+        50_008, "ServiceRequest", "priority-rank", "number", "ServiceRequest.priority",
+        f"{_URL}ServiceRequest-priority-rank", via="priority-rank",
+    ),
+    OwnParameter(
+        50_009,
+        "ServiceRequest",
+        "owner-hospital",
+        "reference",
+        f"ServiceRequest.identifier.where(system='{_ORDER}').assigner",
+        f"{_URL}ServiceRequest-owner-hospital",
+        ("Organization",),
+    ),
+    OwnParameter(
+        50_010, "ServiceRequest", "modality", "token", "ServiceRequest.code | ServiceRequest.category",
+        f"{_URL}ServiceRequest-modality", via="modality",
+    ),
+    OwnParameter(
+        50_011, "ServiceRequest", "region", "token", "ServiceRequest.code | ServiceRequest.bodySite",
+        f"{_URL}ServiceRequest-region", via="region",
+    ),
+)  # fmt: skip
+"""Our own, in the order in which they were added."""
+
+BY_RANK = frozenset({("Task", "priority"), ("ServiceRequest", "priority")})
+"""(type, code) of parameters that `_sort` orders by their rank, not by the letters of their codes: stat before asap."""
+RANK = "priority-rank"
+"""What they are sorted by."""

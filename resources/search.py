@@ -15,6 +15,7 @@ from datetime import UTC, datetime, tzinfo
 from resources import definitions, registry, times
 from resources.budgets import INCLUDES, PAGE_MATCHES, PARAMETERS, SEARCH_VALUES, SORT_KEYS
 from resources.criteria import Criterion, Include, Query, SortKey
+from resources.own_parameters import BY_RANK, RANK
 from resources.search_criteria import UnknownParameter, criterion, empty, may_point_to, value_count
 from resources.search_parameters import parameter
 from resources.search_values import Reading, place, refuse
@@ -230,6 +231,8 @@ def _sort(draft: _Draft, name: str, value: str) -> None:
             raise _unknown(name, f"names no search parameter of {draft.type or 'every type'}")
         if found.components:
             raise refuse(name, "cannot sort by a composite parameter", code="not-supported")
+        if (draft.type, code) in BY_RANK:
+            found = parameter(draft.type, RANK) or found
         keys.append(SortKey(code, found, found.table, found.id, descending=part.startswith("-")))
     draft.sort += keys
     SORT_KEYS.check(len(draft.sort), place(name))

@@ -72,6 +72,8 @@ class SearchParameter:
     components: tuple[ComponentParameter, ...] = ()
     definition: str = ""
     """Canonical of what is not the standard's."""
+    via: str = ""
+    """How its values are derived, where they are not the element's own: a row of `resources.derived_values`."""
 
     @property
     def table(self) -> Table:
@@ -159,12 +161,12 @@ def _registry() -> Mapping[str, Mapping[str, SearchParameter]]:
             raise ValueError(f"{own.base} has a parameter {own.code} already")
         taken.add(own.number)
         row = {"code": own.code, "type": own.type, "expression": own.expression, "target": own.target}
-        found.setdefault(own.base, {})[own.code] = _parameter(own.number, own.base, row, {}, own.url)
+        found.setdefault(own.base, {})[own.code] = _parameter(own.number, own.base, row, {}, own.url, own.via)
     return found
 
 
 def _parameter(
-    number: int, base: str, row: dict[str, Any], by_definition: Mapping[str, Any], definition: str = ""
+    number: int, base: str, row: dict[str, Any], by_definition: Mapping[str, Any], definition: str = "", via: str = ""
 ) -> SearchParameter:
     paths = tuple(_paths(base, row.get("expression", "")))
     return SearchParameter(
@@ -183,6 +185,7 @@ def _parameter(
             for part in row.get("component", ())
         ),
         definition=definition,
+        via=via,
     )
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from resources.codes import IMAGING_CATEGORIES, IMAGING_EXAMS, LOINC, codings, has_coding
-from resources.identifiers import accession_identifier, accession_number, is_accession
+from resources.codes import IMAGING_CATEGORIES, LOINC, codings, has_coding
+from resources.exams import EXAMS
+from resources.identifiers import ORDER, accession_identifier, accession_number, is_accession
 from resources.json import Json
 from resources.outcomes import Issue
 
@@ -49,7 +50,10 @@ REQUIREMENTS: Mapping[str, Requirement] = {
     "placer": (
         "ServiceRequest.identifier",
         "The order must carry the hospital's own order number",
-        lambda order: any(not is_accession(identifier) for identifier in order.get("identifier", [])),
+        lambda order: any(
+            not is_accession(identifier) and identifier.get("system") != ORDER
+            for identifier in order.get("identifier", [])
+        ),
     ),
 }
 """Content that a partner's policy can ask for, by name."""
@@ -62,7 +66,7 @@ def is_imaging_order(resource: Json) -> bool:
         return False
     if has_coding(resource.get("category", []), IMAGING_CATEGORIES):
         return True
-    return any(system == LOINC and code in IMAGING_EXAMS for system, code in codings(resource.get("code", {})))
+    return any(system == LOINC and code in EXAMS for system, code in codings(resource.get("code", {})))
 
 
 def is_protocol(resource: Json) -> bool:

@@ -20,7 +20,7 @@ from resources.lifecycle import FINISHED_TASK, IN_ERROR
 from resources.outcomes import Forbidden
 from resources.times import instant_text
 from store.access import Version, Work
-from workflow import context
+from workflow import context, worklist
 from workflow.context import Context, look_up
 from workflow.deadlines import deadline
 
@@ -126,6 +126,7 @@ class Case:
         body = new_task(self.context, kind, self.order.reference, self.order_json, self.uow.now, platform=True)
         body["partOf"] = [{"reference": self.tasks[TaskKind.ORDER].reference}]
         body.update(elements)
+        worklist.complete(self.uow, self.order, body)
         self.tasks[kind] = context.create(self.uow, "Task", body)
         return self.tasks[kind]
 
@@ -155,6 +156,7 @@ class Case:
             changes["status"] = status
         if business is not None:
             changes["businessStatus"] = tasks.business_status(business) if business else None
+        changes |= worklist.facts(self.uow, self.order, {**task, **changes})
         if all(task.get(name) == value for name, value in changes.items()):
             return
         changes["lastModified"] = instant_text(self.uow.now)

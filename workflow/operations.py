@@ -1,6 +1,7 @@
-"""The workflow's own operations: ``DiagnosticReport/{id}/$sign`` and ``$on-duty``.
+"""The workflow's own operations: ``DiagnosticReport/{id}/$sign``, ``Task/$next`` and ``$on-duty``.
 
-Both only say in one call what ordinary interactions say too: `$sign` is an update to status final, with the same guard.
+They only say in one call what ordinary interactions say too: `$sign` is an update to status final, `$next` a search by
+deadline and the claim of what it found, with the same guards.
 
 FHIR R4 §3.2.0 Operations  http://hl7.org/fhir/R4/operations.html
 """
@@ -19,6 +20,7 @@ from resources.scheduling import Interval
 from resources.times import instant_text, parse_instant
 from store.access import Version, Work
 from workflow.rota import Rota
+from workflow.worklist import Next
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,14 @@ class Operations:
     """Functions that the edge routes; each takes the unit of work of the request."""
 
     rota: Rota
+    next: Next
+
+    def next_task(self, uow: Work, function: str | None = None) -> Version | None:
+        """The caller's next case, claimed; None where nothing waits. `function`: regulation or reading."""
+        wanted = next((one for one in (DutyFunction.REGULATION, DutyFunction.READING) if one == function), None)
+        if function and wanted is None:
+            raise BadRequest("function is regulation or reading", expression="http.function")
+        return self.next.claim(uow, wanted)
 
     def sign(self, uow: Work, report_id: str, *, if_match: int | None = None) -> Version:
         """Sign the report as it is stored: the version with status final. Raises as the update would."""

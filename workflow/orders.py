@@ -20,7 +20,7 @@ from resources.lifecycle import FINISHED_TASK, SIGNED, changed_elements, check_t
 from resources.outcomes import Conflict, ForbiddenTransition, InvalidContent
 from resources.times import instant_text, parse_instant
 from store.access import Change, Draft, Version, Work
-from workflow import cases, context
+from workflow import cases, context, worklist
 from workflow.cases import Case
 from workflow.context import Context, before_of, look_up
 from workflow.deadlines import deadline
@@ -75,11 +75,13 @@ class Orders:
                 if issues:
                     raise InvalidContent(issues[0].diagnostics, issues=issues)
                 service_request.complete_order(after, draft.id, self.context.platform)
+                worklist.name_hospital(uow, draft, after)
             return
         case = self._case(uow, draft)
         if case is None or before is None:
             return
         service_request.complete_order(after, draft.id, self.context.platform, before)
+        worklist.name_hospital(uow, draft, after)
         self._check_order_update(uow, case, before, after)
 
     def _check_order_update(self, uow: Work, case: Case, before: Json, after: Json) -> None:
@@ -139,6 +141,7 @@ class Orders:
         if "/" in requester and not requester.startswith("#"):
             body["requester"] = {"reference": requester}
         body["owner"] = {"reference": self.context.platform_reference}
+        worklist.complete(uow, order, body)
         root = context.create(uow, "Task", body)
         case = Case(uow, self.context, order, {TaskKind.ORDER: root})
         case.open(TaskKind.REGULATE)

@@ -15,6 +15,7 @@ from workflow.context import Context
 from workflow.lateness import NAME, LatenessWatch
 from workflow.operations import Operations
 from workflow.rules import Parts, RulesObserver
+from workflow.worklist import Next
 
 LATENESS_INTERVAL_S = 60.0
 
@@ -35,7 +36,7 @@ class Workflow:
         report_pdf.load_fonts()
         self._parts = Parts.of(Context(platform, require_duty, required_content, zone))
         self.rota = self._parts.rota
-        self.operations = Operations(self.rota)
+        self.operations = Operations(self.rota, Next(self._parts.context, self._parts.people))
         self._watch: LatenessWatch | None = None
         self.observers: tuple[Observer, ...] = (RulesObserver(self._parts),)
 

@@ -18,7 +18,8 @@ from resources.lifecycle import changed_elements, check_transition
 from resources.outcomes import ForbiddenTransition, InvalidContent, Issue
 from resources.times import instant_text
 from store.access import Draft, Work
-from workflow.context import before_of
+from workflow import worklist
+from workflow.context import before_of, look_up
 from workflow.people import People
 
 
@@ -65,6 +66,9 @@ class TaskSteps:
                     expression="Task.status",
                 )
             step(self, uow, before, after)
+        order = look_up(uow, after.get("focus", {}).get("reference"))
+        if order is not None and order.type == "ServiceRequest":
+            worklist.complete(uow, order, after)
         after["lastModified"] = instant_text(uow.now)
 
     def _order(self, uow: Work, before: Json, after: Json) -> None:

@@ -172,6 +172,21 @@ def _sign(services: Services, asked: Asked, intent: Access, resource: Json | Non
     return of_version(services.store.transact(asked.caller, sign, intent=intent))
 
 
+def _next(services: Services, asked: Asked, intent: Access, resource: Json | None) -> Answer:
+    """Task/$next?function=…: the caller's next case, claimed; an empty Parameters where nothing waits."""
+    function = asked.given.one("function")
+
+    def claim(uow: UnitOfWork) -> Version | None:
+        uow.resources.visibility(Interaction.SEARCH_TYPE, "Task")
+        found = services.workflow.operations.next_task(uow, function)
+        if found is None:
+            uow.note(intent)
+        return found
+
+    claimed = services.store.transact(asked.caller, claim, intent=intent)
+    return of_json({"resourceType": "Parameters"}) if claimed is None else of_version(claimed)
+
+
 def _on_duty(services: Services, asked: Asked, intent: Access, resource: Json | None) -> Answer:
     """PractitionerRole/$on-duty?at=…&function=…: who is on duty."""
     at, function = asked.given.one("at"), asked.given.one("function")
@@ -299,6 +314,14 @@ TABLE: tuple[Operation, ...] = (
         _sign,
         {Level.INSTANCE: ()},
         frozenset({"DiagnosticReport"}),
+        writes=True,
+    ),
+    Operation(
+        "next",
+        f"{_VIGIE}task-next",
+        _next,
+        {Level.TYPE: (Parameter("function", "code"),)},
+        frozenset({"Task"}),
         writes=True,
     ),
     Operation(

@@ -112,6 +112,7 @@ _PLACE_OF = {
     ("status", Level.INSTANCE): ("Subscription/s-1", "hospital_a"),
     ("events", Level.INSTANCE): ("Subscription/s-1", "hospital_a"),
     ("sign", Level.INSTANCE): ("DiagnosticReport/none", "hospital_a"),
+    ("next", Level.TYPE): ("Task", "radiologist"),
     ("on-duty", Level.TYPE): ("PractitionerRole", "platform"),
     ("access-report", Level.INSTANCE): ("Patient/p-1", "auditor"),
     ("proof", Level.INSTANCE): ("AuditEvent/none", "auditor"),

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 
 from resources import jsontext, registry
+from resources.derived_values import DERIVED
 from resources.hashing import CODE_LIMIT, hash64
 from resources.index_rows import (
     MAX_TICKS,
@@ -311,7 +312,7 @@ def test_every_data_type_that_a_parameter_may_meet_has_a_writer() -> None:
                                 found = () if inner.startswith("%") else value_types(inner, kind)
                                 assert set(found) <= WRITERS[component.kind].keys(), (name, one.code)
                     else:
-                        assert kind in WRITERS[one.kind], (name, one.code)
+                        assert kind in (DERIVED[one.via] if one.via else WRITERS[one.kind]), (name, one.code)
 
 
 @settings(max_examples=200, deadline=None)

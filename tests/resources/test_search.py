@@ -429,7 +429,7 @@ def test_sorting_has_several_keys() -> None:
     """§3.1.1.5.2"""
     query = asked("ServiceRequest", "_sort=-authored,priority,_lastUpdated,_id")
     assert [(key.code, key.descending, key.table) for key in query.sort] == [
-        ("authored", True, Table.DATE), ("priority", False, Table.TOKEN),
+        ("authored", True, Table.DATE), ("priority", False, Table.NUMBER),
         ("_lastUpdated", False, Table.LAST_UPDATED), ("_id", False, Table.ID),
     ]  # fmt: skip
 

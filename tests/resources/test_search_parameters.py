@@ -53,7 +53,7 @@ def test_every_parameter_of_the_standard_is_there() -> None:
     assert {(type_name, code) for type_name, code, number in _all() if number < FIRST} == pairs
 
 
-@pytest.mark.parametrize(("type_name", "count"), [("ServiceRequest", 21), ("ImagingStudy", 17), ("Patient", 23),
+@pytest.mark.parametrize(("type_name", "count"), [("ServiceRequest", 25), ("ImagingStudy", 17), ("Patient", 23),
                                                   ("Observation", 38), ("Binary", 0)])
 def test_a_type_has_its_own_parameters_and_the_common_ones(type_name: str, count: int) -> None:
     own = [one for one in parameters(type_name).values() if one.type == type_name]
@@ -123,7 +123,13 @@ def test_alternatives_are_not_split_inside_parentheses() -> None:
     assert alternatives("A.b | (A.c | A.d).e") == ("A.b", "(A.c | A.d).e")
 
 
-OWN_NUMBERS = [(50_001, "DiagnosticReport", "imaging-study")]
+OWN_NUMBERS = [
+    (50_001, "DiagnosticReport", "imaging-study"),
+    (50_002, "Task", "deadline"), (50_003, "Task", "priority-rank"), (50_004, "Task", "owner-hospital"),
+    (50_005, "Task", "escalation"), (50_006, "Task", "modality"), (50_007, "Task", "region"),
+    (50_008, "ServiceRequest", "priority-rank"), (50_009, "ServiceRequest", "owner-hospital"),
+    (50_010, "ServiceRequest", "modality"), (50_011, "ServiceRequest", "region"),
+]  # fmt: skip
 """Restated: a number that was given once stands in index rows on disks."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from resources import task as tasks
 from resources.json import Json
 from store.unit_of_work import UnitOfWork
 from tests import builders
@@ -41,7 +42,7 @@ def test_a_reopened_order_is_read_and_signed_again(scene: Scene) -> None:
     assert reading["reasonCode"] == cases.reason("report-withdrawn")
     assert reading["owner"]
     assert reading["restriction"]["period"]["end"]
-    assert [one["valueReference"]["reference"] for one in reading["input"]] == [scene.study]
+    assert tasks.references(reading["input"], "ImagingStudy") == [scene.study]
     scene.update(scene.second_reader, scene.task_ref("read"), status="in-progress")
     draft = builders.diagnostic_report(scene.order, scene.patient, scene.study)
     again = scene.create(scene.second_reader, draft).reference
