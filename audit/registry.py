@@ -1,4 +1,4 @@
-"""Whether the registry (clients with their scopes and keys, AE titles) is what the log says was registered.
+"""Whether the registry (clients with their scopes and keys, AE titles, policies) is what the log says was registered.
 
 The record of each change says a digest of the row as it is after it (a detail `row`); the last one holds. What was
 there before there were digests is logged once, as `registry-baseline`; another baseline that says something new is a
@@ -18,7 +18,7 @@ from audit.forms import Row
 
 BASELINE = "registry-baseline"
 """Operation of the record that says the digests of all rows that there were."""
-KINDS = ("client_id", "ae")
+KINDS = ("client_id", "ae", "policy")
 """Details that name what a record is about."""
 
 Registered = Callable[[Connection], Iterable[tuple[str, str]]]

@@ -18,6 +18,7 @@ from resources import jsontext
 from resources.budgets import Budget
 from resources.interactions import Interaction as Interaction  # named with Access wherever either is used
 from resources.json import Json
+from resources.policies import Where
 from resources.search import Query
 from resources.values import light
 
@@ -355,6 +356,18 @@ class Resources(Protocol):
         ...
 
 
+class Policies(Protocol):
+    """What was decided by policy, as one process knows it. Implemented by `store.policies`."""
+
+    def value(self, connection: Connection, name: str, where: Where) -> Any:
+        """The value of a policy; read-only. Raises KeyError where there is no such policy."""
+        ...
+
+    def forget(self) -> None:
+        """Read again when next asked."""
+        ...
+
+
 class Work(Protocol):
     """A unit of work as permits, observers and rules see it. Implemented by `store.unit_of_work`."""
 
@@ -395,6 +408,11 @@ class Work(Protocol):
     @property
     def unsettled(self) -> tuple[int, tuple[int, ...]]:
         """Transactions that have not ended, this one included: those with this number and later, and these earlier."""
+        ...
+
+    @property
+    def policies(self) -> Policies:
+        """What was decided by policy; asked by `store.policies.value`."""
         ...
 
     @property

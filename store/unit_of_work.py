@@ -45,6 +45,7 @@ from store.engine.faults import is_race, translated
 from store.engine.ids import random_id
 from store.engine.keyring import Keys
 from store.engine.locks import lock
+from store.policies import Policies
 from store.repository import Repository, current, seen
 from store.search.limits import Deadline
 from store.search.pages import PageSeal
@@ -128,6 +129,11 @@ class UnitOfWork:
     def deadline(self) -> Deadline:
         """The time that the caller's searches in this unit of work may take together."""
         return Deadline.of()
+
+    @property
+    def policies(self) -> Policies:
+        """What was decided by policy."""
+        return self.store.policies
 
     @property
     def new_id(self) -> Callable[[], str]:
@@ -237,6 +243,7 @@ class Store:
         self.audiences = Audiences()
         self.estimates = Estimates()
         self.standing = Standing()
+        self.policies = Policies()
         self._epoch: int | None = None
 
     def shelf(self, type_name: str | None) -> Shelf | None:

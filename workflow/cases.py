@@ -123,7 +123,7 @@ class Case:
         return self._make(kind, elements)
 
     def _make(self, kind: TaskKind, elements: Json) -> Version:
-        body = new_task(self.context, kind, self.order.reference, self.order_json, self.uow.now, platform=True)
+        body = new_task(self.uow, self.context, kind, self.order, platform=True)
         body["partOf"] = [{"reference": self.tasks[TaskKind.ORDER].reference}]
         body.update(elements)
         worklist.complete(self.uow, self.order, body)
@@ -186,10 +186,9 @@ def _is_visible(uow: Work, reference: str) -> bool:
         return False
 
 
-def new_task(
-    context: Context, kind: TaskKind, order_ref: str, order: Json, now: Any, *, platform: bool
-) -> Json:
+def new_task(uow: Work, context: Context, kind: TaskKind, version: Version, *, platform: bool) -> Json:
     """The Task of one part of an order's work."""
+    order, order_ref, now = version.json(), version.reference, uow.now
     priority = str(order.get("priority", "routine"))
     body: Json = {
         "resourceType": "Task",
@@ -202,7 +201,7 @@ def new_task(
         "for": order.get("subject"),
         "authoredOn": instant_text(now),
         "lastModified": instant_text(now),
-        "restriction": {"period": {"end": instant_text(deadline(kind, priority, now))}},
+        "restriction": {"period": {"end": instant_text(deadline(uow, kind, version, now))}},
     }
     accession = next((one for one in order.get("identifier", []) if is_accession(one) and one.get("value")), None)
     if accession:

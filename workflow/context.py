@@ -30,10 +30,8 @@ class Context:
     """Id of the teleradiology platform's Organization."""
     require_duty: bool = True
     """Whether taking a task asks for a garde of that function at that instant."""
-    required_content: tuple[str, ...] = ()
-    """Names of `resources.service_request.REQUIREMENTS` that every order must meet."""
     zone: str = "Europe/Paris"
-    """Zone of the times printed on a report."""
+    """Zone of the times printed on a report, where no policy says another."""
     new_id: Callable[[], str] = field(default=random_id)
 
     @property

@@ -18,7 +18,9 @@ from resources.diagnostic_report import based_on
 from resources.json import Json
 from resources.lifecycle import FINISHED_TASK, SIGNED, changed_elements, check_transition
 from resources.outcomes import Conflict, ForbiddenTransition, InvalidContent
+from resources.policies import where_of
 from resources.times import instant_text, parse_instant
+from store import policies
 from store.access import Change, Draft, Version, Work
 from workflow import cases, context, worklist
 from workflow.cases import Case
@@ -71,7 +73,9 @@ class Orders:
         old = (before or {}).get("status")
         if old in (None, "draft", "unknown"):
             if after.get("status") in _OPEN:
-                issues = service_request.check_order(after, self.context.required_content)
+                where = where_of(after, draft.before.owner if draft.before else uow.caller.organization)
+                required = policies.value(uow, "required-content", **where._asdict())
+                issues = service_request.check_order(after, tuple(required))
                 if issues:
                     raise InvalidContent(issues[0].diagnostics, issues=issues)
                 service_request.complete_order(after, draft.id, self.context.platform)
@@ -136,7 +140,7 @@ class Orders:
 
     def _open(self, uow: Work, order: Version) -> None:
         """S0: the root task, for the hospital to follow, and the regulator's."""
-        body = cases.new_task(self.context, TaskKind.ORDER, order.reference, order.json(), uow.now, platform=False)
+        body = cases.new_task(uow, self.context, TaskKind.ORDER, order, platform=False)
         requester = order.json().get("requester", {}).get("reference", "")
         if "/" in requester and not requester.startswith("#"):
             body["requester"] = {"reference": requester}
@@ -324,8 +328,10 @@ def _reprioritise(case: Case) -> None:
     for kind, version in list(case.tasks.items()):
         if version.json().get("status") in FINISHED_TASK:
             continue
+        if kind is TaskKind.COMMUNICATE_CRITICAL:
+            continue  # its deadline is that of the finding, whatever the exam's priority was
         since = parse_instant(version.json().get("authoredOn")) or case.uow.now
-        end = instant_text(deadline(kind, case.priority, since))
+        end = instant_text(deadline(case.uow, kind, case.order, since))
         case.move(kind, priority=case.priority, restriction={"period": {"end": end}})
 
 

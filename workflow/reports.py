@@ -27,6 +27,7 @@ from store.access import Change, Draft, Version, Work
 from workflow import context, report_pdf, report_text
 from workflow.cases import Case
 from workflow.context import Context, before_of, look_up
+from workflow.deadlines import deadline
 from workflow.people import AI_ROLES, People
 
 _Printed = dict[str, tuple[str, bytes]]
@@ -267,7 +268,12 @@ class Reports:
             return
         case.tasks.pop(TaskKind.COMMUNICATE_CRITICAL, None)
         owner = case.uow.caller.practitioner
-        elements: dict[str, Any] = {"input": [tasks.part("report", report.reference)]}
+        category = rules.critical_category(report.json()) or ""
+        end = deadline(case.uow, TaskKind.COMMUNICATE_CRITICAL, case.order, case.uow.now, category=category)
+        elements: dict[str, Any] = {
+            "input": [tasks.part("report", report.reference)],
+            "restriction": {"period": {"end": instant_text(end)}},
+        }
         if owner:
             elements["owner"] = {"reference": owner}
         case.open(TaskKind.COMMUNICATE_CRITICAL, **elements)

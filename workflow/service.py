@@ -28,13 +28,11 @@ class Workflow:
         *,
         platform: str,
         require_duty: bool = True,
-        required_content: tuple[str, ...] = (),
         zone: str = "Europe/Paris",
     ) -> None:
-        """`platform`: Organization id of the platform. `required_content`: names of
-        `resources.service_request.REQUIREMENTS` that every imaging order must meet."""
+        """`platform`: Organization id of the platform. What partners differ in is asked of `store.policies`."""
         report_pdf.load_fonts()
-        self._parts = Parts.of(Context(platform, require_duty, required_content, zone))
+        self._parts = Parts.of(Context(platform, require_duty, zone))
         self.rota = self._parts.rota
         self.operations = Operations(self.rota, Next(self._parts.context, self._parts.people))
         self._watch: LatenessWatch | None = None

@@ -18,6 +18,7 @@ from fhir_server.commands import (
     objects,
     operations,
     platform,
+    policy,
     serve,
     subscription,
     token,
@@ -57,6 +58,7 @@ def test(arguments: tuple[str, ...]) -> None:
 for command in (
     serve.serve,
     platform.platform,
+    policy.policy,
     client.client,
     ae.ae,
     clock.clock,

@@ -27,7 +27,7 @@ from fhir_server.server.keys import SPOOL, RingSigner
 from fhir_server.server.settings import Settings
 from resources import search
 from resources.search import Query
-from store import collecting, items
+from store import collecting, items, policies
 from store.access import Caller, Loop, Version, Waiting
 from store.collecting import COMPARING, Collector, Rounds
 from store.engine.clock import BelievedClock
@@ -44,7 +44,7 @@ from workflow.service import Workflow
 
 CLOCK = "clock"
 """File of the data folder: the time that the processes of this host believe in."""
-REGISTRIES = (client_rows, ae.rows)
+REGISTRIES = (client_rows, ae.rows, policies.rows)
 """What is registered by operators: the audit log says of each row what it was made."""
 COMPARE_EVERY_S = 20.0
 """A folder of the object store is compared with the rows: the whole in an hour and a half."""

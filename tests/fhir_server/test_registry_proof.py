@@ -20,6 +20,8 @@ from auth.tables import oauth_client
 from dicomweb import ae
 from dicomweb.tables import ae_title
 from fhir_server.server.services import REGISTRIES
+from resources.policies import Where
+from store import policies
 from store.access import Access, Caller, Interaction
 from store.engine.database import Database
 from store.unit_of_work import Store
@@ -59,6 +61,10 @@ class World:
         self.titles.register(ae.checked("CT_A", "hospital-a", addresses=["192.0.2.1"]))
         self.titles.register(ae.checked("CT_A", "hospital-a", addresses=["192.0.2.2"]))
         self.titles.set_active("CT_A", False)
+        for value in (7, None):
+            self.store.transact(
+                Caller.system(PLATFORM), lambda uow, v=value: policies.decide(uow, "deadline-unread", Where(), v, "r")
+            )
 
     def report(self) -> offline.Report:
         self.ledger.catch_up()
@@ -109,6 +115,14 @@ def test_a_title_that_was_altered_is_named(world: World, values: dict[str, objec
     world.register()
     alter(world.database, update(ae_title).values(values))
     assert world.told() == [("altered", "ae/CT_A is not registered as it was recorded last")]
+
+
+@pytest.mark.parametrize("values", [{"value": "70"}, {"since": 1}, {"by": "x"}, {"reason": "x"}])
+def test_a_policy_that_was_altered_is_named(world: World, values: dict[str, object]) -> None:
+    world.baseline()
+    world.register()
+    alter(world.database, update(policies.policy).where(policies.policy.c.version == 1).values(values))
+    assert world.told() == [("altered", "policy/deadline-unread/-/-/-/1 is not registered as it was recorded last")]
 
 
 def test_a_row_that_was_put_in_or_taken_out_is_named(world: World) -> None:

@@ -112,6 +112,22 @@ ROWS: dict[str, Row] = {
     "ae list": Row(lambda place: ["ae", "list"], "ae-list"),
     "ae disable": _ae("disable"),
     "ae enable": _ae("enable"),
+    "policy list": Row(lambda place: ["policy", "list"], "policy-list"),
+    "policy show": Row(
+        lambda place: ["policy", "show", "zone", "--partner", "hospital"],
+        "policy-show",
+        failing=lambda place: ["policy", "show", "nothing"],
+    ),
+    "policy set": Row(
+        lambda place: ["policy", "set", "zone", "Indian/Reunion", "--partner", "hospital", "--reason", "its place"],
+        "policy-set",
+        failing=lambda place: ["policy", "set", "zone", "Indian/Reunion", "--partner", "nobody", "--reason", "x"],
+    ),
+    "policy history": Row(
+        lambda place: ["policy", "history", "zone"],
+        "policy-history",
+        failing=lambda place: ["policy", "history", "nothing"],
+    ),
     "audit verify": Row(lambda place: ["audit", "verify"], "audit-verify"),
     "audit export": Row(
         lambda place: ["audit", "export", str(place.folder / "log.gz")],
