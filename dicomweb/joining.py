@@ -6,60 +6,82 @@ docs/decisions/0006-images.md (matching, quarantine)
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from itertools import islice
 
-from dicomweb import writes
-from dicomweb.matching import Join, Matching
+from dicomweb import identities
+from dicomweb.attributes import text
+from dicomweb.matching import Evidence, Join, Matching, Traits, chosen, is_of_two, judged, of_images, of_patient
 from dicomweb.tables import Row
+from resources.json import Json
 from resources.outcomes import Gone, NotFound
 from store.access import Resources, Version, Work
 
 ORDERS_MAX = 100
 """An accession number that more orders of one hospital carry tells none of them: the study is kept apart."""
+NUMBERS_MAX = 8
+"""Accession numbers of one study that orders are looked for by."""
 NOT_AN_ORDER = frozenset({"entered-in-error", "revoked", "draft"})
 """Statuses of a ServiceRequest that images are not joined to."""
 
 
 def join(uow: Work, resources: Resources, row: Row) -> Join:
-    """The orders of the same hospital that carry the accession number, and whether the patient is theirs."""
-    if not row.accession_number:
-        return Join(Matching.UNMATCHED)
-    asked = [("identifier", _token(row.accession_number))]
-    carrying = (
-        order
-        for order in resources.each("ServiceRequest", asked, owner=row.owner, portion=ORDERS_MAX + 1)
-        if order.json().get("status") not in NOT_AN_ORDER and row.accession_number in accession_numbers(order)
-    )
-    found = sorted(islice(carrying, ORDERS_MAX + 1), key=lambda order: order.id)
+    """The orders of the same hospital that carry one of the study's accession numbers, and whether their patient is the
+    images'. Among several patients the one that agrees is taken, with all of that patient's orders."""
+    said = identities.of_study(uow.connection, row)
+    images = [of_images(one) for one in said]
+    numbers = list(dict.fromkeys(filter(None, (text(one, "00080050") for one in said))))
+    alone = Matching.MISMATCH if is_of_two(images) else Matching.UNMATCHED
+    found = _orders(resources, row.owner, numbers)
     if len(found) > ORDERS_MAX:
         return Join(Matching.MISMATCH)
     if not found:
-        return Join(Matching.UNMATCHED)
-    references = tuple(order.reference for order in found)
-    system = _system_of(found[0], row.accession_number)
-    subjects = {str(order.json().get("subject", {}).get("reference", "")) for order in found}
-    patients = {row.patient_id for row in writes.patient_ids(uow.connection, row.pk)} - {""}
-    if len(subjects) > 1 or len(patients) > 1 or not _is_patient(resources, subjects, row):
-        return Join(Matching.MISMATCH, references, None, system)
-    return Join(Matching.MATCHED, references, {"reference": next(iter(subjects))}, system)
+        return Join(alone)
+    by_subject: dict[str, list[Version]] = {}
+    for order in found:
+        by_subject.setdefault(str(order.json().get("subject", {}).get("reference", "")), []).append(order)
+    verdicts = {subject: _judged(uow, resources, row, subject, images) for subject in by_subject}
+    matching, subjects, evidence = chosen(verdicts)
+    taken = sorted((order for subject in subjects for order in by_subject[subject]), key=lambda order: order.id)
+    is_hers = len(subjects) == 1 and matching is not Matching.MISMATCH
+    return Join(
+        matching, tuple(order.reference for order in taken), {"reference": subjects[0]} if is_hers else None,
+        _system_of(taken[0], numbers), evidence,
+    )
 
 
-def _is_patient(resources: Resources, subjects: Iterable[str], row: Row) -> bool:
-    """PatientID is one of the patient's identifiers and the birth dates agree, where both are known."""
-    type_name, _, id_ = next(iter(subjects)).partition("/")
+def _orders(resources: Resources, owner: str, numbers: Sequence[str]) -> list[Version]:
+    """Each order once, by id; more than ORDERS_MAX stand for any number."""
+    found: dict[str, Version] = {}
+    for number in numbers[:NUMBERS_MAX]:
+        carrying = (
+            order
+            for order in resources.each("ServiceRequest", [("identifier", _token(number))], owner=owner,
+                                        portion=ORDERS_MAX + 1)
+            if order.json().get("status") not in NOT_AN_ORDER and number in accession_numbers(order)
+        )
+        found.update((order.id, order) for order in islice(carrying, ORDERS_MAX + 1))
+    return sorted(found.values(), key=lambda order: order.id)
+
+
+def _judged(
+    uow: Work, resources: Resources, row: Row, subject: str, images: Sequence[Traits]
+) -> tuple[Matching, Evidence]:
+    patient = patient_of(resources, subject)
+    if patient is None:
+        return Matching.MISMATCH, {}
+    return judged(images, of_patient(patient))
+
+
+def patient_of(resources: Resources, reference: str) -> Json | None:
+    """The Patient that a subject refers to; None where it is none of this server."""
+    type_name, _, id_ = reference.partition("/")
     if type_name != "Patient" or not id_:
-        return False
+        return None
     try:
-        patient = resources.read("Patient", id_.partition("/")[0]).json()
+        return resources.read("Patient", id_.partition("/")[0]).json()
     except (NotFound, Gone):
-        return False
-    values = {_bare(str(identifier.get("value", ""))) for identifier in patient.get("identifier", [])}
-    if row.patient_id and _bare(row.patient_id) not in values:
-        return False
-    born = str(patient.get("birthDate", "")).replace("-", "")
-    sent = re.sub(r"\D", "", row.patient_birth_date)
-    return not born or not sent or sent.startswith(born) or born.startswith(sent)
+        return None
 
 
 def accession_numbers(order: Version) -> list[str]:
@@ -71,10 +93,10 @@ def accession_numbers(order: Version) -> list[str]:
     ]
 
 
-def _system_of(order: Version, accession_number: str) -> str:
-    """The system under which the order has this number."""
+def _system_of(order: Version, numbers: Sequence[str]) -> str:
+    """The system under which the order has one of these numbers."""
     for identifier in order.json().get("identifier", []):
-        if str(identifier.get("value", "")).strip() == accession_number:
+        if str(identifier.get("value", "")).strip() in numbers:
             return str(identifier.get("system", ""))
     return ""
 
@@ -82,7 +104,3 @@ def _system_of(order: Version, accession_number: str) -> str:
 def _token(value: str) -> str:
     """A value as a search parameter: what separates there is escaped (FHIR R4 §3.1.1.5.7)."""
     return re.sub(r"([\\,$|])", r"\\\1", value)
-
-
-def _bare(value: str) -> str:
-    return value.replace(" ", "").upper()

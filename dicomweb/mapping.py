@@ -15,7 +15,7 @@ from datetime import datetime, timedelta, timezone, tzinfo
 from typing import Any
 
 from dicomweb import attributes
-from dicomweb.matching import MATCHING, Join, Matching, tag
+from dicomweb.matching import EVIDENCE, MATCHING, Join, Matching, extension, tag
 from resources.codes import CANONICAL, V2_0203
 from resources.json import Json
 
@@ -76,6 +76,8 @@ def imaging_study(
         "identifier": _identifiers(study, join),
         "status": "registered" if join.matching is Matching.MISMATCH else "available",
     }
+    if said := extension(join.evidence):
+        body["extension"] = [said]
     if endpoint:
         body["contained"] = [_endpoint(endpoint)]
         body["endpoint"] = [{"reference": "#wado-rs"}]
@@ -104,6 +106,11 @@ def merged(current: Json | None, new: Json) -> Json:
     body |= {name: value for name, value in new.items() if name != "meta"}
     if current.get("status") in FINAL:
         body["status"] = current["status"]
+    further = [one for one in current.get("extension", []) if one.get("url") != EVIDENCE]
+    if further := [*further, *new.get("extension", [])]:
+        body["extension"] = further
+    else:
+        body.pop("extension", None)
     meta = dict(current.get("meta", {}))
     others = [tag for tag in meta.get("tag", []) if tag.get("system") != MATCHING]
     meta["tag"] = [*others, *new["meta"]["tag"]]

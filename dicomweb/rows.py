@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from dicomweb import attributes, writes
+from dicomweb import attributes, identities, writes
 from dicomweb.attributes import OF_SERIES, OF_STUDY, names, number, text
 from dicomweb.batches import Batch, Prepared
 from dicomweb.status import Result, StoredOutcome, refused
@@ -133,6 +133,7 @@ def _add(uow: Work, place: Place, study: Row, fresh: Sequence[Prepared]) -> None
         rows.extend(_instance_values(one, pk, study, place) for one in members)
         count += row is None
     by_uid = {_sop_uid(one): one for one in fresh}
+    identities.keep(connection, study.pk, [one.json for one in fresh])
     made = writes.insert_instances(connection, rows)
     writes.insert_headers(connection, [(pk, by_uid[uid].json, by_uid[uid].layout) for uid, pk in made.items()])
     modalities = {
@@ -215,6 +216,7 @@ def _instance_values(one: Prepared, series_pk: int, study: Row, place: Place) ->
         "content_date": text(json, "00080023"),
         "content_time": text(json, "00080033"),
         "patient_id": text(json, "00100020"),
+        "identity": identities.number(json),
         "frame_count": one.frame_count,
         "digest": one.staged.digest,
         "dataset_digest": one.dataset_digest,

@@ -57,9 +57,12 @@ dicom_study = Table(
     Column("revision", BigInteger, nullable=False, server_default="0", comment="grows with every batch stored"),
     Column("published", BigInteger, nullable=False, server_default="-1", comment="revision its ImagingStudy shows"),
     _text("imaging_study_id"),
-    _text("matching", "matched, unmatched or mismatch"),
+    _text("matching", "matched, to-confirm, mismatch or unmatched"),
     _text("order_id", "ServiceRequest that the accession number found"),
     _text("patient", "Patient/id once matched"),
+    Column("corrected", LargeBinary, comment="DICOM JSON given in place of what was sent, deflated; null: as sent"),
+    Column("rejected", Integer, nullable=False, server_default="0",
+           comment="DCM code under which its last instance was rejected"),
     Column("stored", BigInteger, nullable=False, comment="first instance, µs since 1970-01-01T00:00Z"),
     Column("updated", BigInteger, nullable=False, comment="last instance, µs since 1970-01-01T00:00Z"),
     UniqueConstraint("owner_id", "study_instance_uid"),
@@ -94,6 +97,9 @@ dicom_series = Table(
     Column("attributes", LargeBinary, nullable=False, comment="DICOM JSON of the series, deflated"),
     Column("instance_count", Integer, nullable=False, server_default="0"),
     Column("revision", BigInteger, nullable=False, server_default="0", comment="grows with every batch stored"),
+    _text("sent_study_uid", "StudyInstanceUID that its instances were sent under, where people split the study"),
+    Column("rejected", Integer, nullable=False, server_default="0",
+           comment="DCM code under which it was rejected, with all that is still to come of it; 0: shown"),
     UniqueConstraint("study_pk", "series_instance_uid"),
     Index("ix_dicom_series_uid", "series_instance_uid"),
     Index("ix_dicom_series_modality", "study_pk", "modality"),
@@ -114,6 +120,9 @@ dicom_instance = Table(
     _text("content_date"),
     _text("content_time"),
     _text("patient_id"),
+    Column("identity", BigInteger, nullable=False, server_default="0",
+           comment="what it says of patient and order: dicom_identity.number; 0: from before that was kept"),
+    Column("rejected", Integer, nullable=False, server_default="0", comment="DCM code; 0: it is shown"),
     Column("frame_count", Integer, nullable=False, comment="frames that can be served; 0: no pixels"),
     Column("digest", Text, nullable=False, comment="of the stored file in the object store"),
     Column("dataset_digest", Text, nullable=False, comment="SHA-256 of transfer syntax and data set"),
@@ -133,6 +142,50 @@ dicom_header = Table(
     Column("instance_pk", BigInteger, primary_key=True, autoincrement=False),
     Column("metadata", LargeBinary, nullable=False, comment="DICOM JSON of the instance, deflated"),
     Column("layout", LargeBinary, nullable=False, comment="JSON: where frames and bulk data lie, deflated"),
+)
+
+dicom_identity = Table(
+    "dicom_identity",
+    metadata,
+    Column("study_pk", BigInteger, ForeignKey("dicom_study.pk"), primary_key=True, autoincrement=False),
+    Column("number", BigInteger, primary_key=True, autoincrement=False, comment="hash64 of what is said"),
+    Column("said", LargeBinary, nullable=False, comment="DICOM JSON of patient and accession number, deflated"),
+)
+
+image_decision = Table(
+    "image_decision",
+    metadata,
+    Column("pk", Key, primary_key=True),
+    Column("owner_id", BigInteger, nullable=False, comment="hash64 of the owner"),
+    Column("study_pk", BigInteger, nullable=False),
+    Column("action", Text, nullable=False, comment="confirm, attach, detach, split, reject, restore"),
+    _text("order_id", "ServiceRequest that the study was said to answer"),
+    _text("patient", "Patient/id that the study was said to be of"),
+    Column("identities", Text, nullable=False, server_default="", comment="dicom_identity.number that it covers"),
+    Column("code", Integer, nullable=False, server_default="0", comment="DCM code of a rejection"),
+    Column("reason", Text, nullable=False, comment="as given"),
+    Column("decided_by", Text, nullable=False, comment="client, or Practitioner/id"),
+    Column("decided", BigInteger, nullable=False, comment="µs since 1970-01-01T00:00Z"),
+    Index("ix_image_decision_study", "study_pk", "pk"),
+)
+
+image_link = Table(
+    "image_link",
+    metadata,
+    Column("owner_id", BigInteger, primary_key=True, autoincrement=False, comment="hash64 of the hospital"),
+    Column("issuer", BinaryText, primary_key=True, comment="of the PatientID; empty: none was stated"),
+    Column("value", BinaryText, primary_key=True, comment="PatientID as it is compared"),
+    Column("patient", BinaryText, nullable=False, comment="Patient/id that people said it to be; empty: revoked"),
+    Column("decision_pk", BigInteger, nullable=False, comment="image_decision that taught it"),
+    Index("ix_image_link_patient", "patient"),
+)
+
+image_rejection = Table(
+    "image_rejection",
+    metadata,
+    Column("owner_id", BigInteger, primary_key=True, autoincrement=False, comment="hash64 of the hospital"),
+    Column("sop_instance_uid", BinaryText, primary_key=True, comment="rejected before it came"),
+    Column("code", Integer, nullable=False, comment="DCM code"),
 )
 
 ae_title = Table(

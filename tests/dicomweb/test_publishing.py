@@ -23,7 +23,9 @@ from tests.support import PLATFORM, caller, patient, service_request
 
 
 def identified(**more: Any) -> Json:
-    return patient(identifier=[{"system": "urn:oid:1.2.250.1.1", "value": "IPP-1"}], birthDate="1950-01-01", **more)
+    name = [{"family": "Fantôme", "given": ["Tête"]}]
+    identifier = [{"system": "urn:oid:1.2.250.1.1", "value": "IPP-1"}]
+    return {**patient(name=name, identifier=identifier, birthDate="1950-01-01"), **more}
 
 
 def order(subject: str, accession: str = "ACC-1", **more: Any) -> Json:

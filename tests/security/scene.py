@@ -229,7 +229,7 @@ class World:
     def _acquire(self) -> None:
         self.images = Phantom(
             patient_id=f"{SECRET}-IPP",
-            patient_name=f"{SECRET}^TETE",
+            patient_name=f"{SECRET}^CAMILLE",
             patient_birth_date="19610412",
             patient_sex="F",
             accession_number=self.accession,
@@ -346,7 +346,10 @@ class World:
             for one in order["identifier"]
             if any(coding.get("code") == "ACSN" for coding in one.get("type", {}).get("coding", ()))
         )
-        scan = Phantom(patient_id=f"{SECRET}-IPP", accession_number=accession, patient_birth_date="", slices=1, side=8)
+        scan = Phantom(
+            patient_id=f"{SECRET}-IPP", patient_name=f"{SECRET}^CAMILLE", accession_number=accession,
+            patient_birth_date="", slices=1, side=8,
+        )
         assert stow(self.a, phantom.series(scan)).status_code == 200
         (study,) = self.a.found(f"ImagingStudy?basedon={reference}")
         self.keep("study-2", study)
