@@ -515,6 +515,18 @@ class Shelf(Protocol):
         ...
 
 
+class Reads(Protocol):
+    """Learns of reads once their record is durable. Implemented by `workflow.openings`."""
+
+    def is_news(self, caller: Caller, type_name: str | None, id: str | None, version: int | None) -> bool:
+        """Whether it wants to learn of this read; quick, of memory alone."""
+        ...
+
+    def read(self, store: Any, caller: Caller, accesses: Sequence[Access]) -> None:
+        """These accesses were disclosed by this store. Raises nothing."""
+        ...
+
+
 class Trail(Protocol):
     """Who did. Implemented by `audit.service`."""
 

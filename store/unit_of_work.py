@@ -34,6 +34,7 @@ from store.access import (
     Observer,
     Outcome,
     Permit,
+    Reads,
     Recording,
     Shelf,
     Trail,
@@ -244,6 +245,8 @@ class Store:
         self.estimates = Estimates()
         self.standing = Standing()
         self.policies = Policies()
+        self.reads: Reads | None = None
+        """Who learns of reads."""
         self._epoch: int | None = None
 
     def shelf(self, type_name: str | None) -> Shelf | None:
@@ -306,6 +309,8 @@ class Store:
         with self.database.glance() as connection:
             version = current(connection, self.audiences, visible, type_name, id)
         if version is None or version.deleted:
+            return None
+        if self.reads is not None and self.reads.is_news(caller, type_name, id, version.version):
             return None
         return version, self.trail.owed(caller, (seen(Interaction.READ, version),), self.now())
 
@@ -398,6 +403,8 @@ class Store:
                 if uow.caller.recording is not None:
                     uow.caller.recording.is_lost = True
                 raise
+            if self.reads is not None:
+                self.reads.read(self, uow.caller, uow.accesses)
         _mark(uow)
 
 

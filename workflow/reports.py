@@ -24,7 +24,7 @@ from resources.lifecycle import FINISHED_TASK, IN_ERROR, SIGNED
 from resources.outcomes import Forbidden, ForbiddenTransition, Issue
 from resources.times import instant_text
 from store.access import Change, Draft, Version, Work
-from workflow import context, report_pdf, report_text
+from workflow import context, milestones, report_pdf, report_text
 from workflow.cases import Case
 from workflow.context import Context, before_of, look_up
 from workflow.deadlines import deadline
@@ -102,6 +102,7 @@ class Reports:
         case = Case.of(uow, self.context, report.json())
         if case is not None:
             case.move(TaskKind.ORDER, business="delivered")
+            milestones.reached(uow, case.order.reference, "T8", report.reference)
 
     def _refuse_unordered(self, uow: Work, before: Json | None, after: Json) -> None:
         """A duty radiologist's report is always on an order; reports of others are stored by the general rules."""

@@ -15,6 +15,7 @@ from store.access import Change, Draft, Work
 from workflow.answers import Answers, Leaving
 from workflow.context import Context, is_acting
 from workflow.loads import Loads
+from workflow.milestones import Milestones
 from workflow.observations import Observations
 from workflow.orders import Orders
 from workflow.patients import Patients
@@ -86,6 +87,10 @@ RULES: tuple[Row, ...] = (
         "AppointmentResponse",
         guard=lambda parts: Answers(parts.context, parts.rota),
         sequel=lambda parts: Answers(parts.context, parts.rota),
+    ),
+    *(
+        Row(name, sequel=lambda parts: Milestones(parts.context.platform))
+        for name in ("Task", "ImagingStudy", "DiagnosticReport")
     ),
     Row("Slot", guard=lambda parts: parts.rota),
     Row("Observation", guard=lambda parts: Observations()),

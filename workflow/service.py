@@ -13,6 +13,7 @@ from store.unit_of_work import Store
 from workflow import loads, report_pdf
 from workflow.context import Context
 from workflow.lateness import NAME, LatenessWatch
+from workflow.openings import Openings
 from workflow.operations import Operations
 from workflow.rules import Parts, RulesObserver
 from workflow.worklist import Next
@@ -35,6 +36,7 @@ class Workflow:
         self._parts = Parts.of(Context(platform, require_duty, zone))
         self.rota = self._parts.rota
         self.operations = Operations(self.rota, Next(self._parts.context, self._parts.people))
+        self.openings = Openings(self._parts.context)
         self._watch: LatenessWatch | None = None
         self.observers: tuple[Observer, ...] = (RulesObserver(self._parts),)
 

@@ -23,6 +23,7 @@ from resources.json import Json
 from resources.outcomes import BadRequest, Forbidden, NotFound
 from store.access import Access, Interaction, Version
 from store.unit_of_work import UnitOfWork
+from workflow import milestones
 
 Carry = Callable[[Services, Asked, Access, Json | None], Answer]
 """The parameters are `Asked.given`, wherever they came from; the last is the resource that came with them."""
@@ -187,6 +188,15 @@ def _next(services: Services, asked: Asked, intent: Access, resource: Json | Non
     return of_json({"resourceType": "Parameters"}) if claimed is None else of_version(claimed)
 
 
+def _milestones(services: Services, asked: Asked, intent: Access, resource: Json | None) -> Answer:
+    """ServiceRequest/{id}/$milestones: when each step of the case happened."""
+    with services.store.work(asked.caller, write=False, intent=intent) as uow:
+        order = uow.resources.read("ServiceRequest", asked.route.id or "")
+        uow.note_as_one([replace(intent, type="ServiceRequest", id=order.id, patients=order.patients)])
+        found = milestones.told(uow, order)
+    return of_json(found)
+
+
 def _on_duty(services: Services, asked: Asked, intent: Access, resource: Json | None) -> Answer:
     """PractitionerRole/$on-duty?at=…&function=…: who is on duty."""
     at, function = asked.given.one("at"), asked.given.one("function")
@@ -323,6 +333,13 @@ TABLE: tuple[Operation, ...] = (
         {Level.TYPE: (Parameter("function", "code"),)},
         frozenset({"Task"}),
         writes=True,
+    ),
+    Operation(
+        "milestones",
+        f"{_VIGIE}order-milestones",
+        _milestones,
+        {Level.INSTANCE: ()},
+        frozenset({"ServiceRequest"}),
     ),
     Operation(
         "on-duty",

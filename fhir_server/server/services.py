@@ -150,6 +150,7 @@ class Services:
             on_delivered=workflow.delivered,
         )
         # Order matters: the workflow completes a write before its outbox row is made.
+        store.reads = workflow.openings
         store.observers += [*authority.observers, *workflow.observers, imaging.observer, subscriptions.observer]
         return Services(
             settings, database, objects, ring, ledger, authority, store, imaging, subscriptions, workflow, clock,
