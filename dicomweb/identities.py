@@ -34,12 +34,9 @@ def keep(connection: Connection, study_pk: int, headers: Iterable[Json]) -> None
 def of_study(connection: Connection, study: Row) -> list[Json]:
     """What the instances of a study that are shown say, that of the study's representative first."""
     instance, identity = dicom_instance.c, dicom_identity.c
-    present = (
-        select(instance.identity, instance.patient_id)
-        .where(instance.study_pk == study.pk, instance.rejected == 0)
-        .distinct()
-    )
-    told = connection.execute(present).all()
+    every = select(instance.identity, instance.patient_id).where(instance.study_pk == study.pk).distinct()
+    # Of a study that was rejected wholly, what was said: so it still answers the order that it was rejected for.
+    told = connection.execute(every.where(instance.rejected == 0)).all() or connection.execute(every).all()
     numbers = sorted({row.identity for row in told} - {0})
     found = connection.execute(
         select(identity.number, identity.said).where(identity.study_pk == study.pk, identity.number.in_(numbers))

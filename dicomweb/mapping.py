@@ -16,6 +16,7 @@ from typing import Any
 
 from dicomweb import attributes
 from dicomweb.matching import EVIDENCE, MATCHING, Join, Matching, extension, tag
+from dicomweb.notes import STATUS
 from resources.codes import CANONICAL, V2_0203
 from resources.json import Json
 
@@ -62,20 +63,20 @@ OWN_ELEMENTS = (
 )
 """What this mapping decides; whatever else a version holds is kept."""
 
-FINAL = frozenset({"cancelled", "entered-in-error"})
-"""A status given by a person, which more images do not take back."""
-
 
 def imaging_study(
-    study: Study, series: Sequence[Series], join: Join, *, zone: tzinfo, endpoint: str | None = None
+    study: Study, series: Sequence[Series], join: Join, *, zone: tzinfo, endpoint: str | None = None, rejected: int = 0
 ) -> Json:
-    """The ImagingStudy of these rows. `zone`: of study times without offset. `endpoint`: WADO-RS root."""
+    """The ImagingStudy of these rows. `zone`: of study times without offset. `endpoint`: WADO-RS root. `rejected`: the
+    code under which the last of its images was rejected."""
     body: Json = {
         "resourceType": "ImagingStudy",
         "meta": {"tag": [tag(join.matching)]},
         "identifier": _identifiers(study, join),
         "status": "registered" if join.matching is Matching.MISMATCH else "available",
     }
+    if rejected:
+        body["status"] = STATUS[rejected]
     if said := extension(join.evidence):
         body["extension"] = [said]
     if endpoint:
@@ -94,18 +95,17 @@ def imaging_study(
         body["description"] = description
     ordered = sorted(series, key=lambda one: (_order(attributes.number(one.attributes, "00200011")),
                                               one.series_instance_uid))
-    body["series"] = [_series(one, study, zone) for one in ordered]
+    if ordered:
+        body["series"] = [_series(one, study, zone) for one in ordered]
     return body
 
 
 def merged(current: Json | None, new: Json) -> Json:
-    """`new`, with what others added to the current version, and a final status kept."""
+    """`new`, with what others added to the current version."""
     if current is None:
         return new
     body = {name: value for name, value in current.items() if name not in OWN_ELEMENTS}
     body |= {name: value for name, value in new.items() if name != "meta"}
-    if current.get("status") in FINAL:
-        body["status"] = current["status"]
     further = [one for one in current.get("extension", []) if one.get("url") != EVIDENCE]
     if further := [*further, *new.get("extension", [])]:
         body["extension"] = further

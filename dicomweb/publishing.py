@@ -16,7 +16,7 @@ from itertools import groupby
 
 import structlog
 
-from dicomweb import joining, mapping, writes
+from dicomweb import joining, mapping, notes, rejecting, writes
 from dicomweb.mapping import Instance, Series, Study
 from dicomweb.tables import Row
 from dicomweb.writes import unpack
@@ -71,10 +71,13 @@ class Publisher:
         uow.flush()
         join = joining.join(uow, resources, row)
         id_ = row.imaging_study_id
-        new = mapping.imaging_study(*_rows(uow, row), join, zone=self._zone, endpoint=self._endpoint)
+        new = mapping.imaging_study(
+            *_rows(uow, row), join, zone=self._zone, endpoint=self._endpoint, rejected=row.rejected
+        )
         current = _current(resources, id_)
         body = mapping.merged(current.json() if current else None, new)
-        if current is None or not mapping.same(current.json(), body):
+        is_gone = current is None and row.rejected  # deleted, or never shown: nothing is left to be told of
+        if not is_gone and (current is None or not mapping.same(current.json(), body)):
             resources.update("ImagingStudy", id_, body)
         patient = str((join.subject or {}).get("reference", ""))
         writes.mark_published(
@@ -122,6 +125,8 @@ class Publisher:
     def changed(self, uow: Work, change: Change) -> None:
         """Publish again the studies that an order or a patient concerns: it came late, or was corrected."""
         version = change.after
+        if version.type == "ImagingStudy" and not change.derived:
+            self._taken_back(uow, change)
         if version.type not in {"ServiceRequest", "Patient"}:
             return
         uow.flush()
@@ -142,6 +147,26 @@ class Publisher:
                 locked = writes.lock_study(uow.connection, owner_id, row.study_instance_uid)
                 if locked is not None:
                     self.publish_row(uow, locked)
+
+
+    def _taken_back(self, uow: Work, change: Change) -> None:
+        """Somebody gave an ImagingStudy a final status, or deleted it: its images are rejected; or wishes to take that
+        back, which only a decision does (`reconciling`)."""
+        version = change.after
+        said = change.before if version.deleted else version
+        uid = next((str(one.get("value", "")).removeprefix("urn:oid:") for one in
+                    (said.json() if said else {}).get("identifier", []) if one.get("system") == mapping.STUDY_UID), "")
+        row = writes.lock_study(uow.connection, _owner_id(uow, version.owner), uid)
+        if row is None or row.imaging_study_id != version.id:
+            return
+        status = "entered-in-error" if version.deleted else str(version.json().get("status", ""))
+        code = notes.CODE_OF_STATUS.get(status, 0)
+        if code:
+            rejecting.hide(uow.connection, row, code)
+        if code or row.rejected:
+            row = writes.lock_study(uow.connection, row.owner_id, uid)
+            if row is not None:
+                self.publish_row(uow, row)
 
 
 def _owner_id(uow: Work, owner: str) -> int:
@@ -172,5 +197,6 @@ def _rows(uow: Work, row: Row) -> tuple[Study, list[Series]]:
     series = [
         Series(one.series_instance_uid, one.modality, unpack(one.attributes), by_series.get(one.pk, ()))
         for one in writes.series_of(uow.connection, row.pk)
+        if one.instance_count
     ]
     return study, series

@@ -21,7 +21,7 @@ from dicomweb.query_keys import DateRange, Key, QidoQuery, TimeRange
 from dicomweb.tables import Row, dicom_header, dicom_instance, dicom_series, dicom_study
 from resources.budgets import QIDO_ADDITIONAL
 from resources.json import Json
-from resources.outcomes import NotFound
+from resources.outcomes import Gone, NotFound
 from store.access import Visibility, Work
 from store.engine.statements import Prepared
 from store.versions.audiences import admits, admits_prepared
@@ -67,16 +67,16 @@ def search(uow: Work, visible: Visibility, query: QidoQuery, path: Path, limit: 
 
 
 def _base(level: Level, visible: Visibility) -> Select[Any]:
-    """All rows of a level that the caller may see, each with its study (and series)."""
+    """All rows of a level that the caller may see and that are not rejected, each with its study (and series)."""
     study = [column.label(f"study_{column.name}") for column in dicom_study.c]
     if level is Level.STUDY:
-        return select(*study).where(*admits(dicom_study, visible.organizations))
+        return select(*study).where(dicom_study.c.instance_count > 0, *admits(dicom_study, visible.organizations))
     series = [column.label(f"series_{column.name}") for column in dicom_series.c]
     if level is Level.SERIES:
         return (
             select(*study, *series)
             .join_from(dicom_series, dicom_study, dicom_study.c.pk == dicom_series.c.study_pk)
-            .where(*admits(dicom_study, visible.organizations))
+            .where(dicom_series.c.instance_count > 0, *admits(dicom_study, visible.organizations))
         )
     instance = [column.label(f"instance_{column.name}") for column in dicom_instance.c]
     return (
@@ -84,7 +84,7 @@ def _base(level: Level, visible: Visibility) -> Select[Any]:
         .join_from(dicom_instance, dicom_series, dicom_series.c.pk == dicom_instance.c.series_pk)
         .join(dicom_study, dicom_study.c.pk == dicom_instance.c.study_pk)
         .join(dicom_header, dicom_header.c.instance_pk == dicom_instance.c.pk)
-        .where(*admits(dicom_study, visible.organizations))
+        .where(dicom_instance.c.rejected == 0, *admits(dicom_study, visible.organizations))
     )
 
 
@@ -131,7 +131,8 @@ def _condition(key: Key, query: QidoQuery, dialect: str) -> ColumnElement[bool]:
         return _series_has(dicom_series.c.modality, key.values, dialect)
     if attribute.match is Match.SOP_CLASSES:
         return exists().where(
-            dicom_instance.c.study_pk == dicom_study.c.pk, dicom_instance.c.sop_class_uid.in_(key.values)
+            dicom_instance.c.study_pk == dicom_study.c.pk, dicom_instance.c.sop_class_uid.in_(key.values),
+            dicom_instance.c.rejected == 0,
         ).correlate(dicom_study)
     column = _TABLES[attribute.level].c[attribute.column]
     if attribute.match is Match.UID:
@@ -144,7 +145,10 @@ def _series_has(column: ColumnElement[Any], values: Sequence[Any], dialect: str)
     modality = series.c[column.key or "modality"]
     return (
         exists()
-        .where(series.c.study_pk == dicom_study.c.pk, or_(*(wildcard(modality, str(v), dialect) for v in values)))
+        .where(
+            series.c.study_pk == dicom_study.c.pk, series.c.instance_count > 0,
+            or_(*(wildcard(modality, str(v), dialect) for v in values)),
+        )
         .correlate(dicom_study)
     )
 
@@ -203,7 +207,7 @@ def studies(uow: Work, visible: Visibility, path: Path) -> list[Row]:
     never mixed. What the caller's own organisation stored under the UID (results of an algorithm) belongs to either.
     """
     table = dicom_study
-    own_first = case((table.c.matching == "matched", 0), else_=1)
+    own_first = case((table.c.instance_count == 0, 2), (table.c.matching == "matched", 0), else_=1)
     statement = select(table).where(table.c.study_instance_uid == path.study).order_by(own_first, table.c.pk)
     found = list(uow.connection.execute(statement.where(*admits(table, visible.organizations))).all())
     if visible.constraints:
@@ -216,6 +220,8 @@ def studies(uow: Work, visible: Visibility, path: Path) -> list[Row]:
             chosen += own
     else:
         chosen = [*others[:1], *own]
+    if chosen and not any(row.instance_count for row in chosen):
+        raise Gone("The study was rejected")
     if not chosen:
         known = uow.connection.execute(select(table.c.pk).where(table.c.study_instance_uid == path.study)).first()
         raise NotFound("No such study, series or instance", foreign=known is not None)
@@ -242,7 +248,7 @@ def retrieve(uow: Work, visible: Visibility, path: Path, *, headers: bool = Fals
         )
         .join_from(dicom_instance, dicom_series, dicom_series.c.pk == dicom_instance.c.series_pk)
         .join(dicom_study, dicom_study.c.pk == dicom_instance.c.study_pk)
-        .where(dicom_instance.c.study_pk.in_([row.pk for row in found]))
+        .where(dicom_instance.c.study_pk.in_([row.pk for row in found]), dicom_instance.c.rejected == 0)
         .order_by(*_order(Level.INSTANCE))
     )
     if extra:
@@ -253,9 +259,23 @@ def retrieve(uow: Work, visible: Visibility, path: Path, *, headers: bool = Fals
         statement = statement.where(dicom_instance.c.sop_instance_uid == path.instance)
     rows = list(uow.connection.execute(statement).all())
     if not rows:
-        raise NotFound("No such study, series or instance")
+        raise _nothing(uow, path, [row.pk for row in found])
     used = {row.study_pk for row in rows}
     return [row for row in found if row.pk in used], rows
+
+
+def _nothing(uow: Work, path: Path, study_pks: Sequence[int]) -> NotFound | Gone:
+    """Why a path names nothing: what it names was rejected (410), or is not there."""
+    hidden = select(dicom_instance.c.pk).join_from(
+        dicom_instance, dicom_series, dicom_series.c.pk == dicom_instance.c.series_pk
+    ).where(dicom_instance.c.study_pk.in_(study_pks), dicom_instance.c.rejected != 0)
+    if path.series is not None:
+        hidden = hidden.where(dicom_series.c.series_instance_uid == path.series)
+    if path.instance is not None:
+        hidden = hidden.where(dicom_instance.c.sop_instance_uid == path.instance)
+    if uow.connection.execute(hidden.limit(1)).first() is not None:
+        return Gone("The series or instance was rejected")
+    return NotFound("No such study, series or instance")
 
 
 class InstanceRow(NamedTuple):
@@ -312,6 +332,7 @@ def _instance(size: int | None) -> Prepared:
         .join(dicom_header, dicom_header.c.instance_pk == item.pk)
         .where(
             item.sop_instance_uid == bindparam("instance"),
+            item.rejected == 0,
             series.series_instance_uid == bindparam("series"),
             study.study_instance_uid == bindparam("study"),
             *admits_prepared(dicom_study, size),

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from dicomweb import attributes, identities, writes
-from dicomweb.attributes import OF_SERIES, OF_STUDY, names, number, text
+from dicomweb import corrections, identities, notes, rejecting, writes
+from dicomweb.attributes import number, text
 from dicomweb.batches import Batch, Prepared
 from dicomweb.status import Result, StoredOutcome, refused
 from dicomweb.tables import Row, dicom_series, dicom_study
@@ -75,8 +75,9 @@ def write(uow: Work, caller: Caller, prepared: Sequence[Prepared], batch: Batch)
     for uid in study_uids:
         if uid in fresh:
             _add(uow, place, studies[uid], fresh[uid])
-        elif studies[uid].instance_count == 0:
+        elif not studies[uid].representative:
             writes.remove_empty(connection, studies[uid].pk)
+    _follow_notes(uow, place, written.fresh, batch)
     written.announced.update(set(fresh) - batch.announced)
     for uid in sorted(written.announced):
         # Not yet the access itself, whose record comes with the last instance: so it is the server's own word.
@@ -86,6 +87,19 @@ def write(uow: Work, caller: Caller, prepared: Sequence[Prepared], batch: Batch)
         uow.note(Access(Interaction.DICOM_STORE, "ImagingStudy", owner=owner, outcome=Outcome.MINOR,
                         detail=(("refused", str(len(turned_away))),), reason="duplicate: another object has this UID"))
     return written
+
+
+def _follow_notes(uow: Work, place: Place, fresh: Sequence[Prepared], batch: Batch) -> None:
+    """Carry out the rejection notes among what came, once all of it has its rows."""
+    for one in fresh:
+        note = notes.note_of(one.json)
+        if note is None:
+            continue
+        itself = (one.outcome.study_instance_uid, _sop_uid(one))
+        for uid in rejecting.follow(uow.connection, place.owner_id, note, itself):
+            batch.resent.setdefault(uid, 0)  # so that it is published with the rest
+        detail = (("rejected", str(note.code)), ("StudyInstanceUID", itself[0]), ("door", batch.origin.door))
+        uow.note(Access(Interaction.DICOM_STORE, "ImagingStudy", owner=place.owner, derived=True, detail=detail))
 
 
 def _study(uow: Work, place: Place, uid: str) -> Row:
@@ -112,6 +126,10 @@ def _add(uow: Work, place: Place, study: Row, fresh: Sequence[Prepared]) -> None
     groups: dict[str, list[Prepared]] = {}
     for one in fresh:
         groups.setdefault(one.outcome.series_instance_uid, []).append(one)
+    # Rejected before it came, or of a rejected series: stored, acknowledged, shown by no door.
+    of_series = {uid: row.rejected for uid, row in series.items()}
+    told = [(_sop_uid(one), of_series.get(one.outcome.series_instance_uid, 0)) for one in fresh]
+    rejected = rejecting.born_rejected(connection, study, told)
     rows: list[Json] = []
     count = len(series)
     for uid, members in groups.items():
@@ -119,7 +137,7 @@ def _add(uow: Work, place: Place, study: Row, fresh: Sequence[Prepared]) -> None
         least = min(members, key=_sop_uid)
         changes: Json = {}
         if row is None or _sop_uid(least) < row.representative:
-            changes = _series_values(least)
+            changes = corrections.series_values(_sop_uid(least), least.json)
         if row is None:
             pk = writes.insert_series(connection, {
                 "study_pk": study.pk, "audience_id": study.audience_id, "series_instance_uid": uid,
@@ -130,7 +148,9 @@ def _add(uow: Work, place: Place, study: Row, fresh: Sequence[Prepared]) -> None
             changes["instance_count"] = row.instance_count + len(members)
             changes["revision"] = row.revision + 1
             writes.set_row(connection, dicom_series, pk, changes)
-        rows.extend(_instance_values(one, pk, study, place) for one in members)
+        rows.extend(
+            {**_instance_values(one, pk, study, place), "rejected": rejected.get(_sop_uid(one), 0)} for one in members
+        )
         count += row is None
     by_uid = {_sop_uid(one): one for one in fresh}
     identities.keep(connection, study.pk, [one.json for one in fresh])
@@ -142,7 +162,7 @@ def _add(uow: Work, place: Place, study: Row, fresh: Sequence[Prepared]) -> None
     least = min(fresh, key=_sop_uid)
     values: Json = {}
     if not study.representative or _sop_uid(least) < study.representative:
-        values = _study_values(least)
+        values = corrections.study_values(_sop_uid(least), least.json, study.corrected)
     values |= {
         "modalities": "\\".join(sorted(modalities)),
         "series_count": count,
@@ -151,6 +171,10 @@ def _add(uow: Work, place: Place, study: Row, fresh: Sequence[Prepared]) -> None
         "updated": place.now_us,
     }
     writes.set_row(connection, dicom_study, study.pk, values)
+    if rejected or any(row.instance_count == 0 for row in series.values()):  # then counting on is not enough
+        locked = writes.lock_study(connection, study.owner_id, study.study_instance_uid)
+        if locked is not None:
+            rejecting.refresh(connection, locked, study.rejected or next(iter(rejected.values()), 0))
 
 
 def _began(owner: str, study: Row, detail: tuple[tuple[str, str], ...]) -> Access:
@@ -161,45 +185,6 @@ def _began(owner: str, study: Row, detail: tuple[tuple[str, str], ...]) -> Acces
 
 def _sop_uid(one: Prepared) -> str:
     return one.outcome.sop_instance_uid
-
-
-def _study_values(one: Prepared) -> Json:
-    json = one.json
-    return {
-        "representative": _sop_uid(one),
-        "study_date": text(json, "00080020").split("\\")[0],
-        "study_time": text(json, "00080030").split("\\")[0],
-        "accession_number": text(json, "00080050"),
-        "referring_physician_name": names(json, "00080090"),
-        "study_description": text(json, "00081030"),
-        "patient_name": names(json, "00100010"),
-        "patient_id": text(json, "00100020"),
-        "issuer_of_patient_id": text(json, "00100021"),
-        "patient_birth_date": text(json, "00100030"),
-        "patient_sex": text(json, "00100040"),
-        "study_id": text(json, "00200010"),
-        "attributes": pack(attributes.pick(json, OF_STUDY)),
-    }
-
-
-def _series_values(one: Prepared) -> Json:
-    json = one.json
-    requests = json.get("00400275", {}).get("Value") or [{}]
-    return {
-        "representative": _sop_uid(one),
-        "modality": text(json, "00080060"),
-        "series_number": number(json, "00200011"),
-        "series_description": text(json, "0008103E"),
-        "series_date": text(json, "00080021").split("\\")[0],
-        "series_time": text(json, "00080031").split("\\")[0],
-        "station_name": text(json, "00081010"),
-        "body_part_examined": text(json, "00180015"),
-        "performed_procedure_step_start_date": text(json, "00400244"),
-        "performed_procedure_step_start_time": text(json, "00400245"),
-        "scheduled_procedure_step_id": text(requests[0], "00400009"),
-        "requested_procedure_id": text(requests[0], "00401001"),
-        "attributes": pack(attributes.pick(json, OF_SERIES)),
-    }
 
 
 def _instance_values(one: Prepared, series_pk: int, study: Row, place: Place) -> Json:

@@ -70,10 +70,10 @@ def series_of(connection: Connection, study_pk: int) -> Sequence[Row]:
 
 
 def instances_of(connection: Connection, study_pk: int) -> Sequence[Row]:
-    """The instances of a study."""
+    """The instances of a study that are shown."""
     return connection.execute(
         select(dicom_instance)
-        .where(dicom_instance.c.study_pk == study_pk)
+        .where(dicom_instance.c.study_pk == study_pk, dicom_instance.c.rejected == 0)
         .order_by(dicom_instance.c.sop_instance_uid)
     ).all()
 
@@ -123,7 +123,7 @@ def insert_headers(connection: Connection, headers: Sequence[tuple[int, Json, Js
 
 def remove_empty(connection: Connection, study_pk: int) -> None:
     """Take back a study row that got no instance."""
-    connection.execute(delete(dicom_study).where(dicom_study.c.pk == study_pk, dicom_study.c.instance_count == 0))
+    connection.execute(delete(dicom_study).where(dicom_study.c.pk == study_pk, dicom_study.c.representative == ""))
 
 
 def set_row(connection: Connection, table: Table, pk: int, values: Json) -> None:
@@ -183,10 +183,3 @@ def studies_of_orders(
 def count_of(connection: Connection, table: Table) -> int:
     """How many rows a table has."""
     return int(connection.execute(select(func.count()).select_from(table)).scalar_one())
-
-
-def patient_ids(connection: Connection, study_pk: int) -> Sequence[Row]:
-    """The different PatientIDs among a study's instances: more than one is a mix-up."""
-    return connection.execute(
-        select(dicom_instance.c.patient_id).where(dicom_instance.c.study_pk == study_pk).distinct()
-    ).all()
