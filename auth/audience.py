@@ -193,16 +193,17 @@ class Widening:
         yield from uow.system.each("Provenance", [("target", report.reference)])
 
 
-def _is_acquisition_or_root(task: Json) -> bool:
-    acquires = has_coding(task.get("code", {}), [(TELERADIOLOGY_TASK, TaskKind.ACQUIRE)])
-    return acquires or not task.get("partOf")
+def _is_shared_task(task: Json) -> bool:
+    """The order's own, the acquisition, and the hospital's request to cancel."""
+    shared = [(TELERADIOLOGY_TASK, kind) for kind in (TaskKind.ACQUIRE, TaskKind.CANCEL)]
+    return has_coding(task.get("code", {}), shared) or not task.get("partOf")
 
 
 _OPENED: dict[str, Callable[[Json], bool]] = {
     "DiagnosticReport": lambda report: report.get("status") in RELEASED,
     "ImagingStudy": lambda study: True,
     "ServiceRequest": lambda order: order.get("intent") == "filler-order",
-    "Task": _is_acquisition_or_root,
+    "Task": _is_shared_task,
     "Communication": lambda communication: True,
 }
 """Which resources of the platform the hospital concerned sees too. Everything else (Observations of devices and of

@@ -34,6 +34,17 @@ DUTY_FUNCTION = f"{CANONICAL}/CodeSystem/duty-function"
 CRITICAL_RESULT = f"{CANONICAL}/CodeSystem/critical-result"
 TASK_PART = f"{CANONICAL}/CodeSystem/teleradiology-task-part"
 IDENTIFIER_TYPE = f"{CANONICAL}/CodeSystem/identifier-type"
+RETAKE_REASON = f"{CANONICAL}/CodeSystem/retake-reason"
+REPORT_OUTCOME = f"{CANONICAL}/CodeSystem/report-outcome"
+NOTICE = f"{CANONICAL}/CodeSystem/notice"
+
+CANCEL_REQUESTED = f"{CANONICAL}/StructureDefinition/cancel-requested"
+"""Extension of a ServiceRequest: the sender asks that it be cancelled although images are here; valueCodeableConcept
+says why."""
+STUDY_VERSION = f"{CANONICAL}/StructureDefinition/study-version"
+"""Extension of Task.input: the version of the ImagingStudy that the reader was shown; valueUnsignedInt."""
+STUDY_INSTANCES = f"{CANONICAL}/StructureDefinition/study-instances"
+"""Extension of Task.input: how many images the study had when the reader was told of it; valueUnsignedInt."""
 
 
 class TaskKind(StrEnum):
@@ -48,6 +59,10 @@ class TaskKind(StrEnum):
     COMMUNICATE_CRITICAL = "communicate-critical"
     SECOND_READ = "second-read"
     SIGN = "sign"
+    CANCEL = "cancel"
+    """The hospital asks to cancel an order whose images are here; it also carries task-code `abort`."""
+    UNEXPECTED_IMAGES = "unexpected-images"
+    """Images that no open order expects."""
 
 
 class DutyFunction(StrEnum):
@@ -69,6 +84,8 @@ DISPLAYS: Mapping[str, Mapping[str, str]] = {
         TaskKind.COMMUNICATE_CRITICAL: "Communication d'un résultat critique",
         TaskKind.SECOND_READ: "Seconde lecture",
         TaskKind.SIGN: "Signature",
+        TaskKind.CANCEL: "Demande d'annulation",
+        TaskKind.UNEXPECTED_IMAGES: "Images inattendues",
     },
     BUSINESS_STATUS: {
         "info-requested": "Complément demandé à l'établissement",
@@ -79,6 +96,11 @@ DISPLAYS: Mapping[str, Mapping[str, str]] = {
         "acknowledged": "Compte rendu consulté",
         "no-reader-on-duty": "Aucun lecteur de garde",
         "report-withdrawn": "Compte rendu annulé, relecture en cours",
+        "new-images": "Nouvelles images",
+        "addendum": "Images reçues après le compte rendu, relecture en cours",
+        "addendum-no-change": "Images complémentaires lues, compte rendu inchangé",
+        "retake-requested": "Nouvelle acquisition demandée",
+        "retake-impossible": "Nouvelle acquisition impossible",
     },
     STATUS_REASON: {
         "not-justified": "Examen non justifié",
@@ -90,6 +112,13 @@ DISPLAYS: Mapping[str, Mapping[str, str]] = {
         "identity-mismatch": "Identité des images différente de celle de la demande",
         "incomplete-study": "Série d'images incomplète",
         "report-withdrawn": "Compte rendu annulé",
+        "addendum": "Images reçues après la signature",
+        "new-images": "Nouvelles images pendant l'interprétation",
+        "no-change": "Images complémentaires sans effet sur le compte rendu",
+        "not-interpretable": "Examen non interprétable",
+        "reported": "Compte rendu signé entre-temps",
+        "order-ended": "Demande annulée ou refusée",
+        "settled": "Images rattachées ou écartées",
     },
     DUTY_FUNCTION: {
         DutyFunction.REGULATION: "Régulation",
@@ -110,7 +139,21 @@ DISPLAYS: Mapping[str, Mapping[str, str]] = {
         "region": "Région anatomique",
     },
     IDENTIFIER_TYPE: {"requesting-hospital": "Établissement demandeur"},
-    TASK_CODE: {"fulfill": "Fulfill the focal request"},
+    RETAKE_REASON: {
+        "motion": "Artéfacts de mouvement",
+        "artefact": "Autres artéfacts",
+        "incomplete-coverage": "Couverture incomplète",
+        "wrong-protocol": "Protocole non respecté",
+        "contrast-failure": "Défaut d'injection",
+        "corrupted-transfer": "Transfert incomplet ou altéré",
+        "other": "Autre motif",
+    },
+    REPORT_OUTCOME: {"not-interpretable": "Examen non interprétable"},
+    NOTICE: {
+        "retake-requested": "Nouvelle acquisition demandée",
+        "not-interpretable": "Examen non interprétable",
+    },
+    TASK_CODE: {"fulfill": "Fulfill the focal request", "abort": "Mark the focal resource as no longer active"},
 }
 
 IMAGING_CATEGORIES: frozenset[tuple[str, str]] = frozenset({

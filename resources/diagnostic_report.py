@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from resources.codes import CRITICAL_RESULT, code_of
+from resources.codes import CRITICAL_RESULT, REPORT_OUTCOME, code_of
 from resources.identifiers import STUDY_UID
 from resources.json import Json
 from resources.lifecycle import REVISED, SIGNED, check_transition, content
@@ -49,6 +49,11 @@ def is_revision(before: Json | None, after: Json | None) -> bool:
 def critical_category(report: Json) -> str | None:
     """ACR category (1 minutes, 2 hours, 3 days) of a report flagged critical in conclusionCode."""
     return code_of(report.get("conclusionCode", []), CRITICAL_RESULT)
+
+
+def is_not_interpretable(report: Json) -> bool:
+    """Whether the report says by conclusionCode that the images cannot be read."""
+    return code_of(report.get("conclusionCode", []), REPORT_OUTCOME) == "not-interpretable"
 
 
 def based_on(resource: Json) -> list[str]:

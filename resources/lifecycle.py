@@ -1,8 +1,8 @@
 """Which status may follow which, as tables; and the elements that must not change once something is done.
 
-The tables of `TRANSITIONS` hold for every resource of the type, whoever sent it. Those of `TASK_TRANSITIONS` hold for
-the Tasks of the teleradiology workflow and are closed: what is not in them is refused. Staying in a status is always
-allowed here; what else may change meanwhile is for the rules of the type.
+The tables of `TRANSITIONS` hold for every resource of the type, whoever sent it. The Tasks of the teleradiology
+workflow have a closed table of their own, `STEPS`, of states × roles: what is not in it is refused. Staying in a status
+is always allowed here; what else may change meanwhile is for the rules of the type.
 
 FHIR R4: Request §12.2 http://hl7.org/fhir/R4/request.html, Task §12.4 http://hl7.org/fhir/R4/task.html,
 DiagnosticReport §10.3 http://hl7.org/fhir/R4/diagnosticreport.html
@@ -10,7 +10,9 @@ DiagnosticReport §10.3 http://hl7.org/fhir/R4/diagnosticreport.html
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
 
 from resources.codes import TaskKind
 from resources.json import Json
@@ -83,49 +85,142 @@ TRANSITIONS: Mapping[str, Table] = {
     }),
 }
 
-TASK_TRANSITIONS: Mapping[TaskKind, Table] = {
-    # T0 follows its children and its order; only the server moves it.
-    TaskKind.ORDER: _table({
-        "requested": "received accepted rejected on-hold in-progress cancelled completed",
-        "received": "requested accepted rejected on-hold in-progress cancelled completed",
-        "on-hold": "requested received accepted rejected in-progress cancelled completed",
-        "accepted": "on-hold in-progress cancelled completed",
-        "in-progress": "on-hold completed cancelled",
-        "rejected": "",
-        "cancelled": "",
-        "completed": "",
-    }),
-    TaskKind.REGULATE: _table({
-        "requested": "in-progress on-hold completed rejected cancelled",
-        "in-progress": "requested on-hold completed rejected cancelled",
-        "on-hold": "in-progress completed rejected cancelled",
-        "completed": "",
-        "rejected": "",
-        "cancelled": "",
-    }),
-    TaskKind.ACQUIRE: _table({
-        "requested": "in-progress on-hold completed failed cancelled",
-        "in-progress": "on-hold completed failed cancelled",
-        "on-hold": "in-progress completed failed cancelled",
-        "failed": "in-progress cancelled",
-        "completed": "",
-        "cancelled": "",
-    }),
-    TaskKind.READ: _table({
-        "ready": "in-progress on-hold cancelled",
-        "in-progress": "ready on-hold completed cancelled",
-        "on-hold": "ready in-progress cancelled",
-        "completed": "",
-        "cancelled": "",
-    }),
-    TaskKind.COMMUNICATE_CRITICAL: _table({
-        "requested": "in-progress completed cancelled",
-        "in-progress": "requested on-hold completed cancelled",
-        "on-hold": "in-progress completed cancelled",
-        "completed": "",
-        "cancelled": "",
-    }),
-}
+
+
+class Role(StrEnum):
+    """Who takes a step on a Task of the workflow. One person may have several."""
+
+    SERVER = "server"
+    """A consequence of something else: images, a signature, a revoked order."""
+    HOSPITAL = "hospital"
+    """A client of the hospital that ordered."""
+    PLATFORM = "platform"
+    """Any client of the platform."""
+    REGULATOR = "regulator"
+    """A radiologist on duty for regulation."""
+    READER = "reader"
+    """A radiologist on duty for reading."""
+    OWNER = "owner"
+    """The radiologist who claimed the reading."""
+    RADIOLOGIST = "radiologist"
+    """Any radiologist of the platform, on duty or not: who was to be called is called."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A row of the state table: who may bring a Task of that part from one status to another, and what it asks."""
+
+    kind: TaskKind
+    name: str
+    before: str
+    after: str
+    by: frozenset[Role]
+    asks: str = ""
+    """What must be there, in words; checked by `workflow`."""
+
+
+_S, _H, _P, _R, _L, _O, _D = (
+    Role.SERVER, Role.HOSPITAL, Role.PLATFORM, Role.REGULATOR, Role.READER, Role.OWNER, Role.RADIOLOGIST
+)  # fmt: skip
+
+
+def _steps(kind: TaskKind, *rows: tuple[str, str, str, tuple[Role, ...], str]) -> Iterator[Step]:
+    for name, before, after, by, asks in rows:
+        for one in before.split():
+            yield Step(kind, name, one, after, frozenset(by), asks)
+
+
+STEPS: tuple[Step, ...] = (
+    *_steps(
+        TaskKind.ORDER,  # it follows its parts and its order
+        ("taken", "requested on-hold", "received", (_S,), ""),
+        ("given back", "received on-hold", "requested", (_S,), ""),
+        ("held", "requested received accepted in-progress", "on-hold", (_S,), ""),
+        ("accepted", "requested received on-hold", "accepted", (_S,), ""),
+        ("refused", "requested received on-hold", "rejected", (_S,), ""),
+        ("images", "requested received on-hold accepted", "in-progress", (_S,), ""),
+        ("signed", "requested received on-hold accepted in-progress", "completed", (_S,), ""),
+        ("cancelled", "requested received on-hold accepted in-progress", "cancelled", (_S,), ""),
+        ("reopened", "completed", "in-progress", (_S,), "its report was withdrawn"),
+    ),
+    *_steps(
+        TaskKind.REGULATE,
+        ("take", "requested on-hold", "in-progress", (_R,), ""),
+        ("give back", "in-progress", "requested", (_R,), "the owner, or the owner is off duty"),
+        ("ask", "requested in-progress", "on-hold", (_R,), ""),
+        ("accept", "requested in-progress on-hold", "completed", (_R,), "a protocol in output"),
+        ("refuse", "requested in-progress on-hold", "rejected", (_R,), "statusReason, coded and in words"),
+        ("cancelled", "requested in-progress on-hold", "cancelled", (_S,), "the order was revoked"),
+    ),
+    *_steps(
+        TaskKind.ACQUIRE,
+        ("start", "requested on-hold failed", "in-progress", (_S, _H, _P), ""),
+        ("stop", "requested in-progress", "on-hold", (_S, _H, _P), "statusReason"),
+        ("give up", "requested in-progress on-hold", "failed", (_H, _P), "statusReason"),
+        ("complete", "requested in-progress on-hold", "completed", (_S, _H, _P), "images; of a retake new ones"),
+        ("cancelled", "requested in-progress on-hold failed", "cancelled", (_S,), "the order ended"),
+    ),
+    *_steps(
+        TaskKind.READ,
+        ("claim", "ready on-hold", "in-progress", (_L,), ""),
+        ("give back", "in-progress", "ready", (_O, _R), ""),
+        ("hold", "ready", "on-hold", (_R,), ""),
+        ("hold", "in-progress", "on-hold", (_O, _R), ""),
+        ("ask for a retake", "in-progress", "on-hold", (_O,), "statusReason of retake-reason, and in words"),
+        ("release", "on-hold", "ready", (_S, _R), ""),
+        ("take note of images", "in-progress", "in-progress", (_O,), "businessStatus new-images removed"),
+        ("sign", "in-progress", "completed", (_O,), "the signed report, or its revision"),
+        ("no change", "in-progress", "completed", (_O,), "after the signature; statusReason no-change, and in words"),
+        ("cancelled", "ready in-progress on-hold", "cancelled", (_S,), "the order was revoked"),
+    ),
+    *_steps(
+        TaskKind.COMMUNICATE_CRITICAL,
+        ("take", "requested on-hold", "in-progress", (_D,), ""),
+        ("give back", "in-progress", "requested", (_D,), ""),
+        ("hold", "in-progress", "on-hold", (_D,), ""),
+        ("close", "requested in-progress on-hold", "completed", (_D,), "the Communication in output"),
+        ("cancelled", "requested in-progress on-hold", "cancelled", (_S, _D), ""),
+    ),
+    *_steps(
+        TaskKind.CANCEL,
+        ("grant", "requested", "completed", (_R, _O), ""),
+        ("refuse", "requested", "rejected", (_S, _R, _O), "statusReason, coded and in words"),
+        ("withdrawn", "requested", "cancelled", (_S,), "the hospital took its request back, or the order ended"),
+    ),
+    *_steps(
+        TaskKind.UNEXPECTED_IMAGES,
+        ("take", "requested", "in-progress", (_R,), ""),
+        ("give back", "in-progress", "requested", (_R,), ""),
+        ("settle", "requested in-progress", "completed", (_S, _R), "statusReason in words: what was done"),
+    ),
+)
+"""The state table of the workflow's Tasks: who may bring which Task where. What is not in it is refused."""
+
+PERSONS = frozenset(Role) - {Role.SERVER}
+
+
+def _transitions(steps: Iterable[Step]) -> Mapping[TaskKind, Table]:
+    found: dict[TaskKind, dict[str, set[str]]] = {}
+    for step in steps:
+        table = found.setdefault(step.kind, {})
+        table.setdefault(step.after, set())
+        following = table.setdefault(step.before, set())
+        if step.before != step.after:
+            following.add(step.after)
+    return {
+        kind: {status: frozenset(following) for status, following in table.items()} for kind, table in found.items()
+    }
+
+
+TASK_TRANSITIONS: Mapping[TaskKind, Table] = _transitions(STEPS)
+"""The same by status: what may follow."""
+
+
+def roles_of_step(kind: TaskKind, before: str, after: str) -> frozenset[Role]:
+    """Who may take some step from one status to the other; empty where there is none."""
+    return frozenset().union(
+        *(step.by for step in STEPS if (step.kind, step.before, step.after) == (kind, before, after))
+    )
 
 SIGNED = frozenset({"final", "amended", "corrected", "appended"})
 """DiagnosticReport.status of a signed report."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from resources.codes import (
     BUSINESS_STATUS,
+    STATUS_REASON,
     TASK_CODE,
     TASK_PART,
     TELERADIOLOGY_TASK,
@@ -24,16 +25,21 @@ from resources.json import Json
 from resources.lifecycle import changed_elements
 from resources.outcomes import ForbiddenTransition, Issue
 
-SERVER_MADE = frozenset({TaskKind.ORDER, TaskKind.REGULATE, TaskKind.ACQUIRE, TaskKind.READ})
-"""Kinds that only the server creates: there is exactly one of each per order."""
+SERVER_MADE = frozenset({TaskKind.ORDER, TaskKind.REGULATE, TaskKind.ACQUIRE, TaskKind.READ, TaskKind.CANCEL,
+TaskKind.UNEXPECTED_IMAGES})
+"""Kinds that only the server creates: of each there is at most one unfinished per order (per study, of the last)."""
 
 FIXED = ("code", "focus", "for", "partOf", "basedOn", "intent", "groupIdentifier", "authoredOn", "requester",
-"encounter")
+"encounter", "reasonCode", "reasonReference")
 """What says which work this is: it does not change."""
 TOLD_BY_SERVER = ("status", "businessStatus", "statusReason", "input", "output", "executionPeriod", "lastModified")
 """What the root task tells the hospital."""
 REGULATED = ("priority", "restriction")
 """What sets the deadline: only a regulator changes it."""
+
+
+_STANDARD = {TaskKind.ORDER: "fulfill", TaskKind.CANCEL: "abort"}
+"""Codes of R4's task-code."""
 
 
 def kind_of(task: Json | None) -> TaskKind | None:
@@ -43,15 +49,20 @@ def kind_of(task: Json | None) -> TaskKind | None:
 
 
 def code(kind: TaskKind) -> Json:
-    """Task.code of a kind; the root task also says `fulfill`, so that any client of the FHIR workflow knows it."""
-    if kind is TaskKind.ORDER:
-        return {"coding": [coding(TASK_CODE, "fulfill"), coding(TELERADIOLOGY_TASK, kind)]}
+    """Task.code of a kind; R4's own code too where there is one, so that any client of the FHIR workflow knows it."""
+    if kind in _STANDARD:
+        return {"coding": [coding(TASK_CODE, _STANDARD[kind]), coding(TELERADIOLOGY_TASK, kind)]}
     return concept(TELERADIOLOGY_TASK, kind)
 
 
 def business_status(code: str) -> Json:
     """Task.businessStatus of the workflow."""
     return concept(BUSINESS_STATUS, code)
+
+
+def business_code(task: Json | None) -> str | None:
+    """The code of Task.businessStatus of the workflow."""
+    return code_of((task or {}).get("businessStatus", {}), BUSINESS_STATUS)
 
 
 def part(name: str, reference: str) -> Json:
@@ -71,6 +82,15 @@ def owner(task: Json) -> str | None:
     return reference if isinstance(reference, str) else None
 
 
+def order_of(task: Json) -> str | None:
+    """The order that a Task of the workflow is of; None where it names none."""
+    for one in (task.get("focus", {}), *task.get("basedOn", [])):
+        reference = str(one.get("reference", ""))
+        if reference.startswith("ServiceRequest/"):
+            return reference
+    return None
+
+
 def check_fixed(before: Json, after: Json, *, regulator: bool) -> None:
     """Raise unless the update leaves alone what it may not change; every changed element is named."""
     issues = [
@@ -84,6 +104,12 @@ def check_fixed(before: Json, after: Json, *, regulator: bool) -> None:
         ]
     if issues:
         raise ForbiddenTransition(issues[0].diagnostics, issues=issues)
+
+
+def says_no_change(task: Json) -> bool:
+    """Whether a further reading ends with the statement that the report stays as it is, and why."""
+    reason = task.get("statusReason", {})
+    return code_of(reason, STATUS_REASON) == "no-change" and bool(reason.get("text", "").strip())
 
 
 def check_refusal(task: Json) -> list[Issue]:

@@ -24,6 +24,9 @@ from workflow import context, worklist
 from workflow.context import Context, look_up
 from workflow.deadlines import deadline
 
+_TIMED_AS = {TaskKind.CANCEL: TaskKind.REGULATE, TaskKind.UNEXPECTED_IMAGES: TaskKind.REGULATE}
+"""Parts that a regulator decides have the deadline of a regulation."""
+
 
 @dataclass(slots=True)
 class Case:
@@ -99,6 +102,31 @@ class Case:
         task = self.task(kind)
         return task.get("status") if task else None
 
+    @property
+    def is_reported(self) -> bool:
+        """Whether the order has its signed report: what comes now is an addendum to it."""
+        return self.status(TaskKind.ORDER) == "completed"
+
+    @property
+    def is_acquired(self) -> bool:
+        """Whether its images were once complete, also where some are to be taken again."""
+        made = [*self.ended.get(TaskKind.ACQUIRE, []), *filter(None, [self.tasks.get(TaskKind.ACQUIRE)])]
+        return any(version.json().get("status") == "completed" for version in made)
+
+    @property
+    def is_retake(self) -> bool:
+        """Whether the acquisition is one of images that were not good enough."""
+        return bool(self.ended.get(TaskKind.ACQUIRE))
+
+    def is_under_way(self, kind: TaskKind) -> bool:
+        """Whether there is an unfinished Task of that part."""
+        return kind in self.tasks and self.status(kind) not in FINISHED_TASK
+
+    def restriction(self, kind: TaskKind) -> Json:
+        """Task.restriction of a Task of that part that is made now: its deadline."""
+        end = deadline(self.uow, _TIMED_AS.get(kind, kind), self.order, self.uow.now)
+        return {"period": {"end": instant_text(end)}}
+
     def studies(self) -> list[Version]:
         """The order's studies that count: not withdrawn, and of the hospital or the platform, of no third party."""
         owners = (self.order.owner, self.context.platform)
@@ -168,9 +196,22 @@ class Case:
             self.order = context.update(self.uow, self.order, status=status)
 
     def cancel_open_tasks(self, reason: Json) -> None:
-        """End every task that is not finished yet."""
+        """End every task that is not finished yet, an acquisition that failed included."""
         for kind in list(self.tasks):
             self.move(kind, "cancelled", statusReason=reason)
+
+    def hold(self) -> None:
+        """Have whoever else looks at what is here and moves it wait for this transaction; see `hold`."""
+        hold(self.uow, self.order.reference)
+
+
+def hold(uow: Work, order_ref: str | None) -> None:
+    """One at a time for a case: claims and signatures look at its images, images look at its reading.
+
+    Ask before the case is loaded and before anything of it is written, so that whoever waits sees what was committed.
+    """
+    if order_ref:
+        uow.lock(f"case:{order_ref}")
 
 
 def rank(task: Version) -> tuple[bool, str, int]:
@@ -201,7 +242,7 @@ def new_task(uow: Work, context: Context, kind: TaskKind, version: Version, *, p
         "for": order.get("subject"),
         "authoredOn": instant_text(now),
         "lastModified": instant_text(now),
-        "restriction": {"period": {"end": instant_text(deadline(uow, kind, version, now))}},
+        "restriction": {"period": {"end": instant_text(deadline(uow, _TIMED_AS.get(kind, kind), version, now))}},
     }
     accession = next((one for one in order.get("identifier", []) if is_accession(one) and one.get("value")), None)
     if accession:

@@ -13,16 +13,17 @@ from dataclasses import dataclass
 
 from resources import service_request
 from resources import task as tasks
-from resources.codes import STATUS_REASON_EXTENSION, DutyFunction, TaskKind
-from resources.diagnostic_report import based_on
+from resources.codes import DutyFunction, TaskKind
+from resources.diagnostic_report import based_on, is_not_interpretable, is_revision, is_signature
 from resources.json import Json
 from resources.lifecycle import FINISHED_TASK, SIGNED, changed_elements, check_transition
-from resources.outcomes import Conflict, ForbiddenTransition, InvalidContent
+from resources.outcomes import ForbiddenTransition, InvalidContent
 from resources.policies import where_of
 from resources.times import instant_text, parse_instant
 from store import policies
 from store.access import Change, Draft, Version, Work
-from workflow import cases, context, worklist
+from workflow import cancelling, cases, context, images, notices, unexpected, worklist
+from workflow.acquisition import Acquisition, asks_for_retake
 from workflow.cases import Case
 from workflow.context import Context, before_of, look_up
 from workflow.deadlines import deadline
@@ -36,11 +37,12 @@ _OPEN = frozenset({"active", "on-hold"})
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """Observer of ServiceRequest, Task and ImagingStudy."""
+    """Observer of ServiceRequest, Task, ImagingStudy and DiagnosticReport."""
 
     context: Context
     people: People
     reading: Reading
+    acquisition: Acquisition
 
     def prepare(self, uow: Work, draft: Draft) -> None:
         """A caller's write of a ServiceRequest."""
@@ -70,23 +72,19 @@ class Orders:
                 )
 
     def _prepare_order(self, uow: Work, draft: Draft, before: Json | None, after: Json) -> None:
-        old = (before or {}).get("status")
-        if old in (None, "draft", "unknown"):
-            if after.get("status") in _OPEN:
-                where = where_of(after, draft.before.owner if draft.before else uow.caller.organization)
-                required = policies.value(uow, "required-content", **where._asdict())
-                issues = service_request.check_order(after, tuple(required))
-                if issues:
-                    raise InvalidContent(issues[0].diagnostics, issues=issues)
-                service_request.complete_order(after, draft.id, self.context.platform)
-                worklist.name_hospital(uow, draft, after)
-            return
         case = self._case(uow, draft)
-        if case is None or before is None:
-            return
-        service_request.complete_order(after, draft.id, self.context.platform, before)
-        worklist.name_hospital(uow, draft, after)
-        self._check_order_update(uow, case, before, after)
+        if case is not None and before is not None:
+            service_request.complete_order(after, draft.id, self.context.platform, before)
+            worklist.name_hospital(uow, draft, after)
+            self._check_order_update(uow, case, before, after)
+        elif after.get("status") in _OPEN and (before or {}).get("status") in (None, "draft", "unknown"):
+            where = where_of(after, draft.before.owner if draft.before else uow.caller.organization)
+            required = policies.value(uow, "required-content", **where._asdict())
+            issues = service_request.check_order(after, tuple(required))
+            if issues:
+                raise InvalidContent(issues[0].diagnostics, issues=issues)
+            service_request.complete_order(after, draft.id, self.context.platform)
+            worklist.name_hospital(uow, draft, after)
 
     def _check_order_update(self, uow: Work, case: Case, before: Json, after: Json) -> None:
         if uow.caller.is_system:
@@ -104,8 +102,13 @@ class Orders:
             raise ForbiddenTransition(
                 "An order is completed by its signed report, not by hand", expression="ServiceRequest.status"
             )
+        if after.get("status") not in _OPEN | _CANCELLED:
+            raise ForbiddenTransition(
+                "An order in the workflow is active or on-hold until it is revoked or completed",
+                expression="ServiceRequest.status",
+            )
         if after.get("status") in _CANCELLED and before.get("status") in _OPEN:
-            _refuse_if_acquired(case)
+            cancelling.refuse_if_acquired(case)
 
     def changed(self, uow: Work, change: Change) -> None:
         after = change.after
@@ -117,6 +120,8 @@ class Orders:
             self._task_changed(uow, change)
         elif after.type == "ImagingStudy":
             self._study_changed(uow, change)
+        elif after.type == "DiagnosticReport" and not change.derived:
+            self._report_changed(uow, change)
 
     def _order_changed(self, uow: Work, change: Change) -> None:
         after = change.after.json()
@@ -133,10 +138,12 @@ class Orders:
             if before is not None and before.get("status") in _OPEN and not uow.caller.is_system:
                 # Images that were published since the guard looked: whoever commits later must see the other. What is
                 # published after this look alters the task that is cancelled below, so one of the two is refused.
-                _refuse_if_acquired(case)
-            case.cancel_open_tasks(_cancellation(after))
-        elif before is not None and before.get("priority") != after.get("priority"):
+                cancelling.refuse_if_acquired(case)
+            case.cancel_open_tasks(cancelling.reason_of(after))
+            return
+        if before is not None and before.get("priority") != after.get("priority"):
             _reprioritise(case)
+        cancelling.follow(case)
 
     def _open(self, uow: Work, order: Version) -> None:
         """S0: the root task, for the hospital to follow, and the regulator's."""
@@ -154,11 +161,13 @@ class Orders:
         task = change.after.json()
         kind = tasks.kind_of(task)
         before = change.before.json() if change.before is not None and not change.before.deleted else {}
-        old, new = before.get("status"), task.get("status")
-        if kind is None or old == new:
+        if kind is None or before.get("status") == task.get("status"):
             return
         if kind is TaskKind.COMMUNICATE_CRITICAL:
             _check_communicated(uow, task)
+            return
+        if kind is TaskKind.UNEXPECTED_IMAGES:
+            unexpected.decided(uow, change.after)
             return
         case = Case.load(uow, self.context, task.get("focus", {}).get("reference"))
         if case is None:
@@ -166,9 +175,13 @@ class Orders:
         if kind is TaskKind.REGULATE:
             self._regulated(uow, case, task)
         elif kind is TaskKind.ACQUIRE:
-            self._acquired(uow, case, task)
+            self.acquisition.acquired(uow, case, task)
         elif kind is TaskKind.READ:
-            self._read(uow, case, new)
+            self._read(uow, case, task)
+        elif kind is TaskKind.CANCEL and task.get("status") == "completed":
+            if not case.is_open:
+                raise ForbiddenTransition(f"{case.order.reference} is no longer open", expression="Task.status")
+            cancelling.granted(case)
 
     def _regulated(self, uow: Work, case: Case, task: Json) -> None:
         status = task.get("status")
@@ -188,74 +201,81 @@ class Orders:
             outputs = [tasks.part("protocol", reference) for reference in protocols]
             case.move(TaskKind.ORDER, "accepted", business="", output=outputs)
             case.open(TaskKind.ACQUIRE, input=outputs)
-            self._acquire(uow, case)
+            self.acquisition.follow(uow, case)
 
-    def _acquired(self, uow: Work, case: Case, task: Json) -> None:
-        """The technologist, or whoever resolves an incident, moved the acquisition."""
+    def _read(self, uow: Work, case: Case, task: Json) -> None:
         status = task.get("status")
         if status == "in-progress":
-            case.move(TaskKind.ORDER, "in-progress", business="")
-            self._acquire(uow, case)  # images may be here already
-        elif status in ("on-hold", "failed"):
-            case.move(TaskKind.ORDER, business="incident")
-        elif status == "completed":
-            studies = case.studies()
-            if not any(_has_images(study.json()) for study in studies):
-                raise ForbiddenTransition(
-                    "An acquisition is completed once images of the order are here", expression="Task.status"
-                )
-            self._images_complete(uow, case, studies)
-
-    def _read(self, uow: Work, case: Case, status: str | None) -> None:
-        if status == "in-progress":
-            case.move(TaskKind.ORDER, business="reading")
+            _reading(case, "reading")
         elif status == "ready":
-            case.move(TaskKind.ORDER, business="")
+            case.move(TaskKind.READ, business="", statusReason=None)
+            self.reading.more(uow, case)
+            _reading(case, "")
+        elif status == "on-hold" and asks_for_retake(task):
+            self.acquisition.retake(case, task)
         elif status == "completed":
-            reports = uow.system.each("DiagnosticReport", [("based-on", case.order.reference)])
-            if not any(report.json().get("status") in SIGNED for report in reports):
+            self._read_to_the_end(uow, case, task)
+
+    def _read_to_the_end(self, uow: Work, case: Case, task: Json) -> None:
+        """By hand: with its report, which ends it anyhow, or after the signature saying that nothing changes."""
+        if case.is_reported:
+            if not tasks.says_no_change(task):
                 raise ForbiddenTransition(
-                    "A reading is completed by signing its report; no report of this order is final",
-                    expression="Task.status",
+                    "A further reading is completed by a revised report, or with statusReason no-change and in words "
+                    "why the report stays as it is",
+                    expression="Task.statusReason",
                 )
+            if images.unread(case):
+                raise ForbiddenTransition("More images have come: take note of them first", expression="Task.status")
+            report = task.get("reasonReference", {}).get("reference")
+            _end_reading(case, [tasks.part("report", report)] if report else [])
+            case.move(TaskKind.ORDER, business="addendum-no-change", statusReason=task.get("statusReason"))
+            return
+        reports = uow.system.each("DiagnosticReport", [("based-on", case.order.reference)])
+        if not any(report.json().get("status") in SIGNED for report in reports):
+            raise ForbiddenTransition(
+                "A reading is completed by signing its report; no report of this order is final",
+                expression="Task.status",
+            )
+
+    def _report_changed(self, uow: Work, change: Change) -> None:
+        """What else of the case ends with a signature, and with a revision (`workflow.reports` did its own)."""
+        before = change.before.json() if change.before is not None and not change.before.deleted else None
+        after = change.after.json()
+        signed, revised = is_signature(before, after), is_revision(before, after)
+        for case in Case.all_of(uow, self.context, after) if signed or revised else ():
+            if signed:
+                cancelling.too_late(case)
+                if case.is_under_way(TaskKind.ACQUIRE) or case.status(TaskKind.ACQUIRE) == "failed":
+                    case.move(TaskKind.ACQUIRE, "cancelled", statusReason=cases.reason("reported"))
+            elif case.is_under_way(TaskKind.READ):
+                _revised(case, change.after)
+            readable = not is_not_interpretable(after)
+            why = None if readable else cases.reason("not-interpretable")
+            case.move(TaskKind.ORDER, statusReason=why)
+            if (not readable and not is_not_interpretable(before or {})) or (signed and not readable):
+                text = str(after.get("conclusion", ""))
+                notices.tell_hospital(case, "not-interpretable", text, why=why, about=change.after.reference)
 
     def _study_changed(self, uow: Work, change: Change) -> None:
         study = change.after
-        for reference in based_on(study.json()):
+        before = change.before.json() if change.before is not None and not change.before.deleted else None
+        arrived = images.new_instances(study.json(), before) > 0
+        orders = dict.fromkeys([*based_on(study.json()), *based_on(before or {})])
+        is_read = False
+        for reference in orders:
+            cases.hold(uow, reference)
             case = Case.load(uow, self.context, reference)
             if case is not None and study.owner in (case.order.owner, self.context.platform):
-                self._acquire(uow, case)
-
-    def _acquire(self, uow: Work, case: Case) -> None:
-        """S3 and S4: move the acquisition to where the case's studies are."""
-        status = case.status(TaskKind.ACQUIRE)
-        if not case.is_open or status is None:
-            return  # not accepted yet: the studies wait, and are looked at when it is
-        studies = case.studies()
-        if status == "completed":
-            self.reading.add_studies(case, studies)
-            return
-        if status == "failed" or (status == "on-hold" and not _held_for_identity(case)):
-            return  # a person stopped it, a person goes on
-        subject = case.order_json.get("subject", {}).get("reference")
-        if any(study.json().get("subject", {}).get("reference") != subject for study in studies):
-            case.move(TaskKind.ACQUIRE, "on-hold", statusReason=cases.reason("identity-mismatch"))
-            case.move(TaskKind.ORDER, business="incident")
-            return
-        with_images = [study for study in studies if _has_images(study.json())]
-        if not with_images:
-            return
-        if any(study.json().get("status") == "available" for study in with_images):
-            self._images_complete(uow, case, studies)
-        else:
-            case.move(TaskKind.ACQUIRE, "in-progress", statusReason=None)
-            case.move(TaskKind.ORDER, "in-progress", business="")
-
-    def _images_complete(self, uow: Work, case: Case, studies: list[Version]) -> None:
-        outputs = [tasks.part("imaging-study", study.reference) for study in studies]
-        case.move(TaskKind.ACQUIRE, "completed", statusReason=None, output=outputs)
-        case.move(TaskKind.ORDER, "in-progress", business="")
-        self.reading.open(uow, case, studies)
+                self.acquisition.follow(uow, case, arrived=arrived)
+                here = any(one.reference == study.reference for one in images.of_patient(case))
+                is_read = is_read or (here and (case.is_open or case.is_reported))
+        if is_read or not images.has_images(study.json()):
+            unexpected.settle(uow, study)
+        elif not based_on(study.json()):
+            ended = unexpected.ended_order_of(uow, self.context, study)
+            if ended is not None:
+                unexpected.raise_for(ended, study, "order-ended")
 
     def _case(self, uow: Work, draft: Draft) -> Case | None:
         return Case.load(uow, self.context, f"ServiceRequest/{draft.id}") if draft.before is not None else None
@@ -271,27 +291,34 @@ def reopen(uow: Work, case: Case, reason: Json) -> bool:
     if case.order_json.get("status") not in ("completed", "active", "on-hold"):
         return False
     case.resume("report-withdrawn", reason)
-    Reading(Rota(case.context)).open_again(uow, case, case.studies(), reason=cases.reason("report-withdrawn"))
+    Reading(Rota(case.context)).open_again(uow, case, why=cases.reason("report-withdrawn"))
     return True
 
 
-def _refuse_if_acquired(case: Case) -> None:
-    if case.status(TaskKind.ACQUIRE) == "completed":
-        raise Conflict(
-            "The order can no longer be cancelled: its images have been acquired and sent",
-            expression="ServiceRequest.status",
-        )
+def _reading(case: Case, business: str) -> None:
+    """Tell on the root Task that somebody reads, or that nobody does; after the signature it goes on saying why."""
+    if not case.is_reported:
+        case.move(TaskKind.ORDER, business=business)
 
 
-def _has_images(study: Json) -> bool:
-    return study.get("status") in ("registered", "available") and (
-        int(study.get("numberOfInstances", 0)) > 0 or any(series.get("instance") for series in study.get("series", []))
-    )
+def _revised(case: Case, report: Version) -> None:
+    """A revision ends the further reading of whoever has claimed it; one nobody has claimed is still to be done."""
+    task = case.task(TaskKind.READ) or {}
+    practitioner = case.uow.caller.practitioner
+    if task.get("status") == "in-progress" and practitioner and tasks.owner(task) == practitioner:
+        issues = images.signing_issues(case, report.json())
+        if issues:
+            raise ForbiddenTransition(issues[0].diagnostics, issues=issues)
+        _end_reading(case, [tasks.part("report", report.reference)])
+    else:
+        case.move(TaskKind.ORDER, business="addendum")
 
 
-def _held_for_identity(case: Case) -> bool:
-    held = case.task(TaskKind.ACQUIRE) or {}
-    return bool(held.get("statusReason") == cases.reason("identity-mismatch"))
+def _end_reading(case: Case, output: list[Json]) -> None:
+    period = (case.task(TaskKind.READ) or {}).get("executionPeriod", {})
+    ended: Json = {"executionPeriod": {**period, "end": instant_text(case.uow.now)}}
+    case.move(TaskKind.READ, output=output or None, **ended)
+    case.move(TaskKind.READ, "completed")
 
 
 def _protocols(uow: Work, case: Case, task: Json) -> list[str]:
@@ -312,15 +339,6 @@ def _protocols(uow: Work, case: Case, task: Json) -> list[str]:
                 expression="Task.output",
             )
     return references
-
-
-def _cancellation(order: Json) -> Json:
-    """Why an order was cancelled: R4's ServiceRequest says it in the request-statusReason extension."""
-    for extension in order.get("extension", []):
-        if extension.get("url") == STATUS_REASON_EXTENSION and extension.get("valueCodeableConcept"):
-            reason: Json = extension["valueCodeableConcept"]
-            return reason
-    return cases.reason("cancelled-by-requester")
 
 
 def _reprioritise(case: Case) -> None:

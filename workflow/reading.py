@@ -16,10 +16,10 @@ from resources import task as tasks
 from resources.codes import DutyFunction, TaskKind, codings
 from resources.json import Json
 from resources.lifecycle import FINISHED_TASK
-from store.access import Version, Work
-from workflow import loads
+from store.access import Work
+from workflow import images, loads
 from workflow.assignment import Candidate, Choice, Order, choose
-from workflow.cases import Case
+from workflow.cases import Case, reason
 from workflow.rota import Rota
 
 log = structlog.get_logger("vigie.workflow")
@@ -27,35 +27,76 @@ log = structlog.get_logger("vigie.workflow")
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Opens reading tasks."""
+    """Opens reading tasks, and tells them of images."""
 
     rota: Rota
     _proposed: WeakKeyDictionary[Work, Counter[str]] = field(default_factory=WeakKeyDictionary)
     """Whom a transaction has proposed already: the numbers move when its rules have ended."""
 
-    def open(self, uow: Work, case: Case, studies: list[Version]) -> None:
-        """Make the case's reading task, once, with its studies as inputs."""
+    def open(self, uow: Work, case: Case) -> None:
+        """Make the case's reading task, once, with its studies as inputs; an open one gets those that came later."""
         if TaskKind.READ in case.tasks:
-            self.add_studies(case, studies)
-            return
-        case.open(TaskKind.READ, **self._elements(uow, case, studies))
+            self.more(uow, case)
+        else:
+            case.open(TaskKind.READ, **self._elements(uow, case))
 
-    def open_again(self, uow: Work, case: Case, studies: list[Version], *, reason: Json) -> None:
-        """A further reading once the last is finished; `reason` (Task.reasonCode) says why. An open one goes on."""
+    def open_again(self, uow: Work, case: Case, *, why: Json, report: str | None = None) -> None:
+        """A further reading once the last is finished; `why` is its Task.reasonCode. An open one goes on.
+
+        `report`: what is to be completed or replaced, as Task.reasonReference.
+        """
+        last = case.task(TaskKind.READ) or {}
+        about: Json = {"reasonCode": why} | ({"reasonReference": {"reference": report}} if report else {})
+        if last and last.get("status") not in FINISHED_TASK:
+            self.more(uow, case)
+            case.move(TaskKind.READ, **about)
+            return
+        prefer = tasks.owner(last) if report else None
+        case.open_again(TaskKind.READ, **self._elements(uow, case, prefer), **about)
+
+    def more(self, uow: Work, case: Case) -> None:
+        """Bring an open reading up to the studies that are here: who has claimed it is told of images that are new."""
         task = case.task(TaskKind.READ)
-        if task is not None and task.get("status") not in FINISHED_TASK:
-            self.add_studies(case, studies)
-            case.move(TaskKind.READ, reasonCode=reason)
+        if task is None or task.get("status") in FINISHED_TASK:
             return
-        case.open_again(TaskKind.READ, **self._elements(uow, case, studies), reasonCode=reason)
+        if task.get("status") != "in-progress":
+            case.move(TaskKind.READ, input=images.inputs(task, images.of_patient(case)))
+            return
+        new, gone = sum(images.unread(case).values()), images.gone(case)
+        if new or gone:
+            texts = [f"{new} nouvelle(s) image(s)"] * bool(new) + [f"{gone} examen(s) retiré(s)"] * bool(gone)
+            case.move(
+                TaskKind.READ,
+                business="new-images",
+                statusReason=reason("new-images", ", ".join(texts) + " depuis la prise en charge"),
+                input=images.inputs(task, images.of_patient(case), counted=True),
+            )
 
-    def _elements(self, uow: Work, case: Case, studies: list[Version]) -> Json:
-        """What a reading that is to be done says: its studies, and whom it is proposed to."""
+    def resume(self, uow: Work, case: Case, business: str, why: Json | None = None) -> None:
+        """What the reading waited for is here, or will not come: back to the same reader, with a new deadline."""
+        task = case.task(TaskKind.READ) or {}
+        if task.get("status") != "on-hold":
+            self.more(uow, case)
+            return
+        elements = self._elements(uow, case, tasks.owner(task))
+        elements.setdefault("owner", None)
+        case.move(
+            TaskKind.READ,
+            elements.pop("status"),
+            **elements | {"businessStatus": tasks.business_status(business), "statusReason": why},
+            restriction=case.restriction(TaskKind.READ),
+        )
+
+    def _elements(self, uow: Work, case: Case, prefer: str | None = None) -> Json:
+        """What a reading that is to be done says: its studies, and whom it is proposed to (`prefer`, if on duty)."""
         elements: Json = {
             "status": "ready",
-            "input": [tasks.part("imaging-study", study.reference) for study in studies],
+            "input": images.inputs(case.task(TaskKind.READ), images.of_patient(case)),
         }
-        choice = self._propose(uow, case)
+        if prefer and self.rota.is_on_duty(uow, prefer, DutyFunction.READING, uow.now):
+            choice: Choice | None = Choice(prefer, "Proposé : a lu ou lit cet examen")
+        else:
+            choice = self._propose(uow, case)
         if choice is None:
             elements["businessStatus"] = tasks.business_status("no-reader-on-duty")
             log.warning("no reader is on duty", order=case.order.reference)
@@ -63,17 +104,6 @@ class Reading:
             elements["owner"] = {"reference": choice.practitioner}
             elements["note"] = [{"text": choice.because}]
         return elements
-
-    def add_studies(self, case: Case, studies: list[Version]) -> None:
-        """Name in the open reading task the studies that came later."""
-        task = case.task(TaskKind.READ)
-        if task is None or task.get("status") in FINISHED_TASK:
-            return
-        inputs = task.get("input", [])
-        known = set(tasks.references(inputs, "ImagingStudy"))
-        new = [tasks.part("imaging-study", study.reference) for study in studies if study.reference not in known]
-        if new:
-            case.move(TaskKind.READ, input=[*inputs, *new])
 
     def propose_again(self, uow: Work, case: Case) -> None:
         """Propose a ready reading anew: whom it was proposed to is not on duty any more."""

@@ -24,7 +24,7 @@ from resources.lifecycle import FINISHED_TASK, IN_ERROR, SIGNED
 from resources.outcomes import Forbidden, ForbiddenTransition, Issue
 from resources.times import instant_text
 from store.access import Change, Draft, Version, Work
-from workflow import context, milestones, report_pdf, report_text
+from workflow import cases, context, images, milestones, report_pdf, report_text
 from workflow.cases import Case
 from workflow.context import Context, before_of, look_up
 from workflow.deadlines import deadline
@@ -46,6 +46,8 @@ class Reports:
         before, after = before_of(draft), draft.resource
         if uow.caller.role in AI_ROLES and not uow.caller.is_system:
             raise Forbidden("A device writes Observations, never a report")
+        for order_ref in based_on(after or {}):
+            cases.hold(uow, order_ref)
         case = next(filter(None, (Case.of(uow, self.context, one) for one in (after, before) if one)), None)
         if after is None:
             if case is not None and before is not None and before.get("status") in SIGNED:
@@ -138,6 +140,7 @@ class Reports:
         issues = rules.signing_issues(report, case.order_json, [(ref, v.json() if v else None) for ref, v in studies],
                                       order_ref)
         issues += self._reader_issues(uow, case, "signed")
+        issues += images.signing_issues(case, report)
         if not case.is_open:
             issues.append(_issue(f"{order_ref} is no longer open"))
         signer = tasks.owner(case.task(TaskKind.READ) or {}) if uow.caller.is_system else uow.caller.practitioner

@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 
 from resources.registry import TYPES
 from store.access import Change, Draft, Work
+from workflow.acquisition import Acquisition
 from workflow.answers import Answers, Leaving
 from workflow.context import Context, is_acting
 from workflow.loads import Loads
@@ -62,7 +63,7 @@ class Parts:
         rota = Rota(context)
         people = People(context, rota)
         reading = Reading(rota)
-        orders = Orders(context, people, reading)
+        orders = Orders(context, people, reading, Acquisition(reading))
         return Parts(context, rota, people, reading, orders, Reports(context, people), TaskSteps(people))
 
 
@@ -81,6 +82,7 @@ RULES: tuple[Row, ...] = (
     Row("Task", sequel=lambda parts: Loads()),
     Row("ImagingStudy", sequel=lambda parts: parts.orders),
     Row("DiagnosticReport", guard=lambda parts: parts.reports, sequel=lambda parts: parts.reports),
+    Row("DiagnosticReport", sequel=lambda parts: parts.orders),
     Row("Appointment", guard=lambda parts: parts.rota, sequel=lambda parts: parts.rota),
     Row("Appointment", sequel=lambda parts: Leaving(parts.context, parts.rota, parts.reading)),
     Row(

@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from resources import task as tasks
 from resources.codes import DutyFunction, TaskKind
 from resources.json import Json
-from resources.lifecycle import changed_elements, check_transition
+from resources.lifecycle import PERSONS, Role, changed_elements, check_transition, roles_of_step
 from resources.outcomes import ForbiddenTransition, InvalidContent, Issue
 from resources.times import instant_text
 from store.access import Draft, Work
-from workflow import worklist
+from workflow import cases, images, worklist
+from workflow.acquisition import asks_for_retake
+from workflow.cases import Case
 from workflow.context import before_of, look_up
-from workflow.people import People
+from workflow.people import AI_ROLES, People
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,7 @@ class TaskSteps:
         check_transition("Task", before.get("status") if before else None, after.get("status"))
 
     def _prepare_known(self, uow: Work, kind: TaskKind, before: Json, after: Json) -> None:
+        cases.hold(uow, tasks.order_of(before))
         check_transition("Task", before.get("status"), after.get("status"), kind=kind)
         reschedules = bool(changed_elements(before, after, tasks.REGULATED))
         regulator = reschedules and self.people.has_duty(uow, DutyFunction.REGULATION)
@@ -66,10 +69,47 @@ class TaskSteps:
                     expression="Task.status",
                 )
             step(self, uow, before, after)
+            self._check_role(uow, kind, before, after)
         order = look_up(uow, after.get("focus", {}).get("reference"))
         if order is not None and order.type == "ServiceRequest":
             worklist.complete(uow, order, after)
         after["lastModified"] = instant_text(uow.now)
+
+    def _check_role(self, uow: Work, kind: TaskKind, before: Json, after: Json) -> None:
+        """Whoever takes the step is one of those for whom the state table has it."""
+        old, new = str(before.get("status")), str(after.get("status"))
+        if old == new:
+            return
+        allowed = roles_of_step(kind, old, new)
+        if not any(self._is(uow, role, kind, before) for role in allowed):
+            names = " or ".join(sorted(role.value for role in allowed & PERSONS)) or "the server alone"
+            raise ForbiddenTransition(
+                f"A Task {kind.value} goes from {old} to {new} by: {names}", code="forbidden", expression="Task.status"
+            )
+
+    def _is(self, uow: Work, role: Role, kind: TaskKind, task: Json) -> bool:
+        caller = uow.caller
+        if role is Role.HOSPITAL:
+            return caller.organization != self.people.context.platform
+        if role is Role.PLATFORM:
+            return caller.organization == self.people.context.platform and caller.role not in AI_ROLES
+        if role is Role.REGULATOR:
+            return self.people.has_duty(uow, DutyFunction.REGULATION)
+        if role is Role.READER:
+            return self.people.has_duty(uow, DutyFunction.READING)
+        if role is Role.RADIOLOGIST:
+            return self.people.is_radiologist(uow)
+        if role is Role.OWNER:
+            return self._is_reader(uow, kind, task)
+        return False
+
+    def _is_reader(self, uow: Work, kind: TaskKind, task: Json) -> bool:
+        """Whether the caller has claimed the reading: this Task, or that of the same order."""
+        if kind is TaskKind.READ:
+            return self.people.is_caller(uow, tasks.owner(task))
+        case = Case.load(uow, self.people.context, tasks.order_of(task))
+        reading = (case.task(TaskKind.READ) if case is not None else None) or {}
+        return reading.get("status") == "in-progress" and self.people.is_caller(uow, tasks.owner(reading))
 
     def _order(self, uow: Work, before: Json, after: Json) -> None:
         told = changed_elements(before, after, tasks.TOLD_BY_SERVER)
@@ -108,6 +148,8 @@ class TaskSteps:
 
     def _acquire(self, uow: Work, before: Json, after: Json) -> None:
         new = after.get("status")
+        if changed_elements(before, after, ("owner",)):
+            raise ForbiddenTransition("The acquisition is the hospital's", expression="Task.owner")
         if new in ("on-hold", "failed") and new != before.get("status") and not after.get("statusReason"):
             raise ForbiddenTransition(
                 "An acquisition that stops gives its reason", expression="Task.statusReason"
@@ -116,10 +158,15 @@ class TaskSteps:
     def _read(self, uow: Work, before: Json, after: Json) -> None:
         old, new = before.get("status"), after.get("status")
         owner = tasks.owner(before)
+        if _images(before) != _images(after):
+            raise ForbiddenTransition(
+                "Task.input names the images as the server knows them: read the task again", expression="Task.input"
+            )
         if new == "in-progress" and old in ("ready", "on-hold"):
             self.people.require_duty(uow, DutyFunction.READING, "Claiming a reading")
             self._take(uow, after)
             after["executionPeriod"] = {"start": instant_text(uow.now)}
+            self._note_images(uow, after)
             return
         if old == "in-progress" and new == "in-progress" and not self.people.is_caller(uow, owner):
             raise ForbiddenTransition(f"The reading is already claimed by {owner}", expression="Task.status")
@@ -127,6 +174,12 @@ class TaskSteps:
             self.people.require_duty(uow, DutyFunction.REGULATION, "Taking a reading from its reader")
             if new == "completed":
                 raise ForbiddenTransition("A reading is completed by its reader", expression="Task.owner")
+        if old == new == "in-progress" and images.is_flagged(before) and not images.is_flagged(after):
+            self._note_images(uow, after)
+        if new == "on-hold" and old == "in-progress" and asks_for_retake(after):
+            if not self.people.is_caller(uow, owner):
+                raise ForbiddenTransition(f"A retake is asked for by the reader, {owner}", expression="Task.owner")
+            _refuse(tasks.check_refusal(after))
         if old != "in-progress" and old != new:
             self.people.require_duty(uow, DutyFunction.REGULATION, "Holding or releasing a reading")
         if old == "ready" == new and before.get("owner") != after.get("owner"):
@@ -134,10 +187,42 @@ class TaskSteps:
             return
         _keep_owner(before, after)
 
+    def _note_images(self, uow: Work, after: Json) -> None:
+        """Its reader sees what is here: at the claim, and when taking note of what came since."""
+        case = Case.load(uow, self.people.context, tasks.order_of(after))
+        if case is not None:
+            after["input"] = images.inputs(after, images.of_patient(case), shown=True)
+        after.pop("businessStatus", None)
+        after.pop("statusReason", None)
+
     def _critical(self, uow: Work, before: Json, after: Json) -> None:
         if not self.people.is_radiologist(uow):
             raise ForbiddenTransition("A critical result is communicated by a radiologist", code="forbidden")
         if after.get("status") in ("in-progress", "completed") and tasks.owner(after) is None:
+            self._take(uow, after)
+
+    def _cancel(self, uow: Work, before: Json, after: Json) -> None:
+        if after.get("status") == "rejected":
+            _refuse(tasks.check_refusal(after))
+        if _images(before) != _images(after):
+            raise ForbiddenTransition("Task.input is told by the server", expression="Task.input")
+        if before.get("status") != after.get("status") and uow.caller.practitioner:
+            self._take(uow, after)
+        else:
+            _keep_owner(before, after)
+
+    def _unexpected(self, uow: Work, before: Json, after: Json) -> None:
+        new = after.get("status")
+        self.people.require_duty(uow, DutyFunction.REGULATION, "Deciding on images that nobody expects")
+        if _images(before) != _images(after):
+            raise ForbiddenTransition("Task.input is told by the server", expression="Task.input")
+        if new == "completed" and new != before.get("status") and not after.get("statusReason", {}).get("text"):
+            raise ForbiddenTransition(
+                "Say in words what was done with the images", expression="Task.statusReason.text"
+            )
+        if new == "requested":
+            after.pop("owner", None)
+        else:
             self._take(uow, after)
 
     def _take(self, uow: Work, after: Json) -> None:
@@ -151,7 +236,13 @@ _STEPS = {
     TaskKind.ACQUIRE: TaskSteps._acquire,
     TaskKind.READ: TaskSteps._read,
     TaskKind.COMMUNICATE_CRITICAL: TaskSteps._critical,
+    TaskKind.CANCEL: TaskSteps._cancel,
+    TaskKind.UNEXPECTED_IMAGES: TaskSteps._unexpected,
 }
+
+
+def _images(task: Json) -> list[Json]:
+    return [one for one in task.get("input", []) if tasks.references([one], "ImagingStudy")]
 
 
 def _keep_owner(before: Json, after: Json) -> None:
