@@ -35,8 +35,14 @@ LETTERS: Mapping[Interaction, str] = {row.interaction: row.letters for row in in
 SERVER_ONLY = frozenset({"AuditEvent"})
 """Written by the server alone: nobody alters the record of what was done."""
 
-SHARED_WRITE = frozenset({"Task"})
-"""Types that the organisations of their audience may update too."""
+SHARED_WRITE: Mapping[str, frozenset[str] | None] = {
+    "Task": None,
+    "ServiceRequest": frozenset({"priority", "identifier"}),
+    "Communication": frozenset({"received", "status", "note"}),
+}
+"""Type → elements that the organisations of its audience may alter too (None: any); which step is right, and who may
+take it, the workflow says. An order's priority is a regulator's, the receipt of a message its recipient's; what the
+server adds beside (an identifier, a note of who read) is among them."""
 
 
 class Policy:
@@ -95,12 +101,25 @@ class Policy:
         owner = self.audiences.owner(uow, caller, draft)
         if owner == caller.organization:
             return
-        shared = draft.type in SHARED_WRITE and draft.before is not None and draft.resource is not None
+        shared = _is_shared(draft)
         if shared and draft.before is not None:
             audience = audience_of(uow.connection, draft.before.pk)
             if caller.organization in audience:
                 return
         raise Forbidden(f"Only the organization that owns the {draft.type} may alter it")
+
+
+def _is_shared(draft: Draft) -> bool:
+    """Whether the draft alters only what others than the owner may alter."""
+    if draft.type not in SHARED_WRITE or draft.before is None or draft.resource is None:
+        return False
+    elements = SHARED_WRITE[draft.type]
+    before = draft.before.json() if not draft.before.deleted else {}
+    if elements is None:
+        return True
+    names = {*before, *draft.resource} - {"id", "meta"}
+    altered = {name for name in names if before.get(name) != draft.resource.get(name)}
+    return bool(altered) and altered <= elements
 
 
 _EVERYTHING = Visibility(None)

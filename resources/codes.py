@@ -33,6 +33,8 @@ STATUS_REASON = f"{CANONICAL}/CodeSystem/teleradiology-status-reason"
 DUTY_FUNCTION = f"{CANONICAL}/CodeSystem/duty-function"
 CRITICAL_RESULT = f"{CANONICAL}/CodeSystem/critical-result"
 TASK_PART = f"{CANONICAL}/CodeSystem/teleradiology-task-part"
+DIALOGUE = f"{CANONICAL}/CodeSystem/dialogue"
+V3_PARTICIPATION_MODE = "http://terminology.hl7.org/CodeSystem/v3-ParticipationMode"
 IDENTIFIER_TYPE = f"{CANONICAL}/CodeSystem/identifier-type"
 RETAKE_REASON = f"{CANONICAL}/CodeSystem/retake-reason"
 REPORT_OUTCOME = f"{CANONICAL}/CodeSystem/report-outcome"
@@ -95,6 +97,8 @@ DISPLAYS: Mapping[str, Mapping[str, str]] = {
         "delivered": "Compte rendu remis",
         "acknowledged": "Compte rendu consulté",
         "no-reader-on-duty": "Aucun lecteur de garde",
+        "answered": "Réponse reçue de l'établissement",
+        "order-changed": "Demande modifiée par l'établissement",
         "report-withdrawn": "Compte rendu annulé, relecture en cours",
         "new-images": "Nouvelles images",
         "addendum": "Images reçues après le compte rendu, relecture en cours",
@@ -111,6 +115,8 @@ DISPLAYS: Mapping[str, Mapping[str, str]] = {
         "cancelled-by-requester": "Annulée par le demandeur",
         "identity-mismatch": "Identité des images différente de celle de la demande",
         "incomplete-study": "Série d'images incomplète",
+        "information-needed": "Complément nécessaire",
+        "exam-changed": "Examen modifié par l'établissement",
         "report-withdrawn": "Compte rendu annulé",
         "addendum": "Images reçues après la signature",
         "new-images": "Nouvelles images pendant l'interprétation",
@@ -137,6 +143,13 @@ DISPLAYS: Mapping[str, Mapping[str, str]] = {
         "communication": "Communication",
         "modality": "Modalité",
         "region": "Région anatomique",
+        "remaining-time": "Temps restant",
+    },
+    DIALOGUE: {
+        "question": "Question à l'établissement",
+        "answer": "Réponse de l'établissement",
+        "protocol-withdrawn": "Protocole retiré",
+        "reprioritised": "Priorité modifiée",
     },
     IDENTIFIER_TYPE: {"requesting-hospital": "Établissement demandeur"},
     RETAKE_REASON: {

@@ -218,6 +218,14 @@ TABLE: tuple[Policy, ...] = (
         "deadline-delivery", BY_PRIORITY, _by_priority(5, 5, 10, 60),
         "time from the signature until the hospital's endpoint has accepted the notification", _OURS,
     ),
+    Policy(
+        "question-stops-deadline", FLAG, True,
+        "whether the deadlines of an order stop while its hospital is asked; they go on with what was left", _OURS,
+    ),
+    Policy(
+        "deadline-answer", BY_PRIORITY, _by_priority(10, 15, 30, 240),
+        "time for the hospital to answer a question of the regulator", _OURS,
+    ),
     Policy("deadline-unmatched", _minutes(1), 10, "time for images without an order to find theirs", _OURS),
     Policy("deadline-no-reader", _minutes(1), 2, "time for images that nobody on duty can read", _OURS),
     Policy("deadline-unread", _minutes(1), 10, "time for a message to be read", _OURS),

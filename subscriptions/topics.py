@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from resources import registry
+from resources import communication, registry
 from resources.json import Json
 from resources.lifecycle import REVISED, SIGNED
 
@@ -27,6 +27,10 @@ that a partner configures it once."""
 
 ORDER_STATUS = f"{BASE_URL}/order-status"
 REPORT_SIGNED = f"{BASE_URL}/report-signed"
+QUESTION = f"{BASE_URL}/question"
+ANSWER = f"{BASE_URL}/answer"
+MESSAGE = f"{BASE_URL}/message"
+STUDY_AVAILABLE = f"{BASE_URL}/study-available"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +89,59 @@ def _signed(before: Json | None, after: Json) -> bool:
     return status in SIGNED and (status != earlier or status in REVISED)
 
 
+def _becomes(category: str) -> Trigger:
+    """A Communication gets that category of the dialogue, which it did not have."""
+
+    def fires(before: Json | None, after: Json) -> bool:
+        return communication.is_of(after, category) and not communication.is_of(before or {}, category)
+
+    return fires
+
+
+def _written_or_received(before: Json | None, after: Json) -> bool:
+    """A message about an order is new, or somebody has received it."""
+    if not after.get("basedOn"):
+        return False
+    return before is None or before.get("received") != after.get("received")
+
+
+def _images_here(before: Json | None, after: Json) -> bool:
+    """A study becomes available, or an available one gets more images."""
+    if after.get("status") != "available":
+        return False
+    earlier = before or {}
+    if earlier.get("status") != "available":
+        return True
+    return int(after.get("numberOfInstances", 0)) > int(earlier.get("numberOfInstances", 0))
+
+
 def _codes(resource: Json | None, element: str) -> list[tuple[Any, Any]]:
     concept = (resource or {}).get(element) or {}
     return [(coding.get("system"), coding.get("code")) for coding in concept.get("coding") or ()] or (
         [(None, concept["text"])] if "text" in concept else []
     )
 
+
+_OF_MESSAGES: Mapping[str, frozenset[str]] = {
+    "Communication": frozenset(
+        {
+            "_id",
+            "patient",
+            "subject",
+            "encounter",
+            "based-on",
+            "identifier",
+            "category",
+            "status",
+            "medium",
+            "sender",
+            "recipient",
+            "sent",
+            "received",
+        }
+    )
+}
+_WITH_MESSAGES: Mapping[str, tuple[str, ...]] = {"Communication": ("basedOn", "about", "inResponseTo", "subject")}
 
 TOPICS: tuple[Topic, ...] = (
     Topic(
@@ -166,6 +217,42 @@ TOPICS: tuple[Topic, ...] = (
             )
         },
         context={"DiagnosticReport": ("basedOn", "subject")},
+    ),
+    Topic(
+        url=QUESTION,
+        title="Question",
+        description="The platform asks the hospital about an order: a Communication of the category question.",
+        trigger={"Communication": _becomes(communication.QUESTION)},
+        filters=_OF_MESSAGES,
+        context=_WITH_MESSAGES,
+    ),
+    Topic(
+        url=ANSWER,
+        title="Answer",
+        description="The hospital answers a question about an order: a Communication of the category answer.",
+        trigger={"Communication": _becomes(communication.ANSWER)},
+        filters=_OF_MESSAGES,
+        context=_WITH_MESSAGES,
+    ),
+    Topic(
+        url=MESSAGE,
+        title="Message",
+        description="A Communication about an order is written, or received.",
+        trigger={"Communication": _written_or_received},
+        filters=_OF_MESSAGES,
+        context=_WITH_MESSAGES,
+    ),
+    Topic(
+        url=STUDY_AVAILABLE,
+        title="Study available",
+        description="An ImagingStudy becomes available, or an available one gets more images.",
+        trigger={"ImagingStudy": _images_here},
+        filters={
+            "ImagingStudy": frozenset(
+                {"_id", "patient", "subject", "encounter", "basedon", "identifier", "modality", "status", "started"}
+            )
+        },
+        context={"ImagingStudy": ("basedOn", "subject")},
     ),
 )
 

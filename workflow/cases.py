@@ -116,7 +116,8 @@ class Case:
     @property
     def is_retake(self) -> bool:
         """Whether the acquisition is one of images that were not good enough."""
-        return bool(self.ended.get(TaskKind.ACQUIRE))
+        ended = self.ended.get(TaskKind.ACQUIRE, [])
+        return any(version.json().get("status") != "cancelled" for version in ended)  # cancelled: another exam
 
     def is_under_way(self, kind: TaskKind) -> bool:
         """Whether there is an unfinished Task of that part."""

@@ -1,4 +1,4 @@
-"""The workflow's own operations: ``DiagnosticReport/{id}/$sign``, ``Task/$next`` and ``$on-duty``.
+"""The workflow's own operations: `$sign`, `$next`, `$acknowledge` and `$on-duty`.
 
 They only say in one call what ordinary interactions say too: `$sign` is an update to status final, `$next` a search by
 deadline and the claim of what it found, with the same guards.
@@ -19,6 +19,7 @@ from resources.outcomes import BadRequest, Forbidden, ForbiddenTransition
 from resources.scheduling import Interval
 from resources.times import instant_text, parse_instant
 from store.access import Version, Work
+from workflow.dialogue import Dialogue
 from workflow.rota import Rota
 from workflow.worklist import Next
 
@@ -29,6 +30,11 @@ class Operations:
 
     rota: Rota
     next: Next
+    dialogue: Dialogue
+
+    def acknowledge(self, uow: Work, communication_id: str) -> Version:
+        """Say that the message was read. Raises as the recipient's update would."""
+        return self.dialogue.acknowledge(uow, communication_id)
 
     def next_task(self, uow: Work, function: str | None = None) -> Version | None:
         """The caller's next case, claimed; None where nothing waits. `function`: regulation or reading."""

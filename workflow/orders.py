@@ -16,17 +16,16 @@ from resources import task as tasks
 from resources.codes import DutyFunction, TaskKind
 from resources.diagnostic_report import based_on, is_not_interpretable, is_revision, is_signature
 from resources.json import Json
-from resources.lifecycle import FINISHED_TASK, SIGNED, changed_elements, check_transition
+from resources.lifecycle import SIGNED, changed_elements, check_transition
 from resources.outcomes import ForbiddenTransition, InvalidContent
 from resources.policies import where_of
-from resources.times import instant_text, parse_instant
+from resources.times import instant_text
 from store import policies
 from store.access import Change, Draft, Version, Work
-from workflow import cancelling, cases, context, images, notices, unexpected, worklist
+from workflow import cancelling, cases, context, images, invalidation, notices, priorities, unexpected, worklist
 from workflow.acquisition import Acquisition, asks_for_retake
 from workflow.cases import Case
 from workflow.context import Context, before_of, look_up
-from workflow.deadlines import deadline
 from workflow.people import People
 from workflow.reading import Reading
 from workflow.rota import Rota
@@ -96,6 +95,8 @@ class Orders:
                 f"{names} of an order in the workflow cannot be changed: revoke it and send a new one",
                 expression=names.split(", ")[0],
             )
+        if invalidation.changed(before, after) and case.is_acquired:
+            raise invalidation.refused()
         if after.get("status") == before.get("status"):
             return
         if after.get("status") == "completed":
@@ -142,7 +143,7 @@ class Orders:
             case.cancel_open_tasks(cancelling.reason_of(after))
             return
         if before is not None and before.get("priority") != after.get("priority"):
-            _reprioritise(case)
+            priorities.follow(case, str(before.get("priority", "routine")))
         cancelling.follow(case)
 
     def _open(self, uow: Work, order: Version) -> None:
@@ -200,7 +201,7 @@ class Orders:
             protocols = _protocols(uow, case, task)
             outputs = [tasks.part("protocol", reference) for reference in protocols]
             case.move(TaskKind.ORDER, "accepted", business="", output=outputs)
-            case.open(TaskKind.ACQUIRE, input=outputs)
+            case.open_again(TaskKind.ACQUIRE, input=outputs)
             self.acquisition.follow(uow, case)
 
     def _read(self, uow: Work, case: Case, task: Json) -> None:
@@ -339,18 +340,6 @@ def _protocols(uow: Work, case: Case, task: Json) -> list[str]:
                 expression="Task.output",
             )
     return references
-
-
-def _reprioritise(case: Case) -> None:
-    """A new priority gives every open task a new deadline, counted from when the task was made."""
-    for kind, version in list(case.tasks.items()):
-        if version.json().get("status") in FINISHED_TASK:
-            continue
-        if kind is TaskKind.COMMUNICATE_CRITICAL:
-            continue  # its deadline is that of the finding, whatever the exam's priority was
-        since = parse_instant(version.json().get("authoredOn")) or case.uow.now
-        end = instant_text(deadline(case.uow, kind, case.order, since))
-        case.move(kind, priority=case.priority, restriction={"period": {"end": end}})
 
 
 def _check_communicated(uow: Work, task: Json) -> None:

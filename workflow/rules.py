@@ -15,6 +15,7 @@ from store.access import Change, Draft, Work
 from workflow.acquisition import Acquisition
 from workflow.answers import Answers, Leaving
 from workflow.context import Context, is_acting
+from workflow.dialogue import Dialogue
 from workflow.loads import Loads
 from workflow.milestones import Milestones
 from workflow.observations import Observations
@@ -56,6 +57,7 @@ class Parts:
     orders: Orders
     reports: Reports
     task_steps: TaskSteps
+    dialogue: Dialogue
 
     @staticmethod
     def of(context: Context) -> Parts:
@@ -64,7 +66,8 @@ class Parts:
         people = People(context, rota)
         reading = Reading(rota)
         orders = Orders(context, people, reading, Acquisition(reading))
-        return Parts(context, rota, people, reading, orders, Reports(context, people), TaskSteps(people))
+        dialogue = Dialogue(context, people)
+        return Parts(context, rota, people, reading, orders, Reports(context, people), TaskSteps(people), dialogue)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,7 @@ class Row:
 
 
 RULES: tuple[Row, ...] = (
+    Row("ServiceRequest", guard=lambda parts: parts.dialogue),
     Row("ServiceRequest", guard=lambda parts: parts.orders, sequel=lambda parts: parts.orders),
     Row("Task", guard=lambda parts: parts.task_steps, sequel=lambda parts: parts.orders),
     Row("Task", sequel=lambda parts: Loads()),
@@ -96,6 +100,9 @@ RULES: tuple[Row, ...] = (
     ),
     Row("Slot", guard=lambda parts: parts.rota),
     Row("Observation", guard=lambda parts: Observations()),
+    Row("Communication", guard=lambda parts: parts.dialogue, sequel=lambda parts: parts.dialogue),
+    Row("ServiceRequest", sequel=lambda parts: parts.dialogue),
+    Row("Task", sequel=lambda parts: parts.dialogue),
     Row("Patient", guard=lambda parts: Patients()),
 )
 

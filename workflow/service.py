@@ -35,7 +35,8 @@ class Workflow:
         report_pdf.load_fonts()
         self._parts = Parts.of(Context(platform, require_duty, zone))
         self.rota = self._parts.rota
-        self.operations = Operations(self.rota, Next(self._parts.context, self._parts.people))
+        parts = self._parts
+        self.operations = Operations(self.rota, Next(parts.context, parts.people), parts.dialogue)
         self.openings = Openings(self._parts.context)
         self._watch: LatenessWatch | None = None
         self.observers: tuple[Observer, ...] = (RulesObserver(self._parts),)

@@ -173,6 +173,17 @@ def _sign(services: Services, asked: Asked, intent: Access, resource: Json | Non
     return of_version(services.store.transact(asked.caller, sign, intent=intent))
 
 
+def _acknowledge(services: Services, asked: Asked, intent: Access, resource: Json | None) -> Answer:
+    """Communication/{id}/$acknowledge: the caller has read the message."""
+
+    def acknowledge(uow: UnitOfWork) -> Version:
+        told = services.workflow.operations.acknowledge(uow, asked.route.id or "")
+        uow.note_as_one([one for one in uow.accesses if one.interaction is not Interaction.READ] or [intent])
+        return told
+
+    return of_version(services.store.transact(asked.caller, acknowledge, intent=intent))
+
+
 def _next(services: Services, asked: Asked, intent: Access, resource: Json | None) -> Answer:
     """Task/$next?function=…: the caller's next case, claimed; an empty Parameters where nothing waits."""
     function = asked.given.one("function")
@@ -324,6 +335,14 @@ TABLE: tuple[Operation, ...] = (
         _sign,
         {Level.INSTANCE: ()},
         frozenset({"DiagnosticReport"}),
+        writes=True,
+    ),
+    Operation(
+        "acknowledge",
+        f"{_VIGIE}communication-acknowledge",
+        _acknowledge,
+        {Level.INSTANCE: ()},
+        frozenset({"Communication"}),
         writes=True,
     ),
     Operation(

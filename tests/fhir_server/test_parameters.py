@@ -112,6 +112,7 @@ _PLACE_OF = {
     ("status", Level.INSTANCE): ("Subscription/s-1", "hospital_a"),
     ("events", Level.INSTANCE): ("Subscription/s-1", "hospital_a"),
     ("sign", Level.INSTANCE): ("DiagnosticReport/none", "hospital_a"),
+    ("acknowledge", Level.INSTANCE): ("Communication/none", "hospital_a"),
     ("next", Level.TYPE): ("Task", "radiologist"),
     ("milestones", Level.INSTANCE): ("ServiceRequest/none", "hospital_a"),
     ("on-duty", Level.TYPE): ("PractitionerRole", "platform"),
@@ -150,7 +151,7 @@ def _issue(answer: TestResponse) -> tuple[str, list[str]]:
 
 def _plain(target: Target) -> set[int]:
     """What the route answers without any parameter: a parameter that is known does not make it a 400."""
-    return {404} if target.name.startswith(("$sign", "$proof", "$milestones")) else {200, 201, 204}
+    return {404} if target.name.startswith(("$sign", "$proof", "$milestones", "$acknowledge")) else {200, 201, 204}
 
 
 @ON_ONE_ENGINE

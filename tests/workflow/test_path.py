@@ -85,7 +85,8 @@ def test_the_regulator_takes_asks_and_resumes(scene: Scene) -> None:
     scene.regulated()
     assert scene.task("regulate")["owner"] == {"reference": "Practitioner/reg"}
     assert scene.status("order") == "received"
-    scene.update(scene.regulator, scene.task_ref("regulate"), status="on-hold")
+    asked = {"text": "Quelle est la fonction rénale ?"}
+    scene.update(scene.regulator, scene.task_ref("regulate"), status="on-hold", statusReason=asked)
     assert (scene.status("order"), scene.business()) == ("on-hold", "info-requested")
     scene.update(scene.regulator, scene.task_ref("regulate"), status="in-progress")
     assert (scene.status("order"), scene.business()) == ("received", None)
