@@ -142,7 +142,7 @@ STEPS: tuple[Step, ...] = (
         ("signed", "requested received on-hold accepted in-progress", "completed", (_S,), ""),
         ("cancelled", "requested received on-hold accepted in-progress", "cancelled", (_S,), ""),
         ("reopened", "completed", "in-progress", (_S,), "its report was withdrawn"),
-        ("exam changed", "accepted in-progress", "requested", (_S,), "the hospital changed the exam after its protocol"),
+        ("exam changed", "accepted in-progress", "requested", (_S,), "another exam after its protocol"),
     ),
     *_steps(
         TaskKind.REGULATE,
