@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import structlog
 from sqlalchemy import Connection
 
-from dicomweb import frames, part10, rows, sop_classes, uids
+from dicomweb import frames, part10, rows, sop_classes, uids, writes
 from dicomweb.attributes import text
 from dicomweb.batches import Batch, Origin, Prepared
 from dicomweb.part10 import DEFLATED_LE, EXPLICIT_BE, Part10
@@ -183,22 +183,33 @@ class Ingest:
 
     def _write(self, prepared: Sequence[Prepared], batch: Batch, uow: Work) -> rows.Written:
         self._permit.visibility(uow.caller, Interaction.DICOM_STORE, "ImagingStudy")
-        written = rows.write(uow, uow.caller, prepared, batch)
+        written = rows.write(uow, uow.caller, prepared, batch, self._publisher.pace)
+        if written.fresh:
+            self._publisher.announce(uow)
         # Last, since it cannot be taken back: whoever stored the same bytes meanwhile refers to the same object.
         self._objects.place(uow.connection, [one.staged for one in written.fresh])
         return written
 
     def finish(self, batch: Batch) -> None:
-        """At the end of the request or association: one ImagingStudy version per study, and the record of the whole."""
+        """At the end of the request or association: the record of the whole. The ImagingStudy is the publisher's."""
         owner = batch.caller.organization
-        for uid in sorted({*batch.stored, *batch.resent}):
-            detail = (
-                ("instances", str(batch.stored.get(uid, 0))),
-                ("resent", str(batch.resent.get(uid, 0))),
-                ("door", batch.origin.door),
-            )
-            self._publisher.publish(self.store, batch.caller, owner, uid, detail)
-
+        intent = Access(Interaction.DICOM_STORE, "ImagingStudy", owner=owner, detail=(("door", batch.origin.door),))
+        uids_ = sorted({*batch.stored, *batch.resent})
+        if not uids_:
+            return
+        with self.store.work(batch.caller, write=False, intent=intent) as uow:
+            for uid in uids_:
+                study = writes.study(uow.connection, owner, uid)
+                detail = (
+                    ("StudyInstanceUID", uid),
+                    ("instances", str(batch.stored.get(uid, 0))),
+                    ("resent", str(batch.resent.get(uid, 0))),
+                    ("door", batch.origin.door),
+                )
+                uow.note(replace(
+                    intent, detail=detail, id=study.imaging_study_id if study else None,
+                    patients=(study.patient,) if study and study.patient else (),
+                ))
 
     def note_refused(self, caller: Caller, origin: Origin, outcomes: Sequence[StoredOutcome]) -> None:
         """One record of all the instances that a request had refused, beside those of the studies it stored."""

@@ -36,6 +36,8 @@ class Study:
     attributes: Json
     """DICOM JSON of the study level."""
     modalities: tuple[str, ...]
+    expected_instances: int = 0
+    """How many are known to exist; 0: it is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,9 @@ class Series:
     modality: str
     attributes: Json
     instances: tuple[Instance, ...]
+    """Each of them; none where the study is not complete."""
+    count: int
+    """How many are stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +70,17 @@ OWN_ELEMENTS = (
 
 
 def imaging_study(
-    study: Study, series: Sequence[Series], join: Join, *, zone: tzinfo, endpoint: str | None = None, rejected: int = 0
+    study: Study, series: Sequence[Series], join: Join, *, zone: tzinfo, endpoint: str | None = None, rejected: int = 0,
+    complete: bool = True,
 ) -> Json:
-    """The ImagingStudy of these rows. `zone`: of study times without offset. `endpoint`: WADO-RS root. `rejected`: the
-    code under which the last of its images was rejected."""
+    """The ImagingStudy of these rows. `zone`: of study times without offset. `endpoint`: URL of /dicom-web. `rejected`:
+    the code under which the last of its images was rejected. `complete`: whether its images have all come; until then
+    it is `registered`, with their number alone."""
     body: Json = {
         "resourceType": "ImagingStudy",
         "meta": {"tag": [tag(join.matching)]},
         "identifier": _identifiers(study, join),
-        "status": "registered" if join.matching is Matching.MISMATCH else "available",
+        "status": "registered" if join.matching is Matching.MISMATCH or not complete else "available",
     }
     if rejected:
         body["status"] = STATUS[rejected]
@@ -90,7 +97,8 @@ def imaging_study(
     if join.orders:
         body["basedOn"] = [{"reference": order} for order in join.orders]
     body["numberOfSeries"] = len(series)
-    body["numberOfInstances"] = sum(len(one.instances) for one in series)
+    # "May be larger than the number of instance elements": what is known to exist and has not come is told so.
+    body["numberOfInstances"] = max(sum(one.count for one in series), study.expected_instances)
     if description := attributes.text(study.attributes, "00081030"):
         body["description"] = description
     ordered = sorted(series, key=lambda one: (_order(attributes.number(one.attributes, "00200011")),
@@ -106,6 +114,7 @@ def merged(current: Json | None, new: Json) -> Json:
         return new
     body = {name: value for name, value in current.items() if name not in OWN_ELEMENTS}
     body |= {name: value for name, value in new.items() if name != "meta"}
+    _keep_instances(current, body)
     further = [one for one in current.get("extension", []) if one.get("url") != EVIDENCE]
     if further := [*further, *new.get("extension", [])]:
         body["extension"] = further
@@ -116,6 +125,14 @@ def merged(current: Json | None, new: Json) -> Json:
     meta["tag"] = [*others, *new["meta"]["tag"]]
     body["meta"] = meta
     return body
+
+
+def _keep_instances(current: Json, body: Json) -> None:
+    """What was complete and is reopened still lists what it listed then, until it is complete again."""
+    listed = {one.get("uid"): one["instance"] for one in current.get("series", []) if one.get("instance")}
+    for one in body.get("series", []):
+        if "instance" not in one and one["uid"] in listed:
+            one["instance"] = listed[one["uid"]]
 
 
 def same(current: Json, new: Json) -> bool:
@@ -178,7 +195,7 @@ def _series(series: Series, study: Study, zone: tzinfo) -> Json:
     body["modality"] = {"system": DCM, "code": series.modality or "OT"}
     if description := attributes.text(series.attributes, "0008103E"):
         body["description"] = description
-    body["numberOfInstances"] = len(series.instances)
+    body["numberOfInstances"] = series.count
     if part := attributes.text(series.attributes, "00180015"):
         body["bodySite"] = {"display": part}
     times = dict(series.attributes)
@@ -186,7 +203,8 @@ def _series(series: Series, study: Study, zone: tzinfo) -> Json:
     if started := date_time(times, "00080021", "00080031", zone):
         body["started"] = started
     ordered = sorted(series.instances, key=lambda one: (_order(one.instance_number), one.sop_instance_uid))
-    body["instance"] = [_instance(one) for one in ordered]
+    if ordered:
+        body["instance"] = [_instance(one) for one in ordered]
     return body
 
 

@@ -1,10 +1,13 @@
-"""From stored rows to the ImagingStudy: one version per batch, joined to its order by accession number.
+"""From stored rows to the ImagingStudy, out of the request that stored them.
 
-It runs at the end of each request or association, again whenever an order or a patient changes (as an Observer, in the
-same commit as that change), and in a loop that finds studies whose rows are newer than their ImagingStudy, so that a
-crash between the commit of the images and the publication loses nothing.
+Whoever stores images, or alters an order or a Patient, raises the revision of the studies concerned in the same commit,
+and keeps there when they are due and who is the cause. The worker brings each ImagingStudy up to its rows: with the
+Tasks, the outbox and the audit record that follow, in one commit, on behalf of that caller. So a crash between the two
+loses nothing, and what a study costs does not depend on how many requests or associations its images came by.
 
-docs/decisions/0006-images.md (matching, quarantine)
+Of several workers one publishes a study: the others wait for its row, and then find nothing to do.
+
+docs/decisions/0006-images.md (matching, quarantine), docs/decisions/0022-publication.md
 """
 
 from __future__ import annotations
@@ -16,14 +19,16 @@ from itertools import groupby
 
 import structlog
 
-from dicomweb import joining, mapping, notes, rejecting, writes
+from dicomweb import causes, joining, mapping, notes, rejecting, writes
 from dicomweb.mapping import Instance, Series, Study
-from dicomweb.tables import Row
+from dicomweb.pace import QUIET_S, Pace, is_due
+from dicomweb.tables import Row, dicom_study
 from dicomweb.writes import unpack
-from resources.outcomes import Gone, NotFound, Unavailable
+from resources.outcomes import Gone, NotFound
 from resources.times import microseconds
 from store import items
-from store.access import Access, Caller, Change, Draft, Interaction, Resources, Version, Work
+from store.access import Access, Caller, Change, Draft, Interaction, Loop, Resources, Version, Work
+from store.engine import wakes
 from store.unit_of_work import Store
 
 log = structlog.get_logger("vigie.images")
@@ -31,36 +36,98 @@ log = structlog.get_logger("vigie.images")
 NAME = "imaging-studies"
 AT_ONCE = 20
 """Studies that one step of the loop publishes."""
-AGAIN_US = 600 * 1_000_000
-"""After this a study that could not be published is tried again."""
+LOOK_INTERVAL_S = 60.0
+"""The loop looks when it is told to, and when something is due; and so often for what nobody told."""
+_JOINED_BY = {
+    "ServiceRequest": ("identifier", "subject"),
+    "Patient": ("identifier", "name", "birthDate", "gender", "active", "link", "extension"),
+}
+"""Elements that decide whether, and to whom, images are joined."""
 
 
 class Publisher:
     """Makes and keeps the ImagingStudy of each study. Also an Observer of orders and patients."""
 
-    def __init__(self, *, zone: tzinfo, endpoint: str | None = None, quiet_s: float = 15.0) -> None:
-        """`quiet_s`: how long a study has had no new instance before the loop publishes it in the requests' stead."""
+    def __init__(self, *, zone: tzinfo, endpoint: str | None = None, quiet_s: float = QUIET_S) -> None:
+        """`endpoint`: URL of /dicom-web. `quiet_s`: a study is complete when no image has come for so long."""
         self._zone = zone
         self._endpoint = endpoint
-        self._quiet_us = int(quiet_s * 1_000_000)
-        self._failed: dict[tuple[str, str], int] = {}
-        """Studies that could not be published, and when they are tried again (µs)."""
+        self.pace = Pace.of(quiet_s)
+        self._next_us: int | None = None
+        """When the next study is due, as the last step saw it."""
 
-    # At the end of a request or association
+    # In the commit of what concerns a study
 
-    def publish(self, store: Store, caller: Caller, owner: str, uid: str, detail: tuple[tuple[str, str], ...]) -> None:
-        """Bring the ImagingStudy of one study up to its rows, in a unit of work of its own."""
-        intent = Access(Interaction.DICOM_STORE, "ImagingStudy", owner=owner,
-                        detail=(("StudyInstanceUID", uid), *detail))
+    def announce(self, uow: Work) -> None:
+        """Have the worker look after this commit."""
+        wakes.announce(uow.connection, NAME)
 
-        def write(uow: Work) -> None:
+    def ended(
+        self, uow: Work, owner: str, uid: str, *, series: int | None = None, instances: int | None = None
+    ) -> None:
+        """The modality says that its step is completed (MPPS): the study is complete as soon as so many series and
+        instances are here as it says to have made, if it says so."""
+        row = writes.lock_study(uow.connection, _owner_id(uow, owner), uid)
+        if row is None:
+            return
+        expected = {"expected_series": series, "expected_instances": instances}
+        values = {name: value for name, value in expected.items() if value is not None}
+        writes.set_row(uow.connection, dicom_study, row.pk, {**values, "ended": 1, "cause": causes.kept(uow.caller)})
+        row = writes.lock_study(uow.connection, row.owner_id, uid)
+        if row is not None and not row.complete:
+            writes.set_row(uow.connection, dicom_study, row.pk, {"due": min(row.due, self.pace.final_us(row))})
+        self.announce(uow)
+
+    # In the worker
+
+    def loop(self, store: Store) -> Loop:
+        """The loop that publishes."""
+
+        def sooner_s() -> float:
+            if self._next_us is None:
+                return LOOK_INTERVAL_S
+            return max(0.0, (self._next_us - microseconds(store.now())) / 1_000_000)
+
+        return Loop(NAME, lambda: self.step(store), LOOK_INTERVAL_S, wake=NAME, sooner_s=sooner_s)
+
+    def step(self, store: Store) -> bool:
+        """Publish the studies that are due by now. Whether there were any.
+
+        One that cannot be published is told and left alone for a while: it stops none of the others.
+        """
+        now_us = microseconds(store.now())
+        with store.database.glance() as connection:
+            found = writes.unpublished(connection, now_us=now_us, limit=AT_ONCE)
+            self._next_us = None if found else writes.next_due(connection, now_us=now_us)
+        for owner, uid in found:
+            try:
+                self.publish(store, owner, uid)
+            except Exception as fault:
+                if not items.is_its_own(fault):
+                    raise
+                items.tell(NAME, fault)
+                self._put_off(store, owner, uid)
+        return bool(found)
+
+    def publish(self, store: Store, owner: str, uid: str) -> bool:
+        """Bring the ImagingStudy of one study up to its rows if it is due; whether it was."""
+        with store.database.glance() as connection:
+            row = writes.study(connection, owner, uid)
+        if row is None:
+            return False
+        intent = Access(Interaction.DICOM_STORE, "ImagingStudy", row.imaging_study_id, owner=owner, derived=True,
+                        detail=(("StudyInstanceUID", uid),))
+
+        def write(uow: Work) -> bool:
             row = writes.lock_study(uow.connection, _owner_id(uow, owner), uid)
-            if row is None:
-                return
+            if row is None or not is_due(row, microseconds(uow.now)):
+                return False  # another worker was faster
             patient = self.publish_row(uow, row)
-            uow.note(replace(intent, id=row.imaging_study_id, patients=(patient,) if patient else ()))
+            uow.note(replace(intent, patients=(patient,) if patient else (),
+                             detail=(*intent.detail, ("revision", str(row.revision)))))
+            return True
 
-        store.transact(caller, write, intent=intent)
+        return store.transact(causes.caller_of(row.cause, owner), write, intent=intent)
 
     def publish_row(self, uow: Work, row: Row) -> str:
         """Bring the ImagingStudy of this (locked) study up to its rows; no new version where it would say the same.
@@ -69,10 +136,13 @@ class Publisher:
         """
         resources = uow.acting_for(row.owner)
         uow.flush()
+        now_us = microseconds(uow.now)
+        complete = self.pace.is_complete(row, now_us)
         join = joining.join(uow, resources, row)
         id_ = row.imaging_study_id
+        study, series = _rows(uow, row, whole=complete)
         new = mapping.imaging_study(
-            *_rows(uow, row), join, zone=self._zone, endpoint=self._endpoint, rejected=row.rejected
+            study, series, join, zone=self._zone, endpoint=self._endpoint, rejected=row.rejected, complete=complete
         )
         current = _current(resources, id_)
         body = mapping.merged(current.json() if current else None, new)
@@ -88,34 +158,19 @@ class Publisher:
                 "matching": join.matching.value,
                 "order_id": join.orders[0].partition("/")[2] if join.orders else "",
                 "patient": patient,
+                **self.pace.published(row, now_us),
             },
         )
         return patient
 
-    def step(self, store: Store) -> bool:
-        """Publish studies that a crash left unpublished. Whether there were any.
+    def _put_off(self, store: Store, owner: str, uid: str) -> None:
+        def write(uow: Work) -> None:
+            row = writes.lock_study(uow.connection, _owner_id(uow, owner), uid)
+            if row is not None:
+                now_us = microseconds(uow.now)
+                writes.set_row(uow.connection, dicom_study, row.pk, self.pace.put_off(row, now_us))
 
-        One that cannot be published is told and left alone for a while: it stops none of the others.
-        """
-        now_us = microseconds(store.now())
-        with store.database.glance() as connection:
-            limit = AT_ONCE + len(self._failed)
-            found = writes.unpublished(connection, before=now_us - self._quiet_us, limit=limit)
-        self._failed = {study: at for study, at in self._failed.items() if study in set(found)}
-        due = [study for study in found if self._failed.get(study, 0) <= now_us][:AT_ONCE]
-        published = 0
-        for owner, uid in due:
-            try:
-                self.publish(store, Caller.system(owner), owner, uid, (("recovered", "true"),))
-            except Unavailable:
-                raise  # of the database, not of this study
-            except Exception as fault:  # noqa: BLE001 - of this study, whatever it is
-                self._failed[owner, uid] = now_us + AGAIN_US
-                items.tell(NAME, fault)
-            else:
-                self._failed.pop((owner, uid), None)
-                published += 1
-        return bool(published)
+        store.transact(Caller.system(owner), write)
 
     # As an Observer
 
@@ -123,31 +178,46 @@ class Publisher:
         """Nothing to complete or refuse."""
 
     def changed(self, uow: Work, change: Change) -> None:
-        """Publish again the studies that an order or a patient concerns: it came late, or was corrected."""
+        """Have the studies published again that an order or a patient concerns: it came late, or was corrected.
+
+        In this commit they are only marked, and what is marked is not signed.
+        """
         version = change.after
         if version.type == "ImagingStudy" and not change.derived:
             self._taken_back(uow, change)
-        if version.type not in {"ServiceRequest", "Patient"}:
+        if version.type not in _JOINED_BY or not _is_other(change, _JOINED_BY[version.type]):
             return
         uow.flush()
         if version.type == "ServiceRequest":
-            orders: Iterable[Version] = [version]
-        elif change.before is None:
+            versions = [one for one in (change.before, version) if one is not None]
+            self._raise(uow, versions)
+            return
+        if change.before is None:
             return  # no order can refer to it yet
-        else:
-            orders = uow.acting_for(version.owner).each("ServiceRequest", [("subject", version.reference)])
+        hers = dicom_study.c.patient == version.reference
+        found = writes.raise_revision(
+            uow.connection, hers, cause=causes.kept(uow.caller), now_us=microseconds(uow.now)
+        )
+        orders = uow.acting_for(version.owner).each("ServiceRequest", [("subject", version.reference)])
+        if self._raise(uow, orders) + found:
+            self.announce(uow)
+
+    def _raise(self, uow: Work, orders: Iterable[Version]) -> int:
+        """Raise the revision of the studies that these orders concern; how many they are."""
         numbers: dict[str, set[str]] = {}
         ids: dict[str, set[str]] = {}
         for order in orders:
             numbers.setdefault(order.owner, set()).update(joining.accession_numbers(order))
             ids.setdefault(order.owner, set()).add(order.id)
+        count = 0
         for owner in sorted(ids):
-            owner_id = _owner_id(uow, owner)
-            for row in writes.studies_of_orders(uow.connection, owner_id, numbers[owner], ids[owner]):
-                locked = writes.lock_study(uow.connection, owner_id, row.study_instance_uid)
-                if locked is not None:
-                    self.publish_row(uow, locked)
-
+            count += writes.raise_orders(
+                uow.connection, _owner_id(uow, owner), numbers[owner], ids[owner], cause=causes.kept(uow.caller),
+                now_us=microseconds(uow.now),
+            )
+        if count:
+            self.announce(uow)
+        return count
 
     def _taken_back(self, uow: Work, change: Change) -> None:
         """Somebody gave an ImagingStudy a final status, or deleted it: its images are rejected; or wishes to take that
@@ -169,6 +239,26 @@ class Publisher:
                 self.publish_row(uow, row)
 
 
+def unpublished(uow: Work, order: Version, studies: Iterable[str]) -> list[str]:
+    """``ImagingStudy/id`` of each study of an order, or out of `studies`, that has what its ImagingStudy does not show
+    yet: images, another patient, a withdrawn order."""
+    ids = [one.partition("/")[2] for one in studies]
+    found = writes.waiting_of(uow.connection, order.owner, joining.accession_numbers(order), order.id, ids)
+    return [f"ImagingStudy/{one}" for one in found]
+
+
+def _is_other(change: Change, elements: tuple[str, ...]) -> bool:
+    """Whether a change concerns how images are joined."""
+    if change.before is None or change.before.deleted or change.after.deleted:
+        return True
+    before, after = change.before.json(), change.after.json()
+    if change.after.type == "ServiceRequest":
+        ends = [one.get("status") in joining.NOT_AN_ORDER for one in (before, after)]
+        if ends[0] != ends[1]:
+            return True
+    return any(before.get(name) != after.get(name) for name in elements)
+
+
 def _owner_id(uow: Work, owner: str) -> int:
     return uow.register_audience(frozenset({owner}))
 
@@ -180,7 +270,8 @@ def _current(resources: Resources, id_: str) -> Version | None:
         return None
 
 
-def _rows(uow: Work, row: Row) -> tuple[Study, list[Series]]:
+def _rows(uow: Work, row: Row, *, whole: bool) -> tuple[Study, list[Series]]:
+    """What the rows say; each instance only of the `whole`, as there is no end of looking through them otherwise."""
     study = Study(
         row.owner,
         row.study_instance_uid,
@@ -188,14 +279,18 @@ def _rows(uow: Work, row: Row) -> tuple[Study, list[Series]]:
         row.patient_id,
         unpack(row.attributes),
         tuple(code for code in row.modalities.split("\\") if code),
+        row.expected_instances or 0,
     )
-    stored = sorted(writes.instances_of(uow.connection, row.pk), key=lambda one: one.series_pk)
+    stored = sorted(writes.instances_of(uow.connection, row.pk), key=lambda one: one.series_pk) if whole else []
     by_series = {
         pk: tuple(Instance(one.sop_instance_uid, one.sop_class_uid, one.instance_number) for one in group)
         for pk, group in groupby(stored, key=lambda one: one.series_pk)
     }
     series = [
-        Series(one.series_instance_uid, one.modality, unpack(one.attributes), by_series.get(one.pk, ()))
+        Series(
+            one.series_instance_uid, one.modality, unpack(one.attributes), by_series.get(one.pk, ()),
+            one.instance_count,
+        )
         for one in writes.series_of(uow.connection, row.pk)
         if one.instance_count
     ]

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from dicomweb import corrections, identities, notes, rejecting, writes
+from dicomweb import causes, corrections, identities, notes, rejecting, writes
 from dicomweb.attributes import number, text
 from dicomweb.batches import Batch, Prepared
+from dicomweb.pace import Pace
 from dicomweb.status import Result, StoredOutcome, refused
 from dicomweb.tables import Row, dicom_series, dicom_study
 from dicomweb.writes import Stored, pack
@@ -43,8 +44,8 @@ class Written:
     """SOP Instance UID → what is stored, of those that are undecided."""
 
 
-def write(uow: Work, caller: Caller, prepared: Sequence[Prepared], batch: Batch) -> Written:
-    """Write the rows of what is new."""
+def write(uow: Work, caller: Caller, prepared: Sequence[Prepared], batch: Batch, pace: Pace) -> Written:
+    """Write the rows of what is new, and when the studies are to be published because of it."""
     connection, owner = uow.connection, caller.organization
     owner_id = uow.register_audience(frozenset({owner}))
     audience = uow.register_audience(frozenset({owner, uow.platform}))
@@ -74,7 +75,7 @@ def write(uow: Work, caller: Caller, prepared: Sequence[Prepared], batch: Batch)
             written.stored[uid] = stored
     for uid in study_uids:
         if uid in fresh:
-            _add(uow, place, studies[uid], fresh[uid])
+            _add(uow, place, studies[uid], fresh[uid], pace)
         elif not studies[uid].representative:
             writes.remove_empty(connection, studies[uid].pk)
     _follow_notes(uow, place, written.fresh, batch)
@@ -109,6 +110,7 @@ def _study(uow: Work, place: Place, uid: str) -> Row:
     writes.insert_or_nothing(uow.connection, dicom_study, [{
         "owner": place.owner, "owner_id": place.owner_id, "audience_id": place.audience_id,
         "study_instance_uid": uid, "attributes": pack({}), "stored": place.now_us, "updated": place.now_us,
+        "complete": 0,
         # Random, as every id that the server gives: one that follows from the UID could be taken by somebody else
         # before the images come, and asked for to learn whether they have.
         "imaging_study_id": uow.new_id(),
@@ -119,7 +121,7 @@ def _study(uow: Work, place: Place, uid: str) -> Row:
     return row
 
 
-def _add(uow: Work, place: Place, study: Row, fresh: Sequence[Prepared]) -> None:
+def _add(uow: Work, place: Place, study: Row, fresh: Sequence[Prepared], pace: Pace) -> None:
     """Rows of new instances of one study, and what study and series say because of them."""
     connection = uow.connection
     series = {row.series_instance_uid: row for row in writes.series_of(connection, study.pk)}
@@ -169,6 +171,8 @@ def _add(uow: Work, place: Place, study: Row, fresh: Sequence[Prepared]) -> None
         "instance_count": study.instance_count + len(fresh),
         "revision": study.revision + 1,
         "updated": place.now_us,
+        "cause": causes.kept(uow.caller),
+        **pace.stored(study, place.now_us, (count - study.series_count, len(fresh))),
     }
     writes.set_row(connection, dicom_study, study.pk, values)
     if rejected or any(row.instance_count == 0 for row in series.values()):  # then counting on is not enough

@@ -10,19 +10,20 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection
 
-from dicomweb import ae, publishing, writes
+from dicomweb import ae, writes
 from dicomweb.batches import Batch, Origin
 from dicomweb.dimse.limits import Limits
 from dicomweb.dimse.scp import Scp
 from dicomweb.dimse.services import Desk
 from dicomweb.disclosure import Disclosure
 from dicomweb.ingest import Ingest
+from dicomweb.pace import QUIET_S
 from dicomweb.publishing import Publisher
 from dicomweb.views import routes
 from dicomweb.wado import Retrieval
 from dicomweb.workers import Workers
 from resources.outcomes import BadRequest
-from store.access import Caller, Loop, Permit, Waiting
+from store.access import Caller, Loop, Permit, Waiting, Work
 from store.objects import ObjectStore
 from store.unit_of_work import Store
 
@@ -46,7 +47,7 @@ class Imaging:
         spool: Path | None = None,
         max_request_bytes: int = MAX_REQUEST_BYTES,
         workers: Workers | None = None,
-        quiet_s: float = 15.0,
+        quiet_s: float = QUIET_S,
     ) -> None:
         """`zone`: where study times without offset were written (default Europe/Paris). `public_bases`: URLs of
         /dicom-web as clients know them. `spool`: folder for bodies and results on their way. `workers`: pixel workers,
@@ -72,8 +73,8 @@ class Imaging:
 
     @property
     def loops(self) -> tuple[Loop, ...]:
-        """Background work: publish what a crash left unpublished."""
-        return (Loop(publishing.NAME, lambda: self._publisher.step(self._store), 5.0),)
+        """Background work: publish what was stored."""
+        return (self._publisher.loop(self._store),)
 
     def queues(self, connection: Connection) -> Mapping[str, Waiting]:
         """What waits to be published."""
@@ -96,13 +97,21 @@ class Imaging:
         self.registry.register(ae.checked(title, organization, addresses=addresses))
 
     def store_files(self, caller: Caller, files: list[bytes]) -> None:
-        """Store instances as `caller`, for seeding; raises BadRequest where one is refused."""
+        """Store instances as `caller` and publish their studies, for seeding; BadRequest where one is refused."""
         batch = Batch(caller, Origin("demo", caller.client_id))
         for data in files:
             outcome = self.ingest.store_instance(data, batch)
             if not outcome.result.is_stored:
                 raise BadRequest(f"An instance was refused: {outcome.reason}")
         self.ingest.finish(batch)
+
+        def end(uow: Work) -> None:
+            for uid in batch.stored:
+                self._publisher.ended(uow, caller.organization, uid)
+
+        self._store.transact(caller, end)
+        for uid in batch.stored:
+            self._publisher.publish(self._store, caller.organization, uid)
 
     def close(self) -> None:
         """Let what is on its way to the disk arrive, and end the pixel workers."""

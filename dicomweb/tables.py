@@ -56,6 +56,15 @@ dicom_study = Table(
     Column("instance_count", Integer, nullable=False, server_default="0"),
     Column("revision", BigInteger, nullable=False, server_default="0", comment="grows with every batch stored"),
     Column("published", BigInteger, nullable=False, server_default="-1", comment="revision its ImagingStudy shows"),
+    Column("due", BigInteger, comment="when it is to be published, µs since 1970-01-01T00:00Z; null: nothing is to be"),
+    Column("complete", SmallInteger, nullable=False, server_default="1", comment="no more images are waited for"),
+    Column("step", SmallInteger, nullable=False, server_default="0", comment="versions since it was opened"),
+    Column("paced", BigInteger, nullable=False, server_default="0",
+           comment="the last of them, or the opening, µs since 1970-01-01T00:00Z"),
+    Column("ended", SmallInteger, nullable=False, server_default="0", comment="the modality said that it has ended"),
+    Column("expected_series", Integer, comment="that exist, where known"),
+    Column("expected_instances", Integer, comment="that exist, where known"),
+    _text("cause", "JSON: who last gave reason to publish it"),
     _text("imaging_study_id"),
     _text("matching", "matched, to-confirm, mismatch or unmatched"),
     _text("order_id", "ServiceRequest that the accession number found"),
@@ -71,8 +80,12 @@ dicom_study = Table(
     Index("ix_dicom_study_accession", "accession_number", "owner_id"),
     Index("ix_dicom_study_patient", "patient_id", "audience_id"),
     Index("ix_dicom_study_order", "order_id"),
+    Index("ix_dicom_study_subject", "patient", sqlite_where=Column("patient") != "",
+          postgresql_where=Column("patient") != ""),
     Index("ix_dicom_study_unpublished", "updated", sqlite_where=Column("published") < Column("revision"),
           postgresql_where=Column("published") < Column("revision")),
+    Index("ix_dicom_study_due", "due", sqlite_where=Column("due").is_not(None),
+          postgresql_where=Column("due").is_not(None)),
 )
 
 dicom_series = Table(

@@ -13,17 +13,25 @@ from typing import Any
 
 import orjson
 from sqlalchemy import (
+    ColumnElement,
     Connection,
+    CursorResult,
+    Select,
     Table,
+    and_,
     bindparam,
+    case,
     delete,
     func,
     insert,
+    or_,
     select,
+    union_all,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
+from dicomweb import pace
 from dicomweb.tables import Row, dicom_header, dicom_instance, dicom_series, dicom_study
 from resources.json import Json
 from store.access import COUNTED, Waiting
@@ -56,6 +64,14 @@ def lock_study(connection: Connection, owner_id: int, uid: str) -> Row | None:
         select(dicom_study)
         .where(dicom_study.c.owner_id == owner_id, dicom_study.c.study_instance_uid == uid)
         .with_for_update()
+    )
+    return found.first()
+
+
+def study(connection: Connection, owner: str, uid: str) -> Row | None:
+    """The study's row as it is now."""
+    found = connection.execute(
+        select(dicom_study).where(dicom_study.c.study_instance_uid == uid, dicom_study.c.owner == owner)
     )
     return found.first()
 
@@ -136,25 +152,69 @@ def mark_published(connection: Connection, pk: int, values: Json) -> None:
     set_row(connection, dicom_study, pk, values)
 
 
-_WAITING = (
-    select(
-        dicom_study.c.owner, dicom_study.c.study_instance_uid, dicom_study.c.updated,
-        func.row_number().over(partition_by=dicom_study.c.owner, order_by=dicom_study.c.updated).label("turn"),
-    )
-    .where(dicom_study.c.published < dicom_study.c.revision, dicom_study.c.updated < bindparam("before"))
-    .subquery()
-)  # fmt: skip
+def _arm(*where: ColumnElement[bool]) -> Select[Any]:
+    column = dicom_study.c
+    return select(column.owner, column.study_instance_uid, column.updated.label("since")).where(*where)
+
+
+_COLUMNS = dicom_study.c
+_DUE = union_all(  # each arm along an index of what waits
+    _arm(_COLUMNS.due <= bindparam("now")),
+    _arm(_COLUMNS.due > bindparam("ahead")),
+    _arm(_COLUMNS.due.is_(None), _COLUMNS.published < _COLUMNS.revision, _COLUMNS.updated <= bindparam("forgotten")),
+).subquery()
+_TURNS = select(
+    _DUE, func.row_number().over(partition_by=_DUE.c.owner, order_by=_DUE.c.since).label("turn")
+).subquery()
 _UNPUBLISHED = Prepared(
-    select(_WAITING.c.owner, _WAITING.c.study_instance_uid)
-    .order_by(_WAITING.c.turn, _WAITING.c.updated)
+    select(_TURNS.c.owner, _TURNS.c.study_instance_uid)
+    .order_by(_TURNS.c.turn, _TURNS.c.since)
     .limit(bindparam("most"))
 )
+_NEXT = Prepared(select(_COLUMNS.due).where(_COLUMNS.due > bindparam("now")).order_by(_COLUMNS.due).limit(1))
 
 
-def unpublished(connection: Connection, *, before: int, limit: int) -> list[tuple[str, str]]:
-    """(owner, StudyInstanceUID) of studies newer than their ImagingStudy, quiet since `before` (µs): the oldest of each
-    hospital, then the second of each, so that none waits behind all that another has stored."""
-    return [(row[0], row[1]) for row in _UNPUBLISHED.all(connection, {"before": before, "most": limit})]
+def unpublished(connection: Connection, *, now_us: int, limit: int) -> list[tuple[str, str]]:
+    """(owner, StudyInstanceUID) of studies that are to be published by now: the oldest of each hospital, then the
+    second of each, so that none waits behind all that another has stored."""
+    asked = {"now": now_us, "ahead": now_us + pace.AHEAD_US, "forgotten": now_us - pace.FORGOTTEN_US, "most": limit}
+    return [(row[0], row[1]) for row in _UNPUBLISHED.all(connection, asked)]
+
+
+def next_due(connection: Connection, *, now_us: int) -> int | None:
+    """When the next study is to be published, µs; None: none waits."""
+    row = _NEXT.first(connection, {"now": now_us})
+    return None if row is None else int(row[0])
+
+
+def raise_revision(
+    connection: Connection, where: ColumnElement[bool], *, cause: str, now_us: int
+) -> int:
+    """Have the studies that fulfil `where` published again soon; until then nothing that rests on them is signed.
+    How many they are."""
+    column = dicom_study.c
+    soon = case((and_(column.due.is_not(None), column.due < now_us), column.due), else_=now_us)
+    values = {"revision": column.revision + 1, "due": soon, "cause": cause}
+    done: CursorResult[Any] = connection.execute(
+        update(dicom_study).where(where, column.representative != "").values(values)
+    )
+    return done.rowcount
+
+
+def waiting_of(
+    connection: Connection, owner: str, numbers: Iterable[str], order_id: str, study_ids: Iterable[str]
+) -> list[str]:
+    """ImagingStudy ids of an order's studies that have what their ImagingStudy does not show yet: those that carry one
+    of its accession numbers, were joined to it, or are named."""
+    column = dicom_study.c
+    concerns = or_(
+        and_(column.owner == owner, column.accession_number.in_(sorted(set(numbers) - {""}))),
+        column.order_id == order_id,
+        column.imaging_study_id.in_(sorted(study_ids)),
+    )
+    # By what waits, which is little: not by what the order may have.
+    asked = select(column.imaging_study_id).where(column.published < column.revision, concerns)
+    return [str(one) for one in connection.execute(asked.order_by(column.pk)).scalars()]
 
 
 def backlog(connection: Connection) -> Waiting:
@@ -166,18 +226,19 @@ def backlog(connection: Connection) -> Waiting:
     return Waiting(int(count), connection.execute(oldest).scalar())
 
 
-def studies_of_orders(
-    connection: Connection, owner_id: int, accession_numbers: Iterable[str], order_ids: Iterable[str]
-) -> list[Row]:
-    """Studies that carry one of these accession numbers, or that were joined to one of these orders before."""
-    found: dict[int, Row] = {}
-    for column, values in (("accession_number", accession_numbers), ("order_id", order_ids)):
+def raise_orders(
+    connection: Connection, owner_id: int, accession_numbers: Iterable[str], order_ids: Iterable[str], *, cause: str,
+    now_us: int,
+) -> int:
+    """`raise_revision` of the studies that carry one of these accession numbers, or were joined to one of these orders
+    before. A study that is concerned twice is raised twice, which is the same."""
+    count = 0
+    for column, values in ((dicom_study.c.accession_number, accession_numbers), (dicom_study.c.order_id, order_ids)):
         wanted = sorted(set(values) - {""})
         for first in range(0, len(wanted), _AT_ONCE):
-            some = dicom_study.c[column].in_(wanted[first : first + _AT_ONCE])
-            rows = connection.execute(select(dicom_study).where(dicom_study.c.owner_id == owner_id, some)).all()
-            found.update((row.pk, row) for row in rows)
-    return list(found.values())
+            where = and_(dicom_study.c.owner_id == owner_id, column.in_(wanted[first : first + _AT_ONCE]))
+            count += raise_revision(connection, where, cause=cause, now_us=now_us)
+    return count
 
 
 def count_of(connection: Connection, table: Table) -> int:

@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection
 
@@ -16,7 +17,10 @@ from audit.entry import split
 from resources.json import Json
 from resources.outcomes import Forbidden
 from store.access import EVERYONE, Access, Audience, Caller, Draft, Interaction, Outcome, Shelf, Visibility
-from store.unit_of_work import UnitOfWork
+from store.unit_of_work import Store, UnitOfWork
+
+if TYPE_CHECKING:
+    from dicomweb.service import Imaging
 
 PLATFORM = "platform"
 BASE_URL = "http://localhost:8080/fhir"
@@ -167,3 +171,18 @@ def access_of(entry: str) -> tuple[str, Access]:
         context=tuple(particulars.get("context", ())),
     )
     return record.head["caller"].get("request_id", ""), access
+
+
+def settled(imaging: Imaging, store: Store) -> None:
+    """Let the worker publish what waits, as it does within a second of quiet: time passes where a test tells it to."""
+    (loop,) = imaging.loops
+    for _ in range(1000):
+        if loop.step():
+            continue
+        if loop.rest_s >= 60:
+            return
+        if isinstance(store.now, Clock):
+            store.now.advance(seconds=loop.rest_s)
+        else:
+            time.sleep(loop.rest_s)
+    raise AssertionError("the publisher does not come to rest")

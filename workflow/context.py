@@ -6,7 +6,7 @@ somebody's wish, so that the guards on who may do a step ask only callers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import deepcopy
@@ -22,6 +22,15 @@ from store.engine.ids import random_id
 _acting: ContextVar[bool] = ContextVar("workflow_acting", default=False)
 
 
+Unpublished = Callable[[Work, Version, Iterable[str]], list[str]]
+"""Order, ``ImagingStudy/id`` of further studies → ``ImagingStudy/id``."""
+
+
+def none_unpublished(uow: Work, order: Version, studies: Iterable[str]) -> list[str]:
+    """As where nobody stores images."""
+    return []
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """The deployment's choices that the workflow's rules depend on."""
@@ -33,6 +42,8 @@ class Context:
     zone: str = "Europe/Paris"
     """Zone of the times printed on a report, where no policy says another."""
     new_id: Callable[[], str] = field(default=random_id)
+    unpublished: Unpublished = none_unpublished
+    """Of the studies of an order, or out of those given, which have what their ImagingStudy does not show yet."""
 
     @property
     def platform_reference(self) -> str:

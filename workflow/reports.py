@@ -143,6 +143,7 @@ class Reports:
         issues += images.signing_issues(case, report)
         if not case.is_open:
             issues.append(_issue(f"{order_ref} is no longer open"))
+        issues += self._unpublished(uow, case, [reference for reference, _ in studies])
         signer = tasks.owner(case.task(TaskKind.READ) or {}) if uow.caller.is_system else uow.caller.practitioner
         if report.get("resultsInterpreter") and not self._speaks_for(uow, report["resultsInterpreter"], signer):
             issues.append(
@@ -152,6 +153,15 @@ class Reports:
         if issues:
             raise ForbiddenTransition(issues[0].diagnostics, issues=issues)
         self._complete(uow, draft, case, report, signer, [v for _, v in studies if v is not None])
+
+    def _unpublished(self, uow: Work, case: Case, studies: list[str]) -> list[Issue]:
+        """Images, or a correction, that the reader cannot have seen: they are published within a second."""
+        named = [*studies, *(study.reference for study in case.studies())]
+        return [
+            _issue(f"{study} has images or corrections that are not published yet: look at it, and sign again",
+                   "DiagnosticReport.imagingStudy")
+            for study in self.context.unpublished(uow, case.order, named)
+        ]
 
     def _revise(self, uow: Work, draft: Draft, case: Case, before: Json, report: Json) -> None:
         """A signed report's next version: by a radiologist, of the same patient, with a conclusion."""
@@ -301,5 +311,5 @@ def _json(version: Version | None) -> Json | None:
     return version.json() if version is not None else None
 
 
-def _issue(text: str) -> Issue:
-    return Issue("error", "business-rule", text, ("DiagnosticReport",))
+def _issue(text: str, expression: str = "DiagnosticReport") -> Issue:
+    return Issue("error", "business-rule", text, (expression,))

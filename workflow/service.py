@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from store.access import Loop, Observer, Waiting, Work
 from store.unit_of_work import Store
 from workflow import loads, report_pdf
-from workflow.context import Context
+from workflow.context import Context, Unpublished, none_unpublished
 from workflow.lateness import NAME, LatenessWatch
 from workflow.openings import Openings
 from workflow.operations import Operations
@@ -30,10 +30,12 @@ class Workflow:
         platform: str,
         require_duty: bool = True,
         zone: str = "Europe/Paris",
+        unpublished: Unpublished = none_unpublished,
     ) -> None:
-        """`platform`: Organization id of the platform. What partners differ in is asked of `store.policies`."""
+        """`platform`: Organization id of the platform. What partners differ in is asked of `store.policies`.
+        `unpublished`: see `Context`."""
         report_pdf.load_fonts()
-        self._parts = Parts.of(Context(platform, require_duty, zone))
+        self._parts = Parts.of(Context(platform, require_duty, zone, unpublished=unpublished))
         self.rota = self._parts.rota
         parts = self._parts
         self.operations = Operations(self.rota, Next(parts.context, parts.people), parts.dialogue)

@@ -192,9 +192,11 @@ class Play(Stage):
 
             def linked() -> bool:
                 found[:] = self.search("hospital-a", "ImagingStudy", basedon=self.order)
-                return len(found) == 1 and found[0].get("numberOfInstances") == len(self.instances)
+                if len(found) != 1 or found[0]["status"] != "available":
+                    return False
+                return bool(found[0].get("numberOfInstances") == len(self.instances))
 
-            self.until(linked, "the study with all instances is linked to the order")
+            self.until(linked, "the study is complete, with all instances, and linked to the order")
             self.study = found[0]
             self.study_uid = self.study["identifier"][0]["value"].removeprefix("urn:oid:")
             self.so(self.study["subject"]["reference"] == self.patient, "the study is the ordered patient's")

@@ -20,7 +20,7 @@ from audit.service import Ledger
 from auth.admission import Admission, AdmissionLimits
 from auth.queries import client_rows
 from auth.service import Authority
-from dicomweb import ae, tables
+from dicomweb import ae, publishing, tables
 from dicomweb.service import Imaging
 from fhir_server.server import keys
 from fhir_server.server.keys import SPOOL, RingSigner
@@ -134,12 +134,15 @@ class Services:
             references="lenient" if settings.references == "lenient" else "strict",
             keys=ring,
         )
-        workflow = Workflow(platform=settings.platform, zone=settings.report_zone)
+        workflow = Workflow(
+            platform=settings.platform, zone=settings.report_zone, unpublished=publishing.unpublished
+        )
         imaging = Imaging(
             store,
             objects,
             authority.permit,
             spool=spool,
+            quiet_s=settings.study_quiet_s,
             public_bases=tuple(f"{base}/dicom-web" for base in settings.bases),
         )
         subscriptions = Subscriptions(

@@ -210,6 +210,12 @@ class Settings:
     metrics_networks: tuple[str, ...] = setting(
         (), Listed(), "Networks (CIDR, comma-separated) that may read /metrics, beside this machine."
     )
+    study_quiet_s: int = setting(
+        5,
+        _number(0, 600),
+        "A study is complete, and ready to be read, when no image of it has come for so many seconds, or at once when "
+        "the modality says that its step is completed.",
+    )
     report_zone: str = setting("Europe/Paris", _text(), "Time zone of the times printed on a report.")
     endpoint_networks: tuple[str, ...] = setting(
         (),

@@ -112,13 +112,18 @@ def data_set(dataset: Any) -> bytes:
 def test_stow_makes_the_imaging_study_and_the_other_hospital_sees_nothing(
     site: Site, viewer: Any, scan: Phantom
 ) -> None:
-    """DESIGN §8: one version per request; DESIGN §6: foreign and absent answer the same."""
+    """DESIGN §8: a version at once, and one when it is complete; DESIGN §6: foreign and absent answer the same."""
     stored(viewer, phantom.series(scan))
     with site.http("hospital-a") as http:
-        answer = http.get("/ImagingStudy", params={"identifier": f"urn:dicom:uid|urn:oid:{scan.study_uid}"})
-        (found,) = answer.json()["entry"]
-    assert found["resource"]["numberOfInstances"] == 8
-    assert found["resource"]["meta"]["versionId"] == "1"
+
+        def studies() -> list[Any]:
+            answer = http.get("/ImagingStudy", params={"identifier": f"urn:dicom:uid|urn:oid:{scan.study_uid}"})
+            return [entry["resource"] for entry in answer.json().get("entry", [])]
+
+        until(lambda: [one["status"] for one in studies()] == ["available"], "the study is complete")
+        (found,) = studies()
+    assert found["numberOfInstances"] == 8
+    assert found["meta"]["versionId"] == "2"
 
     for other in connected(site, "hospital-b"):
         assert other.search_for_studies(search_filters={"StudyInstanceUID": scan.study_uid}) == []
@@ -195,7 +200,7 @@ def test_storescu_sends_a_folder_and_its_study_is_there(site: Site, scan: Phanto
             answer = http.get("/ImagingStudy", params={"identifier": f"urn:dicom:uid|urn:oid:{scan.study_uid}"})
             return [entry["resource"] for entry in answer.json().get("entry", [])]
 
-        until(lambda: len(studies()) == 1, "the study is published")
+        until(lambda: [one["status"] for one in studies()] == ["available"], "the study is complete")
         (found,) = studies()
     assert found["numberOfInstances"] == 8
     assert found["started"].startswith("2026-06-01T")

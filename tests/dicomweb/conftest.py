@@ -27,7 +27,7 @@ from store.access import Access, Caller
 from store.objects import ObjectStore
 from store.unit_of_work import Store
 from tests.counting import watch_trail
-from tests.support import PLATFORM, MemoryTrail, OpenPermit, caller
+from tests.support import PLATFORM, MemoryTrail, OpenPermit, caller, settled
 
 PYDICOM_FILES = Path(pydicom.__file__).parent / "data" / "test_files"
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "dicom"
@@ -47,12 +47,19 @@ class Service:
         client.environ_base["HTTP_X_ORGANIZATION"] = organization
         return client
 
+    def settled(self) -> None:
+        """Have everything published that waits."""
+        settled(self.imaging, self.store)
+
     def resource(self, type_name: str, id_: str) -> Json | None:
         """The current version as the server sees it."""
         found = self.resources(type_name)
         return next((one for one in found if one["id"] == id_), None)
 
     def resources(self, type_name: str) -> list[Json]:
+        """All of a type, as a client sees them who waits until studies are published."""
+        if type_name == "ImagingStudy":
+            self.settled()
         with self.store.work(Caller.system(PLATFORM), write=False) as uow:
             return [version.json() for version in uow.resources.find(type_name, [])]
 

@@ -18,6 +18,7 @@ from dicomweb.phantom import Phantom, series
 from dicomweb.publishing import Publisher
 from resources import validation
 from resources.json import Json
+from store.access import Caller, Interaction
 from tests.dicomweb.conftest import Service, stow
 from tests.support import PLATFORM, caller, patient, service_request
 
@@ -57,7 +58,8 @@ def test_a_study_is_joined_to_its_order_by_accession_number(service: Service, fi
     assert study["subject"] == {"reference": who}
     assert (tag(study), study["status"]) == ("matched", "available")
     assert study["identifier"][1]["system"] == "urn:oid:1.2.3"  # the order's, so that one search finds both
-    assert service.trail.appended[-1].patients == (who,)
+    published = [one for one in service.trail.appended if one.interaction is Interaction.DICOM_STORE]
+    assert (published[-1].patients, published[-1].derived) == ((who,), True)
 
 
 def test_a_study_without_order_is_kept_and_visible_as_such(service: Service, files: list[bytes]) -> None:
@@ -72,11 +74,12 @@ def test_a_study_without_order_is_kept_and_visible_as_such(service: Service, fil
         assert len(uow.resources.find("ImagingStudy", [("_tag", f"{MATCHING}|unmatched")])) == 1
 
 
-def test_an_order_that_comes_after_the_images_joins_them_in_its_own_commit(
+def test_an_order_that_comes_after_the_images_joins_them(
     service: Service, files: list[bytes]
 ) -> None:
     """The join does not depend on which came first."""
     stow(service.client(), files)
+    service.settled()
     who = service.create(identified())
     what = service.create(order(who))
 
@@ -143,11 +146,7 @@ def test_what_a_crash_left_unpublished_is_published_by_the_loop(service: Service
     batch = Batch(caller("hospital-a"), Origin("c-store"))
     for data in files:
         assert ingest.store_instance(data, batch).result.is_stored
-    assert service.resources("ImagingStudy") == []
     (loop,) = service.imaging.loops
-    assert loop.step() is False  # still within the quiet time
-    service.store.now.advance(seconds=1)  # type: ignore[attr-defined]
-
     assert loop.step() is True
     assert only(service)["numberOfInstances"] == 4
     assert loop.step() is False
@@ -226,6 +225,7 @@ def test_whatever_the_order_and_the_door_the_imaging_study_is_the_same(service: 
 def test_the_platform_sees_the_study_and_the_owner_is_the_hospital(service: Service, files: list[bytes]) -> None:
     """DESIGN §6: hospital resources are visible to that hospital and to the platform."""
     stow(service.client("hospital-a"), files)
+    service.settled()
     seen = {}
     for organization in ("hospital-a", PLATFORM, "hospital-b"):
         with service.store.work(caller(organization), write=False) as uow:
@@ -254,15 +254,13 @@ def test_a_study_that_cannot_be_published_stops_no_other(
     monkeypatch.setattr(Publisher, "publish_row", publish_row)
     (loop,) = service.imaging.loops
     with capture_logs() as told:
-        assert [loop.step() for _ in range(2)] == [False, True]
-    assert len(service.resources("ImagingStudy")) == 1
+        assert [loop.step() for _ in range(3)] == [True, True, False]
+    with service.store.work(Caller.system(PLATFORM), write=False) as uow:
+        assert uow.system.count("ImagingStudy", []) == 1
     assert {one["event"] for one in told} == {"an item of a loop failed"}
     assert len(told) == bad
     monkeypatch.setattr(Publisher, "publish_row", whole)
-    assert loop.step() is False  # not yet again
-    service.store.now.advance(minutes=11)  # type: ignore[attr-defined]
-    while loop.step():
-        pass
+    assert loop.rest_s > 0  # not yet again
     assert len(service.resources("ImagingStudy")) == bad + 1
 
 

@@ -29,6 +29,7 @@ from resources.json import Json
 from store.access import Caller
 from tests.conftest import ENGINES, QUICK
 from tests.counting import Counted, watch
+from tests.support import settled
 from tests.through import ThroughFront
 
 HOST = "localhost"
@@ -103,6 +104,10 @@ class Api:
         if role not in self.clients:
             self.clients[role] = self._with_token(*self.keys[role])
         return self.clients[role]
+
+    def settled(self) -> None:
+        """Have the studies published that wait, as the worker does."""
+        settled(self.services.imaging, self.services.store)
 
     def client(self, role: str, organization: str, scope: str, practitioner: str | None = None) -> Client:
         """Register a further client and give it a token."""
@@ -201,7 +206,11 @@ def settings(engine: str, template: Template, tmp_path: Path, request: pytest.Fi
         cluster = request.getfixturevalue("postgresql_url")
         url = _new_database(cluster, template.url.partition("?")[0].rpartition("/")[2])
     yield Settings.load(
-        {"data": data, "database": url, "base_urls": (f"http://{HOST}",), "endpoints_on_loopback": True}, environ={}
+        {
+            "data": data, "database": url, "base_urls": (f"http://{HOST}",), "endpoints_on_loopback": True,
+            "study_quiet_s": 0,
+        },
+        environ={},
     )
     if engine != "sqlite":
         with psycopg.connect(cluster, autocommit=True) as connection:

@@ -114,6 +114,7 @@ class Emergency:
         )
         answer = stow(self.hospital, phantom.series(self.scan))
         assert answer.status_code == 200, answer.get_data(as_text=True)
+        self.api.settled()
         return self
 
     def claimed(self) -> Emergency:

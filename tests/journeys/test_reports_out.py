@@ -102,6 +102,7 @@ class Emergency:
         kind = 'multipart/related; type="application/dicom"; boundary=xyz'
         stored = hospital.ask("POST", "/dicom-web/studies", parts + b"--xyz--\r\n", Content_Type=kind)
         assert stored.status_code == 200, stored.get_data(as_text=True)
+        self.api.settled()
 
     def drafted(self) -> None:
         """S7, S8: claimed, and a draft that has been rewritten once."""

@@ -240,6 +240,7 @@ class World:
         self.instances = phantom.series(self.images)
         answer = stow(self.a, self.instances)
         assert answer.status_code == 200, answer.get_data(as_text=True)
+        self.api.settled()
         (study,) = self.a.found(f"ImagingStudy?basedon={self.refs['order']}")
         self.keep("study", study)
         self.keep("read", self.task("read"))
@@ -351,6 +352,7 @@ class World:
             patient_birth_date="", slices=1, side=8,
         )
         assert stow(self.a, phantom.series(scan)).status_code == 200
+        self.api.settled()
         (study,) = self.a.found(f"ImagingStudy?basedon={reference}")
         self.keep("study-2", study)
         self.put(reader, {**self.task("read", reference), "status": "in-progress"})

@@ -838,6 +838,7 @@ def test_no_image_can_be_stored_into_anothers_study(world: World) -> None:
     shown = world.b.get(f"/dicom-web/studies/{world.images.study_uid}/metadata").get_data(as_text=True)
     assert "B^B" in shown
     assert SECRET not in shown.replace(f"{SECRET}-IPP", "").replace(world.accession, "")
+    world.api.settled()
     (study,) = world.b.found(f"ImagingStudy?identifier=urn:oid:{world.images.study_uid}")
     assert "basedOn" not in study, "A's accession number joins nothing of B's to A's order"
     assert world.refs["patient"] not in json.dumps(study)
@@ -872,6 +873,7 @@ def test_nobody_takes_the_place_of_anothers_study_before_its_images_come(world: 
     for number in (1, 2):
         scan = Phantom(patient_id=f"Z{number}", study_instance_uid=f"2.25.99{number}", slices=1, side=8)
         assert stow(world.a, phantom.series(scan)).status_code == 200
+        world.api.settled()
         (study,) = world.a.found(f"ImagingStudy?identifier=urn:oid:{scan.study_uid}")
         made.append(study["id"])
     assert all(uuid.UUID(one).version == 4 for one in made)
