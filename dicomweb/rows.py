@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from sqlalchemy import and_
+
 from dicomweb import causes, corrections, identities, notes, rejecting, writes
 from dicomweb.attributes import number, text
 from dicomweb.batches import Batch, Prepared
@@ -98,7 +100,9 @@ def _follow_notes(uow: Work, place: Place, fresh: Sequence[Prepared], batch: Bat
             continue
         itself = (one.outcome.study_instance_uid, _sop_uid(one))
         for uid in rejecting.follow(uow.connection, place.owner_id, note, itself):
-            batch.resent.setdefault(uid, 0)  # so that it is published with the rest
+            batch.resent.setdefault(uid, 0)  # so that the record of the whole names it
+            hers = and_(dicom_study.c.owner_id == place.owner_id, dicom_study.c.study_instance_uid == uid)
+            writes.raise_revision(uow.connection, hers, cause=causes.kept(uow.caller), now_us=place.now_us)
         detail = (("rejected", str(note.code)), ("StudyInstanceUID", itself[0]), ("door", batch.origin.door))
         uow.note(Access(Interaction.DICOM_STORE, "ImagingStudy", owner=place.owner, derived=True, detail=detail))
 
