@@ -34,6 +34,7 @@ DUTY_FUNCTION = f"{CANONICAL}/CodeSystem/duty-function"
 CRITICAL_RESULT = f"{CANONICAL}/CodeSystem/critical-result"
 TASK_PART = f"{CANONICAL}/CodeSystem/teleradiology-task-part"
 DIALOGUE = f"{CANONICAL}/CodeSystem/dialogue"
+CATALOGUE = f"{CANONICAL}/CodeSystem/catalogue"
 V3_PARTICIPATION_MODE = "http://terminology.hl7.org/CodeSystem/v3-ParticipationMode"
 IDENTIFIER_TYPE = f"{CANONICAL}/CodeSystem/identifier-type"
 RETAKE_REASON = f"{CANONICAL}/CodeSystem/retake-reason"
@@ -145,6 +146,7 @@ DISPLAYS: Mapping[str, Mapping[str, str]] = {
         "region": "Région anatomique",
         "remaining-time": "Temps restant",
     },
+    CATALOGUE: {"imaging-protocol": "Protocole d'imagerie"},
     DIALOGUE: {
         "question": "Question à l'établissement",
         "answer": "Réponse de l'établissement",

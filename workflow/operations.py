@@ -1,4 +1,4 @@
-"""The workflow's own operations: `$sign`, `$next`, `$acknowledge` and `$on-duty`.
+"""The workflow's own operations: `$sign`, `$next`, `$acknowledge`, `$protocols` and `$on-duty`.
 
 They only say in one call what ordinary interactions say too: `$sign` is an update to status final, `$next` a search by
 deadline and the claim of what it found, with the same guards.
@@ -20,6 +20,7 @@ from resources.scheduling import Interval
 from resources.times import instant_text, parse_instant
 from store.access import Version, Work
 from workflow.dialogue import Dialogue
+from workflow.protocols import Protocols
 from workflow.rota import Rota
 from workflow.worklist import Next
 
@@ -42,6 +43,12 @@ class Operations:
         if function and wanted is None:
             raise BadRequest("function is regulation or reading", expression="http.function")
         return self.next.claim(uow, wanted)
+
+    def protocols(self, uow: Work, order_id: str) -> Json:
+        """Parameters: a `protocol` for each entry of the catalogue that may be given for this order."""
+        order = uow.resources.read("ServiceRequest", order_id)
+        found = Protocols(self.dialogue.context).fitting(uow, order.json(), order.owner)
+        return {"resourceType": "Parameters", **({"parameter": found} if found else {})}
 
     def sign(self, uow: Work, report_id: str, *, if_match: int | None = None) -> Version:
         """Sign the report as it is stored: the version with status final. Raises as the update would."""

@@ -27,6 +27,7 @@ from workflow.acquisition import Acquisition, asks_for_retake
 from workflow.cases import Case
 from workflow.context import Context, before_of, look_up
 from workflow.people import People
+from workflow.protocols import Protocols
 from workflow.reading import Reading
 from workflow.rota import Rota
 
@@ -63,6 +64,8 @@ class Orders:
         self.people.require_duty(uow, DutyFunction.REGULATION, "Writing a protocol")
         if not case.is_open:
             raise ForbiddenTransition(f"{case.order.reference} is no longer open", expression="ServiceRequest.basedOn")
+        if after.get("status") in _OPEN:
+            Protocols(self.context).pin(uow, case, after)
         if after.get("subject") != case.order_json.get("subject"):
             same = after.get("subject", {}).get("reference") == case.order_json.get("subject", {}).get("reference")
             if not same:

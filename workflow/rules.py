@@ -22,6 +22,7 @@ from workflow.observations import Observations
 from workflow.orders import Orders
 from workflow.patients import Patients
 from workflow.people import People
+from workflow.protocols import Protocols
 from workflow.reading import Reading
 from workflow.reports import Reports
 from workflow.rota import Rota
@@ -100,6 +101,7 @@ RULES: tuple[Row, ...] = (
     ),
     Row("Slot", guard=lambda parts: parts.rota),
     Row("Observation", guard=lambda parts: Observations()),
+    Row("ActivityDefinition", guard=lambda parts: Protocols(parts.context)),
     Row("Communication", guard=lambda parts: parts.dialogue, sequel=lambda parts: parts.dialogue),
     Row("ServiceRequest", sequel=lambda parts: parts.dialogue),
     Row("Task", sequel=lambda parts: parts.dialogue),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
+from fhir_server.demo import protocols
 from resources import registry
 from resources.codes import DUTY_FUNCTION, DutyFunction, concept
 from resources.json import Json
@@ -202,7 +203,7 @@ def directory() -> list[Json]:
     ]
     for person in PEOPLE:
         found += person.resources()
-    return found
+    return [*found, *protocols.catalogue(HOSPITAL_A)]
 
 
 def _organization(identifier: str, name: str, finess: str) -> Json:

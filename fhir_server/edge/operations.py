@@ -184,6 +184,14 @@ def _acknowledge(services: Services, asked: Asked, intent: Access, resource: Jso
     return of_version(services.store.transact(asked.caller, acknowledge, intent=intent))
 
 
+def _protocols(services: Services, asked: Asked, intent: Access, resource: Json | None) -> Answer:
+    """ServiceRequest/{id}/$protocols: the entries of the catalogue that may be given for this order."""
+    with services.store.work(asked.caller, write=False, intent=intent) as uow:
+        found = services.workflow.operations.protocols(uow, asked.route.id or "")
+        uow.note_as_one([one for one in uow.accesses if one.type == "ServiceRequest"])
+    return of_json(found)
+
+
 def _next(services: Services, asked: Asked, intent: Access, resource: Json | None) -> Answer:
     """Task/$next?function=…: the caller's next case, claimed; an empty Parameters where nothing waits."""
     function = asked.given.one("function")
@@ -344,6 +352,13 @@ TABLE: tuple[Operation, ...] = (
         {Level.INSTANCE: ()},
         frozenset({"Communication"}),
         writes=True,
+    ),
+    Operation(
+        "protocols",
+        f"{_VIGIE}order-protocols",
+        _protocols,
+        {Level.INSTANCE: ()},
+        frozenset({"ServiceRequest"}),
     ),
     Operation(
         "next",

@@ -113,6 +113,7 @@ _PLACE_OF = {
     ("events", Level.INSTANCE): ("Subscription/s-1", "hospital_a"),
     ("sign", Level.INSTANCE): ("DiagnosticReport/none", "hospital_a"),
     ("acknowledge", Level.INSTANCE): ("Communication/none", "hospital_a"),
+    ("protocols", Level.INSTANCE): ("ServiceRequest/none", "regulator"),
     ("next", Level.TYPE): ("Task", "radiologist"),
     ("milestones", Level.INSTANCE): ("ServiceRequest/none", "hospital_a"),
     ("on-duty", Level.TYPE): ("PractitionerRole", "platform"),
@@ -151,7 +152,8 @@ def _issue(answer: TestResponse) -> tuple[str, list[str]]:
 
 def _plain(target: Target) -> set[int]:
     """What the route answers without any parameter: a parameter that is known does not make it a 400."""
-    return {404} if target.name.startswith(("$sign", "$proof", "$milestones", "$acknowledge")) else {200, 201, 204}
+    of_none = ("$sign", "$proof", "$milestones", "$acknowledge", "$protocols")
+    return {404} if target.name.startswith(of_none) else {200, 201, 204}
 
 
 @ON_ONE_ENGINE
