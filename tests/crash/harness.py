@@ -1,6 +1,7 @@
 """kill -9 of any process at random moments under load, then the reckoning: nothing acknowledged is lost.
 
-    python -m tests.crash.harness --kills 100 --database sqlite|postgresql [--nodes 2] [--seed N] [--out FILE]
+    python -m tests.crash.harness --kills 100 --database sqlite|postgresql [--nodes 2] [--seed N] [--patience S]
+        [--out FILE]
 
 With two nodes (PostgreSQL) clients take either, and either is killed; each has a data folder of its own.
 
@@ -33,7 +34,7 @@ from tests.conftest import _postgresql_binaries
 from tests.crash import checks
 from tests.crash.promises import Json, Promises
 from tests.crash.receiver import Receiver
-from tests.crash.service import Cluster, NotBack, Service, free_port
+from tests.crash.service import RECOVERY_S, Cluster, NotBack, Service, free_port
 from tests.crash.workload import Client, Load
 
 KINDS = ("supervisor", "web", "web-worker", "worker", "dimse", "everything")
@@ -73,8 +74,9 @@ class Run:
     """One service, of one node or two, one load, many kills."""
 
     def __init__(
-        self, engine: str, folder: Path, seed: int, say: Callable[[str], None] = print, *, nodes: int = 1
-    ) -> None:
+        self, engine: str, folder: Path, seed: int, say: Callable[[str], None] = print, *, nodes: int = 1,
+        patience_s: float = RECOVERY_S,
+    ) -> None:  # fmt: skip
         if nodes > 1 and engine != "postgresql":
             raise ValueError("several nodes need PostgreSQL")
         self._say = say
@@ -93,6 +95,8 @@ class Run:
         self.nodes = [self.service]
         if nodes > 1:
             self.nodes.append(Service(folder / "second", url, beside=self.service, ports=second))
+        for node in self.nodes:
+            node.patience_s = patience_s
         self._subscription = ""
         self._moments: list[tuple[str, float]] = []
 
@@ -333,12 +337,14 @@ def main() -> int:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--pause", type=float, default=2.0, help="Longest pause before a kill, in seconds.")
     parser.add_argument("--ehrs", type=int, default=4, help="Threads of the hospital's EHR.")
+    parser.add_argument("--patience", type=float, default=RECOVERY_S, help="Seconds that it may take to be back.")
     parser.add_argument("--keep", action="store_true", help="Keep the data and the logs.")
     given = parser.parse_args()
     seed = given.seed if given.seed is not None else random.SystemRandom().randrange(10**6)
     folder = Path(tempfile.mkdtemp(prefix="vigie-crash-"))
     print(f"seed {seed}, {folder}", flush=True)
-    run = Run(given.database, folder, seed, say=lambda line: print(line, flush=True), nodes=given.nodes)
+    run = Run(given.database, folder, seed, say=lambda line: print(line, flush=True), nodes=given.nodes,
+              patience_s=given.patience)  # fmt: skip
     outcome = run.run(given.kills, given.pause, ehrs=given.ehrs)
     return conclude({**figures(run), "seed": seed}, folder, given, is_clean=outcome.is_clean)
 

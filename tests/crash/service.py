@@ -50,6 +50,8 @@ class Service:
         code that it runs."""
         self.data = folder / "data"
         self.root = root
+        self.patience_s = RECOVERY_S
+        """How long it may take to be back; more where others use the machine too."""
         self.log = folder / "serve.log"
         self._first = beside
         own: dict[str, Any] = {"data": self.data, "database": database, "workers": WORKERS, "threads": 6}
@@ -141,9 +143,9 @@ class Service:
     def is_whole(self) -> bool:
         return {kind: len(pids) for kind, pids in self.processes().items()} == WHOLE
 
-    def until(self, condition: Callable[[], bool], within_s: float = RECOVERY_S) -> float:
+    def until(self, condition: Callable[[], bool], within_s: float = 0.0) -> float:
         """Seconds until `condition` holds. A supervisor that has ended meanwhile is started again, as systemd would."""
-        began = time.monotonic()
+        began, within_s = time.monotonic(), within_s or self.patience_s
         while not condition():
             if self.reap() is not None:
                 self.start()
