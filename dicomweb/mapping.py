@@ -17,7 +17,9 @@ from typing import Any
 from dicomweb import attributes
 from dicomweb.matching import EVIDENCE, MATCHING, Join, Matching, extension, tag
 from dicomweb.notes import STATUS
+from resources import dose
 from resources.codes import CANONICAL, V2_0203
+from resources.dose import Dose
 from resources.json import Json
 
 DCM = "http://dicom.nema.org/resources/ontology/DCM"
@@ -38,6 +40,8 @@ class Study:
     modalities: tuple[str, ...]
     expected_instances: int = 0
     """How many are known to exist; 0: it is not known."""
+    dose: Dose | None = None
+    """What its dose reports say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,8 @@ OWN_ELEMENTS = (
     "numberOfInstances", "description", "series",
 )
 """What this mapping decides; whatever else a version holds is kept."""
+OWN_EXTENSIONS = frozenset({EVIDENCE, dose.EXTENSION})
+"""Likewise of the extensions."""
 
 
 def imaging_study(
@@ -84,10 +90,18 @@ def imaging_study(
     }
     if rejected:
         body["status"] = STATUS[rejected]
-    if said := extension(join.evidence):
-        body["extension"] = [said]
+    said = extension(join.evidence)
+    extensions = [said] if said else []
+    if study.dose is not None:
+        extensions.append(dose.extension(study.dose))
+    if extensions:
+        body["extension"] = extensions
+    equipment = _equipment(series)
+    contained = [_endpoint(endpoint)] if endpoint else []
+    contained += [_device(device, name) for device, name in equipment.items()]
+    if contained:
+        body["contained"] = contained
     if endpoint:
-        body["contained"] = [_endpoint(endpoint)]
         body["endpoint"] = [{"reference": "#wado-rs"}]
     if study.modalities:
         body["modality"] = [{"system": DCM, "code": code} for code in study.modalities]
@@ -104,7 +118,7 @@ def imaging_study(
     ordered = sorted(series, key=lambda one: (_order(attributes.number(one.attributes, "00200011")),
                                               one.series_instance_uid))
     if ordered:
-        body["series"] = [_series(one, study, zone) for one in ordered]
+        body["series"] = [_series(one, study, zone, equipment) for one in ordered]
     return body
 
 
@@ -115,14 +129,14 @@ def merged(current: Json | None, new: Json) -> Json:
     body = {name: value for name, value in current.items() if name not in OWN_ELEMENTS}
     body |= {name: value for name, value in new.items() if name != "meta"}
     _keep_instances(current, body)
-    further = [one for one in current.get("extension", []) if one.get("url") != EVIDENCE]
+    further = [one for one in current.get("extension", []) if one.get("url") not in OWN_EXTENSIONS]
     if further := [*further, *new.get("extension", [])]:
         body["extension"] = further
     else:
         body.pop("extension", None)
     meta = dict(current.get("meta", {}))
-    others = [tag for tag in meta.get("tag", []) if tag.get("system") != MATCHING]
-    meta["tag"] = [*others, *new["meta"]["tag"]]
+    tags = [tag for tag in meta.get("tag", []) if tag.get("system") != MATCHING]
+    meta["tag"] = [*tags, *new["meta"]["tag"]]
     body["meta"] = meta
     return body
 
@@ -186,7 +200,7 @@ def _endpoint(address: str) -> Json:
     }
 
 
-def _series(series: Series, study: Study, zone: tzinfo) -> Json:
+def _series(series: Series, study: Study, zone: tzinfo, equipment: Mapping[_Device, str]) -> Json:
     body: Json = {"uid": series.series_instance_uid}
     number = attributes.number(series.attributes, "00200011")
     if number is not None and number >= 0:
@@ -202,9 +216,40 @@ def _series(series: Series, study: Study, zone: tzinfo) -> Json:
     times.setdefault("00080201", study.attributes.get("00080201", {}))
     if started := date_time(times, "00080021", "00080031", zone):
         body["started"] = started
+    if (device := _device_of(series)) in equipment:
+        body["performer"] = [{"actor": {"reference": f"#{equipment[device]}"}}]
     ordered = sorted(series.instances, key=lambda one: (_order(one.instance_number), one.sop_instance_uid))
     if ordered:
         body["instance"] = [_instance(one) for one in ordered]
+    return body
+
+
+_Device = tuple[str, str, str]
+"""Manufacturer, model, station name."""
+
+
+def _device_of(series: Series) -> _Device:
+    json = series.attributes
+    return attributes.text(json, "00080070"), attributes.text(json, "00081090"), attributes.text(json, "00081010")
+
+
+def _equipment(series: Sequence[Series]) -> dict[_Device, str]:
+    """The devices that made the series, and the id of each among the contained resources."""
+    found = sorted({_device_of(one) for one in series} - {("", "", "")})
+    named = [device for device in found if any(device[:2])]
+    return {device: f"equipment-{number}" for number, device in enumerate(named, start=1)}
+
+
+def _device(device: _Device, name: str) -> Json:
+    """Elements of identification of the equipment (arrêté du 22 septembre 2006)."""
+    manufacturer, model, station = device
+    body: Json = {"resourceType": "Device", "id": name}
+    if manufacturer:
+        body["manufacturer"] = manufacturer
+    names = [(model, "model-name"), (station, "user-friendly-name")]
+    given = [{"name": text, "type": kind} for text, kind in names if text]
+    if given:
+        body["deviceName"] = given
     return body
 
 

@@ -12,8 +12,8 @@ import io
 from dataclasses import dataclass
 
 import numpy as np
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, XRayRadiationDoseSRStorage
 
 from dicomweb import uids
 
@@ -36,6 +36,7 @@ class Phantom:
     study_date: str = "20260601"
     study_time: str = "081500"
     institution: str = "Centre hospitalier de démonstration"
+    protocol: str = "Crâne 6 mm"
     slices: int = 24
     side: int = 256
     """Pixels, each way."""
@@ -91,49 +92,27 @@ def head(slices: int, side: int) -> Volume:
 
 
 def _instance(phantom: Phantom, number: int, slice_hu: Volume) -> bytes:
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = CTImageStorage
-    meta.MediaStorageSOPInstanceUID = UID(phantom.sop_uid(number))
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.ImplementationClassUID = UID(IMPLEMENTATION)
-    meta.ImplementationVersionName = "VIGIE"
+    sop_uid = phantom.sop_uid(number)
     spacing = 220.0 / phantom.side
     thickness = 144.0 / phantom.slices
     position = (number - 1) * thickness
-    dataset = FileDataset(io.BytesIO(), {}, file_meta=meta, preamble=b"\0" * 128)
-    values: dict[str, object] = {
-        "SpecificCharacterSet": "ISO_IR 192",
+    dataset = _file(CTImageStorage, sop_uid)
+    dataset.PixelData = np.rint(slice_hu).astype("<i2").tobytes()
+    dataset["PixelData"].VR = "OW"
+    return _saved(dataset, {
+        **_common(phantom),
         "ImageType": ["ORIGINAL", "PRIMARY", "AXIAL"],
         "SOPClassUID": CTImageStorage,
-        "SOPInstanceUID": phantom.sop_uid(number),
-        "StudyDate": phantom.study_date,
-        "SeriesDate": phantom.study_date,
+        "SOPInstanceUID": sop_uid,
         "AcquisitionDate": phantom.study_date,
-        "ContentDate": phantom.study_date,
-        "StudyTime": phantom.study_time,
-        "SeriesTime": phantom.study_time,
         "AcquisitionTime": phantom.study_time,
-        "ContentTime": phantom.study_time,
-        "AccessionNumber": phantom.accession_number,
         "Modality": "CT",
-        "Manufacturer": "Vigie",
-        "InstitutionName": phantom.institution,
-        "ReferringPhysicianName": "",
-        "StationName": "CT1",
-        "StudyDescription": "TDM crâne sans injection",
-        "SeriesDescription": "Crâne 6 mm",
-        "ManufacturerModelName": "Phantom",
-        "PatientName": phantom.patient_name,
-        "PatientID": phantom.patient_id,
-        "PatientBirthDate": phantom.patient_birth_date,
-        "PatientSex": phantom.patient_sex,
+        "SeriesDescription": phantom.protocol,
         "BodyPartExamined": "HEAD",
         "SliceThickness": f"{thickness:.3f}",
         "KVP": "120",
         "PatientPosition": "HFS",
-        "StudyInstanceUID": phantom.study_uid,
         "SeriesInstanceUID": phantom.series_uid,
-        "StudyID": "1",
         "SeriesNumber": "1",
         "InstanceNumber": str(number),
         "ImagePositionPatient": ["-110", "-110", f"{position:.3f}"],
@@ -155,11 +134,122 @@ def _instance(phantom: Phantom, number: int, slice_hu: Volume) -> bytes:
         "RescaleIntercept": "0",
         "RescaleSlope": "1",
         "RescaleType": "HU",
+    })
+
+
+def _common(phantom: Phantom) -> dict[str, object]:
+    """Patient, study and equipment: the same in every instance."""
+    return {
+        "SpecificCharacterSet": "ISO_IR 192",
+        "StudyDate": phantom.study_date,
+        "SeriesDate": phantom.study_date,
+        "ContentDate": phantom.study_date,
+        "StudyTime": phantom.study_time,
+        "SeriesTime": phantom.study_time,
+        "ContentTime": phantom.study_time,
+        "AccessionNumber": phantom.accession_number,
+        "Manufacturer": "Vigie",
+        "InstitutionName": phantom.institution,
+        "ReferringPhysicianName": "",
+        "StationName": "CT1",
+        "StudyDescription": "TDM crâne sans injection",
+        "ManufacturerModelName": "Phantom",
+        "PatientName": phantom.patient_name,
+        "PatientID": phantom.patient_id,
+        "PatientBirthDate": phantom.patient_birth_date,
+        "PatientSex": phantom.patient_sex,
+        "StudyInstanceUID": phantom.study_uid,
+        "StudyID": "1",
     }
+
+
+def _file(sop_class: UID, sop_uid: str) -> FileDataset:
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = sop_class
+    meta.MediaStorageSOPInstanceUID = UID(sop_uid)
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.ImplementationClassUID = UID(IMPLEMENTATION)
+    meta.ImplementationVersionName = "VIGIE"
+    return FileDataset(io.BytesIO(), {}, file_meta=meta, preamble=b"\0" * 128)
+
+
+def _saved(dataset: FileDataset, values: dict[str, object]) -> bytes:
     for name, value in values.items():
         setattr(dataset, name, value)
-    dataset.PixelData = np.rint(slice_hu).astype("<i2").tobytes()
-    dataset["PixelData"].VR = "OW"
     output = io.BytesIO()
     dataset.save_as(output, enforce_file_format=True)
     return output.getvalue()
+
+
+def exam(phantom: Phantom) -> list[bytes]:
+    """The files of the whole study, as a scanner sends them: the series, then the dose report."""
+    return [*series(phantom), dose_report(phantom)]
+
+
+def dose_report(phantom: Phantom, *, ctdi_vol: str = "48.2", dlp: str = "867.6") -> bytes:
+    """The Radiation Dose SR of the series (PS3.16 TID 10011). `ctdi_vol` in mGy, `dlp` in mGy·cm."""
+    series_uid = uids.derived(phantom.study_uid, "series", "dose")
+    sop_uid = uids.derived(series_uid, "instance", "1")
+    dataset = _file(XRayRadiationDoseSRStorage, sop_uid)
+    values: dict[str, object] = {
+        **_common(phantom),
+        "SOPClassUID": XRayRadiationDoseSRStorage,
+        "SOPInstanceUID": sop_uid,
+        "Modality": "SR",
+        "SeriesDescription": "Dose Report",
+        "SeriesInstanceUID": series_uid,
+        "SeriesNumber": "997",
+        "DeviceSerialNumber": "1",
+        "SoftwareVersions": "1",
+        "InstanceNumber": "1",
+        "CompletionFlag": "COMPLETE",
+        "VerificationFlag": "UNVERIFIED",
+        "ReferencedPerformedProcedureStepSequence": [],
+        "PerformedProcedureCodeSequence": [],
+        "ValueType": "CONTAINER",
+        "ContinuityOfContent": "SEPARATE",
+        "ConceptNameCodeSequence": [_code("113701", "X-Ray Radiation Dose Report")],
+        "ContentTemplateSequence": [_of(MappingResource="DCMR", TemplateIdentifier="10011")],
+        "ContentSequence": [
+            _item("HAS CONCEPT MOD", "CODE", _code("121058", "Procedure reported"),
+                  ConceptCodeSequence=[_code("77477000", "Computed Tomography X-Ray", "SCT")]),
+            _item("CONTAINS", "CONTAINER", _code("113811", "CT Accumulated Dose Data"),
+                  ContinuityOfContent="SEPARATE", ContentSequence=[
+                      _measured("113812", "Total Number of Irradiation Events", "1", "{events}"),
+                      _measured("113813", "CT Dose Length Product Total", dlp, "mGy.cm"),
+                  ]),
+            _item("CONTAINS", "CONTAINER", _code("113819", "CT Acquisition"),
+                  ContinuityOfContent="SEPARATE", ContentSequence=[
+                      _item("CONTAINS", "TEXT", _code("125203", "Acquisition Protocol"),
+                            TextValue=phantom.protocol),
+                      _item("CONTAINS", "UIDREF", _code("113769", "Irradiation Event UID"),
+                            UID=uids.derived(phantom.series_uid, "irradiation")),
+                      _item("CONTAINS", "CONTAINER", _code("113829", "CT Dose"),
+                            ContinuityOfContent="SEPARATE", ContentSequence=[
+                                _measured("113830", "Mean CTDIvol", ctdi_vol, "mGy"),
+                                _measured("113838", "DLP", dlp, "mGy.cm"),
+                            ]),
+                  ]),
+        ],
+    }
+    return _saved(dataset, values)
+
+
+def _item(relation: str, kind: str, name: Dataset, **more: object) -> Dataset:
+    return _of(RelationshipType=relation, ValueType=kind, ConceptNameCodeSequence=[name], **more)
+
+
+def _measured(code: str, meaning: str, value: str, unit: str) -> Dataset:
+    measured = _of(NumericValue=value, MeasurementUnitsCodeSequence=[_code(unit, unit, "UCUM")])
+    return _item("CONTAINS", "NUM", _code(code, meaning), MeasuredValueSequence=[measured])
+
+
+def _code(code: str, meaning: str, scheme: str = "DCM") -> Dataset:
+    return _of(CodeValue=code, CodingSchemeDesignator=scheme, CodeMeaning=meaning)
+
+
+def _of(**values: object) -> Dataset:
+    dataset = Dataset()
+    for name, value in values.items():
+        setattr(dataset, name, value)
+    return dataset

@@ -19,7 +19,7 @@ from itertools import groupby
 
 import structlog
 
-from dicomweb import causes, joining, mapping, notes, rejecting, writes
+from dicomweb import causes, dose, joining, mapping, notes, rejecting, writes
 from dicomweb.mapping import Instance, Series, Study
 from dicomweb.pace import QUIET_S, Pace, is_due
 from dicomweb.tables import Row, dicom_study
@@ -280,6 +280,7 @@ def _rows(uow: Work, row: Row, *, whole: bool) -> tuple[Study, list[Series]]:
         unpack(row.attributes),
         tuple(code for code in row.modalities.split("\\") if code),
         row.expected_instances or 0,
+        dose.of_reports(writes.reports_of(uow.connection, row.pk, dose.SOP_CLASSES, dose.REPORTS_MAX)),
     )
     stored = sorted(writes.instances_of(uow.connection, row.pk), key=lambda one: one.series_pk) if whole else []
     by_series = {
@@ -295,3 +296,4 @@ def _rows(uow: Work, row: Row, *, whole: bool) -> tuple[Study, list[Series]]:
         if one.instance_count
     ]
     return study, series
+

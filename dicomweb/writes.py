@@ -137,6 +137,26 @@ def insert_headers(connection: Connection, headers: Sequence[tuple[int, Json, Js
     )
 
 
+def reports_of(
+    connection: Connection, study_pk: int, sop_classes: Iterable[str], limit: int
+) -> list[tuple[str, Json]]:
+    """The structured reports of these classes in a study that are shown: SOP Instance UID and DICOM JSON, by UID."""
+    rows = connection.execute(
+        select(dicom_instance.c.sop_instance_uid, dicom_header.c.metadata)
+        .join(dicom_series, dicom_series.c.pk == dicom_instance.c.series_pk)
+        .join(dicom_header, dicom_header.c.instance_pk == dicom_instance.c.pk)
+        .where(
+            dicom_series.c.study_pk == study_pk,
+            dicom_series.c.modality == "SR",
+            dicom_instance.c.sop_class_uid.in_(sorted(sop_classes)),
+            dicom_instance.c.rejected == 0,
+        )
+        .order_by(dicom_instance.c.sop_instance_uid)
+        .limit(limit)
+    )
+    return [(row.sop_instance_uid, unpack(row.metadata)) for row in rows]
+
+
 def remove_empty(connection: Connection, study_pk: int) -> None:
     """Take back a study row that got no instance."""
     connection.execute(delete(dicom_study).where(dicom_study.c.pk == study_pk, dicom_study.c.representative == ""))

@@ -40,6 +40,16 @@ IDENTIFIER_TYPE = f"{CANONICAL}/CodeSystem/identifier-type"
 RETAKE_REASON = f"{CANONICAL}/CodeSystem/retake-reason"
 REPORT_OUTCOME = f"{CANONICAL}/CodeSystem/report-outcome"
 NOTICE = f"{CANONICAL}/CodeSystem/notice"
+REPORT_REASON = f"{CANONICAL}/CodeSystem/report-reason"
+"""Why a signed report was revised or withdrawn."""
+CONCLUSION_CATEGORY = f"{CANONICAL}/CodeSystem/conclusion-category"
+"""Five points (cf. Nivet, Eur Radiol 2020), in DiagnosticReport.conclusionCode."""
+DOSE_ABSENT = f"{CANONICAL}/CodeSystem/dose-absent-reason"
+"""Why a report on a CT names no dose."""
+EVENT_STATUS_REASON = "http://hl7.org/fhir/StructureDefinition/event-statusReason"
+"""R4's DiagnosticReport has no statusReason element; this standard extension carries it."""
+COMMUNICATION_CATEGORY = "http://terminology.hl7.org/CodeSystem/communication-category"
+UCUM = "http://unitsofmeasure.org"
 
 CANCEL_REQUESTED = f"{CANONICAL}/StructureDefinition/cancel-requested"
 """Extension of a ServiceRequest: the sender asks that it be cancelled although images are here; valueCodeableConcept
@@ -169,6 +179,27 @@ DISPLAYS: Mapping[str, Mapping[str, str]] = {
         "not-interpretable": "Examen non interprétable",
     },
     TASK_CODE: {"fulfill": "Fulfill the focal request", "abort": "Mark the focal resource as no longer active"},
+    REPORT_REASON: {
+        "wrong-patient": "Compte rendu d'un autre patient",
+        "wrong-exam": "Compte rendu d'un autre examen",
+        "content-error": "Erreur de contenu",
+        "new-information": "Éléments nouveaux",
+        "late-images": "Images reçues après la signature",
+        "second-reading": "Seconde lecture",
+    },
+    CONCLUSION_CATEGORY: {
+        "normal": "Normal",
+        "pathological-related": "Pathologique, en rapport avec l'indication",
+        "pathological-unrelated": "Pathologique, sans rapport avec l'indication",
+        "incidental": "Découverte fortuite",
+        "indeterminate": "Indéterminé",
+    },
+    DOSE_ABSENT: {
+        "not-transmitted": "Rapport de dose non transmis",
+        "not-available": "Rapport de dose non disponible sur l'équipement",
+        "unreadable": "Rapport de dose illisible",
+        "outside-study": "Images d'un autre établissement",
+    },
 }
 
 IMAGING_CATEGORIES: frozenset[tuple[str, str]] = frozenset({
@@ -178,6 +209,7 @@ IMAGING_CATEGORIES: frozenset[tuple[str, str]] = frozenset({
     *((V2_0074, code) for code in ("RAD", "RX", "CT", "NMR", "RUS", "VUS", "OUS", "CUS", "NMS", "XRC", "VR")),
 })
 """Codings of ServiceRequest.category that make an order an imaging order."""
+
 
 def coding(system: str, code: str) -> Json:
     """A Coding with the display known for it."""

@@ -18,6 +18,7 @@ from resources import jsontext
 from resources.budgets import Budget
 from resources.interactions import Interaction as Interaction  # named with Access wherever either is used
 from resources.json import Json
+from resources.outcomes import Issue
 from resources.policies import Where
 from resources.search import Query
 from resources.values import light
@@ -47,6 +48,10 @@ class Caller:
     purpose: str = ""
     """Why: a v3-ActReason code below PurposeOfUse; empty where that is not known (of a stranger)."""
     is_system: bool = False
+    acr: str = ""
+    """How the person behind the token authenticated (OpenID Connect Core §2); empty: the token does not say."""
+    auth_time: datetime | None = None
+    """When the person behind the token authenticated; None: the token does not say."""
     recording: Recording | None = field(default=None, compare=False, repr=False)
     """Whether what the caller does has its record yet; None where nobody looks after it: then it is made at once."""
 
@@ -432,6 +437,10 @@ class Work(Protocol):
 
     def note(self, access: Access) -> None:
         """Record an access beside the repository's own."""
+        ...
+
+    def warn(self, issue: Issue) -> None:
+        """Tell the caller of `issue` (severity warning) beside the answer to a write that is carried out."""
         ...
 
     def flush(self) -> None:

@@ -197,7 +197,7 @@ class Repository:
 
     def create(self, type_name: str, resource: Json, *, id: str | None = None) -> Version:
         """Store a new resource; the server chooses the id unless given (§3.1.0.8). `resource` is not altered."""
-        id = id or self.uow.store.new_id()
+        id = id or self.uow.new_id()
         self.attempt(Interaction.CREATE, type_name, id)
         return self._write(Draft(type_name, id, Interaction.CREATE, copy_json(resource), None), None)
 

@@ -22,7 +22,7 @@ from typing import Any, Literal, TypeVar
 
 from sqlalchemy import Connection
 
-from resources.outcomes import Conflict, FhirError, Forbidden, NotFound, Unavailable
+from resources.outcomes import Conflict, FhirError, Forbidden, Issue, NotFound, Unavailable
 from resources.registry import is_type
 from resources.times import microseconds, of_microseconds, utc_now
 from store.access import (
@@ -42,7 +42,7 @@ from store.access import (
     outcome_of_status,
 )
 from store.engine.database import Database
-from store.engine.faults import is_race, translated
+from store.engine.faults import Outside, is_race, translated
 from store.engine.ids import random_id
 from store.engine.keyring import Keys
 from store.engine.locks import lock
@@ -64,6 +64,8 @@ ATTEMPTS = 6
 """How often `transact` tries before it answers 409."""
 RETRY_PAUSE_S = 0.02
 """Mean of the first pause; it doubles, and is drawn at random so that two losers do not meet again."""
+OUTSIDE = 20
+"""How often `transact` leaves the transaction to do something slow beside it."""
 MAX_CHANGES = 5000
 """Changes of one unit of work, derived ones included: beyond it observers call one another in a circle."""
 
@@ -72,8 +74,16 @@ class UnitOfWork:
     """One transaction of one caller."""
 
     def __init__(
-        self, store: Store, caller: Caller, connection: Connection, *, write: bool, intent: Access | None
+        self,
+        store: Store,
+        caller: Caller,
+        connection: Connection,
+        *,
+        write: bool,
+        intent: Access | None,
+        drawn: list[str] | None = None,
     ) -> None:
+        """`drawn`: ids that an attempt before this one has drawn; they are given again, in their order."""
         self.store = store
         self.caller = caller
         self.connection = connection
@@ -82,6 +92,10 @@ class UnitOfWork:
         self.attempted: Access | None = None
         """What was last tried: recorded as failed where no intent was given."""
         self.accesses: list[Access] = []
+        self._drawn = [] if drawn is None else drawn
+        self._given = 0
+        self.warnings: list[Issue] = []
+        """What the caller is to be told beside the answer to a write that is carried out."""
         self._snapshot: Snapshot | None = None
         self.tx: int | None = None
         """The number of this transaction in the order of all; None in a read."""
@@ -139,7 +153,13 @@ class UnitOfWork:
     @property
     def new_id(self) -> Callable[[], str]:
         """Draws a logical id."""
-        return self.store.new_id
+        return self._draw
+
+    def _draw(self) -> str:
+        if self._given == len(self._drawn):
+            self._drawn.append(self.store.new_id())
+        self._given += 1
+        return self._drawn[self._given - 1]
 
     @property
     def platform(self) -> str:
@@ -154,6 +174,11 @@ class UnitOfWork:
     def register_audience(self, organizations: frozenset[str]) -> int:
         """The number by which tables name this set of organisations; written in this transaction if it is new."""
         return self.store.audiences.register(self.connection, organizations, self.fresh_audiences)
+
+    def warn(self, issue: Issue) -> None:
+        """Tell the caller of `issue` (severity warning) beside the answer; once."""
+        if issue not in self.warnings:
+            self.warnings.append(issue)
 
     def note(self, access: Access) -> None:
         """Record what was done beside the repository, e.g. an operation or a DICOMweb access."""
@@ -317,24 +342,36 @@ class Store:
     def transact(self, caller: Caller, function: Callable[[UnitOfWork], T], *, intent: Access | None = None) -> T:
         """Run `function` in a write unit of work, again where another transaction won; after that a 409.
 
-        `function` may run several times: it must not alter what it was given.
+        `function` may run several times: it must not alter what it was given. What raises `Outside` is given up, its
+        work is done while no transaction is open, and it runs again, with the same ids for what it creates.
         """
-        for attempt in range(ATTEMPTS):
+        attempt = outside = 0
+        drawn: list[str] = []
+        while True:
             opened: list[UnitOfWork] = []
             try:
-                with self._transaction(caller, True, intent, opened) as uow:
+                with self._transaction(caller, True, intent, opened, drawn) as uow:
                     result = function(uow)
             except Exception as error:
-                if is_race(error) and attempt + 1 < ATTEMPTS:
+                cause = error
+                if isinstance(error, Outside) and outside < OUTSIDE:
+                    outside += 1
+                    try:
+                        error.work()
+                        continue
+                    except Exception as failed:  # noqa: BLE001 - told as what the unit of work failed by
+                        cause = failed
+                elif is_race(error) and attempt + 1 < ATTEMPTS:
                     time.sleep(random.uniform(0, 2 * RETRY_PAUSE_S * 2**attempt))  # noqa: S311 - jitter
+                    attempt += 1
+                    drawn = []  # perhaps it was an id that lost
                     continue
-                fault = self._failed(error, caller, intent, opened)
+                fault = self._failed(cause, caller, intent, opened)
                 if fault is error:
                     raise
-                raise fault from error
+                raise fault from cause
             _mark(uow)
             return result
-        raise AssertionError("unreachable")
 
     def epoch(self, connection: Connection) -> int:
         """What is added to the database's transaction ids."""
@@ -383,11 +420,16 @@ class Store:
 
     @contextmanager
     def _transaction(
-        self, caller: Caller, write: bool, intent: Access | None, opened: list[UnitOfWork]
+        self,
+        caller: Caller,
+        write: bool,
+        intent: Access | None,
+        opened: list[UnitOfWork],
+        drawn: list[str] | None = None,
     ) -> Iterator[UnitOfWork]:
         opening = self.database.write if write else self.database.read
         with opening() as connection:
-            uow = UnitOfWork(self, caller, connection, write=write, intent=intent)
+            uow = UnitOfWork(self, caller, connection, write=write, intent=intent, drawn=drawn)
             opened.append(uow)
             yield uow
             if write:

@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import itertools
+from decimal import Decimal
 from typing import Any
 
-from resources.codes import DUTY_FUNCTION, SNOMED, TELERADIOLOGY_TASK, V2_0203, DutyFunction, concept
+from resources import dose
+from resources.codes import (
+    DUTY_FUNCTION,
+    EVENT_STATUS_REASON,
+    REPORT_REASON,
+    SNOMED,
+    TELERADIOLOGY_TASK,
+    V2_0203,
+    DutyFunction,
+    concept,
+)
 from resources.json import Json
 
 _number = itertools.count(1)
@@ -97,8 +108,17 @@ def imaging_study(order: str | None, subject: str, *, instances: int = 12, **mor
         "numberOfSeries": 1,
         "numberOfInstances": instances,
         "description": "Scanner cérébral sans injection",
+        "extension": [dose.extension(dose.Dose((f"{uid}.9",), Decimal("912.4")))],
     }
     return _with(body, more)
+
+
+def because(text: str = "Relecture à froid", code: str | None = None) -> list[Json]:
+    """The extension that says why a signed report is revised or withdrawn."""
+    reason: Json = {"text": text} if text else {}
+    if code:
+        reason["coding"] = [{"system": REPORT_REASON, "code": code}]
+    return [{"url": EVENT_STATUS_REASON, "valueCodeableConcept": reason}]
 
 
 def diagnostic_report(order: str, subject: str, study: str | None, *, status: str = "preliminary", **more: Any) -> Json:

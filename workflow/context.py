@@ -52,10 +52,15 @@ class Context:
 
     def zone_info(self) -> ZoneInfo:
         """The zone; UTC where the machine has no time zone data."""
-        try:
-            return ZoneInfo(self.zone)
-        except ZoneInfoNotFoundError:
-            return ZoneInfo("UTC")
+        return zone_of(self.zone) or ZoneInfo("UTC")
+
+
+def zone_of(name: str) -> ZoneInfo | None:
+    """The zone of that name; None for an empty name and for one that this machine does not know."""
+    try:
+        return ZoneInfo(name) if name else None
+    except (ZoneInfoNotFoundError, ValueError):
+        return None
 
 
 @contextmanager

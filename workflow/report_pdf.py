@@ -1,8 +1,7 @@
 """The report as a PDF: a pure function of stored text, the same bytes for the same input (reportlab's invariant mode).
 
 Everything printed comes from stored resources; every text is escaped before it meets reportlab's markup. An INS is
-printed only for a qualified identity. Content of the compte rendu: arrêté du 22 septembre 2006 (indication,
-technique, résultats, conclusion, identity of patient and physician, date of the exam).
+printed only for a qualified identity. What the page says is `workflow.report_text`'s.
 """
 
 from __future__ import annotations
@@ -10,12 +9,12 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cache
 from html import unescape
 from io import BytesIO
 from pathlib import Path
 from re import compile as pattern
+from typing import Any
 from xml.sax.saxutils import escape
 
 import reportlab
@@ -58,6 +57,13 @@ class Layout:
     sections: tuple[Section, ...]
     signature: tuple[str, ...]
     footer: str
+    language: str = "fr-FR"
+    """BCP 47 tag of the document."""
+    page: str = "Page"
+    watermark: str | None = None
+    """Across each page: the report is no longer in force."""
+    header: str | None = None
+    """On top of each page, beside the watermark: why."""
 
 
 def render(layout: Layout) -> bytes:
@@ -73,7 +79,7 @@ def render(layout: Layout) -> bytes:
         bottomMargin=20 * mm,
         title=layout.title,
         author=layout.platform,
-        lang="fr-FR",
+        lang=layout.language,
         invariant=1,
     )
 
@@ -82,11 +88,35 @@ def render(layout: Layout) -> bytes:
         canvas.setFont(_REGULAR, 7)  # type: ignore[attr-defined]
         canvas.setFillColor(colors.grey)  # type: ignore[attr-defined]
         canvas.drawString(20 * mm, 10 * mm, font.printable(layout.footer))  # type: ignore[attr-defined]
-        canvas.drawRightString(190 * mm, 10 * mm, f"Page {page.page}")  # type: ignore[attr-defined]
+        canvas.drawRightString(190 * mm, 10 * mm, f"{layout.page} {page.page}")  # type: ignore[attr-defined]
+        if layout.watermark:
+            _void(canvas, font.printable(layout.watermark), font.printable(layout.header or ""))
         canvas.restoreState()  # type: ignore[attr-defined]
 
     document.build(_story(layout, font), onFirstPage=footer, onLaterPages=footer)
     return target.getvalue()
+
+
+def _void(canvas: Any, watermark: str, header: str) -> None:
+    """Mark a page as void: the word across it, and why on top."""
+    width, height = A4
+    canvas.setFillColor(colors.firebrick)
+    canvas.setFont(_BOLD, 8)
+    canvas.drawCentredString(width / 2, height - 10 * mm, _cut(f"{watermark} · {header}"))
+    canvas.setFillAlpha(0.18)
+    canvas.translate(width / 2, height / 2)
+    canvas.rotate(52)
+    size = 64.0
+    canvas.setFont(_BOLD, size * min(1.0, 250 * mm / canvas.stringWidth(watermark, _BOLD, size)))
+    canvas.drawCentredString(0, 0, watermark)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _HEADER_MAX else f"{text[:_HEADER_MAX - 1]}…"
+
+
+_HEADER_MAX = 96
+"""Characters on top of a void page; the banner of the first says the reason whole."""
 
 
 def plain_text(xhtml: str) -> str:
@@ -165,11 +195,3 @@ def _story(layout: Layout, font: _Face) -> list[Flowable]:
     story += [Spacer(1, 8 * mm), *paragraphs(layout.signature, right)]
     return story
 
-
-def local_time(at: datetime | None, zone: object) -> str:
-    """An instant in words, with its offset: ``24/11/2026 à 06:05 (UTC+01:00)``."""
-    if at is None:
-        return "non précisée"
-    local = at.astimezone(zone)  # type: ignore[arg-type]
-    offset = local.strftime("%z")
-    return f"{local:%d/%m/%Y à %H:%M} (UTC{offset[:3]}:{offset[3:5]})"

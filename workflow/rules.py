@@ -24,6 +24,7 @@ from workflow.patients import Patients
 from workflow.people import People
 from workflow.protocols import Protocols
 from workflow.reading import Reading
+from workflow.report_press import Press
 from workflow.reports import Reports
 from workflow.rota import Rota
 from workflow.task_steps import TaskSteps
@@ -61,14 +62,15 @@ class Parts:
     dialogue: Dialogue
 
     @staticmethod
-    def of(context: Context) -> Parts:
+    def of(context: Context, press: Press) -> Parts:
         """The parts of a deployment."""
         rota = Rota(context)
         people = People(context, rota)
         reading = Reading(rota)
         orders = Orders(context, people, reading, Acquisition(reading))
         dialogue = Dialogue(context, people)
-        return Parts(context, rota, people, reading, orders, Reports(context, people), TaskSteps(people), dialogue)
+        reports = Reports(context, people, press)
+        return Parts(context, rota, people, reading, orders, reports, TaskSteps(people), dialogue)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ the background worker. Everything happens by plain FHIR writes; docs/workflow.md
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from store.access import Loop, Observer, Waiting, Work
 from store.unit_of_work import Store
@@ -15,7 +15,9 @@ from workflow.context import Context, Unpublished, none_unpublished
 from workflow.lateness import NAME, LatenessWatch
 from workflow.openings import Openings
 from workflow.operations import Operations
+from workflow.report_press import Press
 from workflow.rules import Parts, RulesObserver
+from workflow.seal import Seal
 from workflow.worklist import Next
 
 LATENESS_INTERVAL_S = 60.0
@@ -31,11 +33,14 @@ class Workflow:
         require_duty: bool = True,
         zone: str = "Europe/Paris",
         unpublished: Unpublished = none_unpublished,
+        seal: Seal | None = None,
+        recorded: Callable[[], object] | None = None,
     ) -> None:
         """`platform`: Organization id of the platform. What partners differ in is asked of `store.policies`.
-        `unpublished`: see `Context`."""
+        `unpublished`: see `Context`. `seal` seals the reports' PDFs. `recorded` has the audit log hold what was
+        disclosed until now: who is to be told of a withdrawal stands there."""
         report_pdf.load_fonts()
-        self._parts = Parts.of(Context(platform, require_duty, zone, unpublished=unpublished))
+        self._parts = Parts.of(Context(platform, require_duty, zone, unpublished=unpublished), Press(seal, recorded))
         self.rota = self._parts.rota
         parts = self._parts
         self.operations = Operations(self.rota, Next(parts.context, parts.people), parts.dialogue)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -37,13 +38,16 @@ def keys(**flags: Any) -> None:
 
 @platform.command()
 @click.argument("name")
+@click.option("--file", "given", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="For report-seal: private key and certificates (PEM) of your own, instead of new ones.")
 @options(*DATA)
-def rotate(name: str, **flags: Any) -> None:
-    """Put a new key NAME into use (pages, webhooks, sealing), or seal all keys under a new deployment secret (secret).
+def rotate(name: str, given: Path | None, **flags: Any) -> None:
+    """Put a new key NAME into use (pages, webhooks, sealing, report-seal), or seal all keys under a new deployment
+    secret (secret).
 
     Servers that run use it within 5 seconds. What the key before made stays valid for a time: page tokens an hour,
     webhook signatures 7 days (notifications carry both), sealed channel headers for ever.
     """
     from fhir_server.duties import keys as duties
 
-    click.echo(duties.rotate(settings_here(**flags), name))
+    click.echo(duties.rotate(settings_here(**flags), name, given))

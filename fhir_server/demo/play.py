@@ -173,7 +173,7 @@ class Play(Stage):
             say(f"201, 200; protocol ServiceRequest/{protocol['id']}; the hospital sees: accepted")
 
     def _acquire(self) -> None:
-        with self.step("scanner: C-STORE of the phantom series (pynetdicom)") as say:
+        with self.step("scanner: C-STORE of the phantom series and its dose report (pynetdicom)") as say:
             self.scan = Phantom(
                 patient_id=self.bundle["entry"][0]["resource"]["identifier"][0]["value"],
                 patient_name="DUPOND^CLAIRE",
@@ -181,7 +181,7 @@ class Play(Stage):
                 patient_sex="F",
                 accession_number=self.accession,
             )
-            self.instances = phantom.series(self.scan)
+            self.instances = phantom.exam(self.scan)
             statuses = modality.send(self.instances, self.settings.host, self.settings.dimse_port, "HOPITAL_A")
             self.so(set(statuses) == {0}, "every C-STORE answers 0x0000")
             say(f"{len(statuses)} × 0x0000")
@@ -214,9 +214,11 @@ class Play(Stage):
             studies = viewer.search_for_studies(search_filters={"AccessionNumber": self.accession})
             self.so(len(studies) == 1, f"QIDO-RS finds the study by accession number (found {len(studies)})")
             series = viewer.search_for_series(self.study_uid)
-            series_uid = series[0]["0020000E"]["Value"][0]
+            series_uid = next(
+                one["0020000E"]["Value"][0] for one in series if one["00080060"]["Value"] == ["CT"]
+            )
             metadata = viewer.retrieve_series_metadata(self.study_uid, series_uid)
-            self.so(len(metadata) == len(self.instances), "the series metadata lists every instance")
+            self.so(len(metadata) == self.scan.slices, "the series metadata lists every slice")
             instance_uid = metadata[0]["00080018"]["Value"][0]
             self._picture(series_uid, metadata)
             frame = viewer.retrieve_instance_frames(self.study_uid, series_uid, instance_uid, [1])[0]

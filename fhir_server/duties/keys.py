@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, select
@@ -13,12 +14,13 @@ from fhir_server.duties import acts, deployment
 from fhir_server.server import keys
 from fhir_server.server.faults import CannotRun
 from fhir_server.server.settings import Settings
-from resources.times import instant_text, of_microseconds
+from resources.times import instant_text, of_microseconds, utc_now
 from store.access import Access
 from store.engine.keyring import deployment_key
+from workflow import seal
 
 SECRET = "secret"  # noqa: S105 - what is rotated, not a secret
-ROTATED = keys.SECRETS
+ROTATED = (*keys.SECRETS, seal.KEY)
 """Keys that are rotated by themselves."""
 
 
@@ -61,8 +63,16 @@ def rotate_signing(settings: Settings) -> dict[str, Any]:
     return {"record": seq, "number": number, **told}
 
 
-def rotate(settings: Settings, name: str) -> str:
-    """Rotate one key, or the deployment secret; what was done, in a line. Raises CannotRun, KeyFault."""
+def rotate(settings: Settings, name: str, given: Path | None = None) -> str:
+    """Rotate one key, or the deployment secret; what was done, in a line. Raises CannotRun, KeyFault.
+
+    `given`: a file with the private key and the certificates (PEM) that reports are sealed with from now on.
+    """
+    own = None
+    if given is not None:
+        if name != seal.KEY:
+            raise CannotRun(f"only {seal.KEY} is given as a file")
+        own = seal.checked(given.read_bytes(), utc_now())
     if name == keys.SIGNING:
         raise CannotRun("the key of the log is rotated inside the log: ./vigie audit rotate-key")
     if name not in (*ROTATED, SECRET):
@@ -77,6 +87,6 @@ def rotate(settings: Settings, name: str) -> str:
         if name == SECRET:
             return f"{keys.rotate_secret(settings, services.database, record)} keys are sealed under the new secret"
         with services.database.write() as connection:
-            number = keys.rotate(settings, connection, name)
+            number = keys.rotate(settings, connection, name, own)
             record(connection)
         return f"{name} {number} is in use"

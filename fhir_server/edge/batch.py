@@ -204,6 +204,7 @@ def response_entry(one: Planned, asked: Asked, shown: Callable[[Version, Asked],
             if asked.prefers and asked.preference.returns == "representation":
                 content = shown(version, asked)
     told = [Issue("warning", "not-supported", left_out(name)) for name in one.given.dropped]
+    told += done.warnings
     if asked.preference.returns == "OperationOutcome":
         told.append(Issue("information", "informational", "Done"))
     if told:
@@ -396,6 +397,7 @@ def _conditional_reference(uow: UnitOfWork, text: str, parse: Parse) -> str:
 def _carry_out(uow: UnitOfWork, asked: Asked, one: Planned, reader: Reader, spent: Spent) -> None:
     route = one.route
     type_name = route.type or ""
+    heard = len(uow.warnings)
     match route.interaction:
         case Interaction.CREATE:
             if one.existing is None:
@@ -416,6 +418,8 @@ def _carry_out(uow: UnitOfWork, asked: Asked, one: Planned, reader: Reader, spen
             single = replace(asked, route=route, given=one.given, headers=headers)
             one.answer = warned(reader(uow, single), one.given.dropped)
             spent.add(one.answer.body)
+    if one.done is not None:
+        one.done = replace(one.done, warnings=tuple(uow.warnings[heard:]))
 
 
 class _Entry:

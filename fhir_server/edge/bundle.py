@@ -73,7 +73,7 @@ def _transaction(services: Services, asked: Asked, bundle: Json) -> list[bundles
     done = services.store.transact(
         asked.caller,
         lambda uow: batch.transaction(
-            uow, asked, planned, reader=lambda uow, one: reads.within(services, uow, one), new_id=services.new_id
+            uow, asked, planned, reader=lambda uow, one: reads.within(services, uow, one), new_id=uow.new_id
         ),
         intent=Access(Interaction.TRANSACTION, query=asked.raw),
     )

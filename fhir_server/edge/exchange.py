@@ -11,6 +11,7 @@ from fhir_server.edge.parameters import NOTHING, Given, left_out
 from fhir_server.edge.routes import Route
 from resources import jsontext
 from resources.json import Json
+from resources.outcomes import Issue
 from resources.search import Query
 from resources.values import light
 from store.access import Caller, Version
@@ -82,6 +83,12 @@ def version_headers(version: Version) -> tuple[tuple[str, str], ...]:
 def location(base: str, version: Version) -> str:
     """The URL of a version."""
     return f"{base}/{version.type}/{version.id}/_history/{version.version}"
+
+
+def told(warnings: Sequence[Issue]) -> tuple[tuple[str, str], ...]:
+    """Warnings as headers (RFC 7234 §5.5: 299, a persistent warning); what a header cannot hold is left out of it."""
+    texts = ("".join(one for one in issue.diagnostics if " " <= one <= "~" and one not in '"\\') for issue in warnings)
+    return tuple(("Warning", f'299 - "{text}"') for text in texts)
 
 
 def warned(answer: Answer, dropped: Sequence[str]) -> Answer:

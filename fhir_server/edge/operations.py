@@ -13,7 +13,7 @@ from itertools import chain
 
 from audit import access_report, proofs
 from fhir_server.edge import negotiation, reads, validate
-from fhir_server.edge.exchange import Answer, Asked, of_json, of_version, warned
+from fhir_server.edge.exchange import Answer, Asked, of_json, of_version, told, warned
 from fhir_server.edge.parameters import Given, take
 from fhir_server.edge.ports import Services
 from fhir_server.edge.routes import Route
@@ -164,13 +164,17 @@ def _sign(services: Services, asked: Asked, intent: Access, resource: Json | Non
     """DiagnosticReport/{id}/$sign: the report as stored, made final by its author."""
     if_match = negotiation.if_match(asked.headers.get("if-match"))
 
+    units: list[UnitOfWork] = []
+
     def sign(uow: UnitOfWork) -> Version:
+        units.append(uow)
         signed = services.workflow.operations.sign(uow, asked.route.id or "", if_match=if_match)
         # One access, the update: that it began with a look at the report goes without saying.
         uow.note_as_one([one for one in uow.accesses if one.derived or one.interaction is not Interaction.READ])
         return signed
 
-    return of_version(services.store.transact(asked.caller, sign, intent=intent))
+    signed = services.store.transact(asked.caller, sign, intent=intent)
+    return of_version(signed, headers=told(units[-1].warnings))
 
 
 def _acknowledge(services: Services, asked: Asked, intent: Access, resource: Json | None) -> Answer:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from urllib.parse import parse_qsl
 
 from fhir_server.edge import binary, negotiation, summary
-from fhir_server.edge.exchange import Answer, Asked, Parse, location, of_json, of_version, version_headers
+from fhir_server.edge.exchange import Answer, Asked, Parse, location, of_json, of_version, told, version_headers
 from fhir_server.edge.negotiation import Precondition
 from fhir_server.edge.parameters import Given
 from fhir_server.edge.ports import Services
@@ -31,6 +31,8 @@ class Done:
 
     status: int
     version: Version | None
+    warnings: tuple[Issue, ...] = ()
+    """What the caller is told beside the answer."""
 
 
 # — requests —
@@ -97,16 +99,24 @@ def _resource(asked: Asked) -> Json:
 
 def _written(services: Services, asked: Asked, intent: Access, change: Callable[[UnitOfWork], Done]) -> Answer:
     """Carry out the change in a transaction of its own; `Prefer` says what the answer holds (R4 §3.1.0.1.7)."""
-    done = services.store.transact(asked.caller, change, intent=intent)
+    units: list[UnitOfWork] = []
+
+    def carried_out(uow: UnitOfWork) -> Done:
+        units.append(uow)
+        return change(uow)
+
+    done = services.store.transact(asked.caller, carried_out, intent=intent)
+    warnings = units[-1].warnings
     version = done.version
     if version is None:
         return Answer(done.status)
-    headers = (("Location", location(asked.base, version)),) if done.status in (200, 201) else ()
+    placed = (("Location", location(asked.base, version)),) if done.status in (200, 201) else ()
+    headers = (*placed, *told(warnings))
     match asked.preference.returns:
         case "minimal":
             return Answer(done.status, b"", (*version_headers(version), *headers))
         case "OperationOutcome":
-            body = outcome((Issue("information", "informational", "Done"),))
+            body = outcome((*warnings, Issue("information", "informational", "Done")))
             return of_json(body, done.status, (*version_headers(version), *headers))
         case _:
             shown = services.shown(version, asked.caller)

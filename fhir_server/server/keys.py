@@ -30,12 +30,13 @@ from store.engine.locks import lock
 from store.search import pages
 from store.versions.tables import resource_version, store_setting
 from subscriptions import signature
+from workflow import seal
 
 SECRETS = (pages.KEY, signature.SIGNING, signature.SEALING)
 """Keys of 32 random bytes: page tokens; webhook signatures; channel headers."""
 SIGNING = "audit-checkpoint"
 """The key that signs the checkpoints of the audit log."""
-NAMES = (SIGNING, *SECRETS)
+NAMES = (SIGNING, *SECRETS, seal.KEY)
 SECRET_BYTES = 32
 SECRET = "secret"  # noqa: S105 - the name of the file
 """The deployment secret, in the folder `keys`, unless `VIGIE_SECRET_FILE` names another file."""
@@ -242,6 +243,8 @@ def _keep(connection: Connection, own: Safe, name: str, key: bytes, now_us: int)
 def _made(settings: Settings, name: str) -> bytes:
     if name == SIGNING:
         return (Signer.generate(_origin(settings)).text() + "\n").encode("ascii")
+    if name == seal.KEY:
+        return seal.new_identity(f"Vigie {settings.platform}", utc_now())
     return secrets.token_bytes(SECRET_BYTES)
 
 

@@ -40,6 +40,8 @@ from store.unit_of_work import Store
 from store.versions import standing
 from subscriptions.endpoints import EndpointPolicy
 from subscriptions.service import Subscriptions, SubscriptionSettings
+from workflow.seal import Authority as TimeStamping
+from workflow.seal import Seal
 from workflow.service import Workflow
 
 CLOCK = "clock"
@@ -135,7 +137,11 @@ class Services:
             keys=ring,
         )
         workflow = Workflow(
-            platform=settings.platform, zone=settings.report_zone, unpublished=publishing.unpublished
+            platform=settings.platform,
+            zone=settings.report_zone,
+            seal=Seal(ring, authority_of(settings)),
+            recorded=ledger.catch_up,
+            unpublished=publishing.unpublished,
         )
         imaging = Imaging(
             store,
@@ -289,6 +295,14 @@ class Services:
                 if now_s - left.stat().st_mtime > _ABANDONED_S:
                     left.unlink()
         return False
+
+
+def authority_of(settings: Settings) -> TimeStamping | None:
+    """Who stamps the time on sealed reports; None: nobody."""
+    if not settings.tsa_url:
+        return None
+    roots = Path(settings.tsa_certificates).read_bytes() if settings.tsa_certificates else b""
+    return TimeStamping(settings.tsa_url, roots)
 
 
 def endpoint_policy(settings: Settings) -> EndpointPolicy:

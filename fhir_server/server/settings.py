@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
+from cryptography.x509 import load_pem_x509_certificates
 from marshmallow import RAISE, Schema, ValidationError, fields, validate
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
@@ -217,6 +218,12 @@ class Settings:
         "the modality says that its step is completed.",
     )
     report_zone: str = setting("Europe/Paris", _text(), "Time zone of the times printed on a report.")
+    tsa_url: str = setting(
+        "", fields.String(), "Time stamping authority (RFC 3161, http or https) that sealed reports are stamped by."
+    )
+    tsa_certificates: str = setting(
+        "", fields.String(), "File of the root certificates (PEM) that time stamps must lead to; empty: any sound one."
+    )
     endpoint_networks: tuple[str, ...] = setting(
         (),
         Listed(),
@@ -374,6 +381,13 @@ class Settings:
             ZoneInfo(self.report_zone)
         except (KeyError, ValueError) as error:
             raise SettingsError("report_zone is not a known time zone") from error
+        if self.tsa_url and not self.tsa_url.startswith(("http://", "https://")):
+            raise SettingsError("tsa_url is not an http or https address")
+        if self.tsa_certificates:
+            try:
+                load_pem_x509_certificates(Path(self.tsa_certificates).read_bytes())
+            except (OSError, ValueError) as error:
+                raise SettingsError("tsa_certificates is not a file of certificates (PEM)") from error
         return self
 
     def _check_dimse(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 
 import psycopg
 from sqlalchemy.exc import DBAPIError, OperationalError
@@ -19,6 +20,16 @@ class LostRace(Conflict):
 
     def __init__(self, diagnostics: str = "Another request altered the resource at the same moment; try again") -> None:
         super().__init__(diagnostics, retry_after_s=1)
+
+
+class Outside(LostRace):
+    """Something slow is to be done that nobody else should wait for. `Store.transact` leaves the transaction, does it
+    and begins anew; whoever has a transaction of his own is told a 409."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        """`work` is done without a transaction; what it made, the next attempt must find."""
+        super().__init__()
+        self.work = work
 
 
 DRIVER_ERRORS = (DBAPIError, sqlite3.Error, psycopg.Error)

@@ -112,7 +112,7 @@ class Emergency:
             slices=2,
             side=16,
         )
-        answer = stow(self.hospital, phantom.series(self.scan))
+        answer = stow(self.hospital, phantom.exam(self.scan))
         assert answer.status_code == 200, answer.get_data(as_text=True)
         self.api.settled()
         return self

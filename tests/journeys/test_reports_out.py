@@ -87,7 +87,7 @@ class Emergency:
             if any(coding.get("code") == "ACSN" for coding in one.get("type", {}).get("coding", ()))
         )
         name = self.patient["name"][0]
-        images = phantom.series(
+        images = phantom.exam(
             Phantom(
                 patient_id=self.patient["identifier"][0]["value"],
                 patient_name=f"{name['family']}^{name['given'][0]}",
@@ -234,16 +234,15 @@ def test_every_revision_of_a_signed_report_is_an_event(emergency: Emergency, hos
     emergency.signed()
     emergency.turn()
     for status in ("amended", "corrected"):
-        emergency.revised(status=status, conclusion=f"Conclusion revue ({status}).")
+        emergency.revised(status=status, conclusion=f"Conclusion revue ({status}).", extension=builders.because())
         emergency.turn()
-    versions = emergency.task("order")["meta"]["versionId"]
-    emergency.revised(status="entered-in-error")
+    assert emergency.business == "delivered"
+    emergency.revised(status="entered-in-error", extension=builders.because("Autre patient", "wrong-patient"))
     emergency.turn()
     told = [one.body["entry"][1]["resource"] for one in hospital.of("event-notification")]
     assert [one["status"] for one in told] == ["final", "amended", "corrected", "entered-in-error"]
     assert hospital.accepted_numbers == [1, 2, 3, 4]
-    assert emergency.business == "delivered"
-    assert emergency.task("order")["meta"]["versionId"] == versions
+    assert emergency.business == "report-withdrawn"  # that it has been told is no delivery of a report
 
 
 def test_the_progress_of_the_order_is_told_to_its_end_and_comes_to_rest(

@@ -237,7 +237,7 @@ class World:
             slices=2,
             side=16,
         )
-        self.instances = phantom.series(self.images)
+        self.instances = phantom.exam(self.images)
         answer = stow(self.a, self.instances)
         assert answer.status_code == 200, answer.get_data(as_text=True)
         self.api.settled()

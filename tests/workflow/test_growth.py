@@ -164,7 +164,7 @@ def test_a_thousand_of_whatever_a_rule_asks_for_stop_no_emergency(scene: Scene, 
     draft = scene.create(scene.reader, builders.diagnostic_report(scene.order, scene.patient, study)).reference
     signed = scene.update(scene.reader, draft, status="final")
     assert scene.status("order") == "completed"
-    scene.update(scene.reader, signed.reference, status="entered-in-error")
+    scene.update(scene.reader, signed.reference, status="entered-in-error", extension=builders.because())
 
 
 RULES = ("workflow", "auth", "dicomweb", "subscriptions")

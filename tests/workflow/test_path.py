@@ -269,7 +269,8 @@ def test_an_amendment_is_a_new_version_with_its_own_pdf_and_provenance(scene: Sc
     type_name, report_id = reference.split("/")
     with scene.store.work(scene.server, write=False) as uow:
         first = uow.system.vread(type_name, report_id, 2).content
-    scene.update(scene.second_reader, reference, status="amended", conclusion="Pas d'hématome.")
+    scene.update(scene.second_reader, reference, status="amended", conclusion="Pas d'hématome.",
+                 extension=builders.because())
     report = scene.read(reference)
     assert report["status"] == "amended"
     assert {"reference": "Practitioner/lec2"} in report["resultsInterpreter"]

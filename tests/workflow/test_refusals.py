@@ -185,7 +185,8 @@ def test_every_reason_against_a_signature_comes_at_once(scene: Scene) -> None:
         scene.update(scene.second_reader, report, status="final", conclusion=None, imagingStudy=None,
                      effectiveDateTime=None)
     assert {one.expression[0] for one in refused.value.issues} == {
-        "DiagnosticReport", "DiagnosticReport.conclusion", "DiagnosticReport.imagingStudy", "DiagnosticReport.effective"
+        "DiagnosticReport.basedOn[0]", "DiagnosticReport.conclusion", "DiagnosticReport.imagingStudy",
+        "DiagnosticReport.effective",
     }
 
 

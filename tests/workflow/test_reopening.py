@@ -27,7 +27,7 @@ def reopened(scene: Scene) -> bool:
 
 def withdrawn(scene: Scene) -> None:
     report = scene.signed()
-    scene.update(scene.reader, report, status="entered-in-error")
+    scene.update(scene.reader, report, status="entered-in-error", extension=builders.because(WITHDRAWN["text"]))
     assert reopened(scene)
 
 
@@ -65,7 +65,7 @@ def test_an_order_entered_in_error_is_not_reopened(scene: Scene) -> None:
     """Its sender said that it should never have been."""
     report = scene.signed()
     scene.update(scene.hospital, scene.order, status="entered-in-error")
-    scene.update(scene.reader, report, status="entered-in-error")
+    scene.update(scene.reader, report, status="entered-in-error", extension=builders.because(WITHDRAWN["text"]))
     assert not reopened(scene)
     assert scene.status("order") == "completed"
 

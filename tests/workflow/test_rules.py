@@ -12,6 +12,7 @@ from store.access import Change, Draft, Work
 from store.unit_of_work import Store
 from tests.support import PLATFORM, caller, patient
 from workflow.context import Context
+from workflow.report_press import Press
 from workflow.rules import RULES, Parts, Row, RulesObserver
 
 
@@ -33,7 +34,7 @@ def test_a_row_guards_its_type_and_hears_of_it(make_store: Callable[..., Store])
     """docs/extending.md: a type with rules is a row, a file and a test."""
     rule = Nameless()
     rows = (*RULES, Row("Group", guard=lambda parts: rule, sequel=lambda parts: rule))
-    store = make_store(observers=[RulesObserver(Parts.of(Context(PLATFORM)), rows)])
+    store = make_store(observers=[RulesObserver(Parts.of(Context(PLATFORM), Press(None)), rows)])
     group = {"resourceType": "Group", "type": "person", "actual": True}
     with pytest.raises(InvalidContent), store.work(caller("hospital-a")) as uow:
         uow.resources.create("Group", group)
@@ -46,7 +47,7 @@ def test_a_row_guards_its_type_and_hears_of_it(make_store: Callable[..., Store])
 def test_a_row_of_no_resource_type_is_refused_at_assembly() -> None:
     """A misspelled type would be a rule that never guards."""
     with pytest.raises(ValueError, match="Serviecrequest"):
-        RulesObserver(Parts.of(Context(PLATFORM)), (Row("Serviecrequest"),))
+        RulesObserver(Parts.of(Context(PLATFORM), Press(None)), (Row("Serviecrequest"),))
 
 
 def test_every_row_guards_or_follows() -> None:
