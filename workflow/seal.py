@@ -82,7 +82,7 @@ class Seal:
             try:
                 return _signed(pdf, signer, _stamper(self._authority))
             except (TimestampRequestError, OSError, ValueError) as fault:
-                log.warning("a report is sealed without a time stamp", why=type(fault).__name__)
+                log.warning("a report is sealed without a time stamp", exc_info=fault)
         return _signed(pdf, signer, None)
 
     def _signer(self) -> SimpleSigner:
@@ -265,7 +265,7 @@ def _within(seconds: float, ask: Callable[[], bytes]) -> bytes:
         try:
             found.append(ask())
         except (OSError, httpx2.HTTPError, httpx2.InvalidURL) as fault:
-            log.info("no time stamp", why=type(fault).__name__)
+            log.info("no time stamp", exc_info=fault)
 
     thread = threading.Thread(target=run, name="time stamp", daemon=True)
     thread.start()

@@ -490,7 +490,7 @@ def test_the_list_shows_no_key(deployed: Settings) -> None:
     told = CliRunner().invoke(main, ["platform", "keys", *arguments(deployed)])
     assert told.exit_code == 0, told.output
     assert [line.split(" since ")[0] for line in told.stdout.splitlines()] == [
-        "audit-checkpoint 1", "pages 1", "pages 2", "sealing 1", "webhooks 1",
+        "audit-checkpoint 1", "pages 1", "pages 2", "report-seal 1", "sealing 1", "webhooks 1",
     ]  # fmt: skip
     assert microseconds(datetime.now(UTC)) >= max(key.made for found in opened(deployed).values() for key in found)
 

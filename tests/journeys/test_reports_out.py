@@ -208,7 +208,7 @@ def test_full_resource_brings_the_report_and_its_context(emergency: Emergency, h
     assert [one["resource"]["resourceType"] for one in entries] == ["DiagnosticReport", "ServiceRequest", "Patient"]
     assert entries[0]["resource"] == emergency.api.hospital_a.get(emergency.report_reference).get_json()
     assert entries[0]["resource"]["presentedForm"][0]["contentType"] == "application/pdf"
-    assert emergency.business == "delivered"
+    assert emergency.business == "acknowledged"  # the hospital has opened it above
 
 
 def test_an_endpoint_that_is_down_delays_delivered_and_loses_nothing(emergency: Emergency, hospital: Hospital) -> None:
@@ -293,7 +293,7 @@ def test_r4_criteria_bring_the_report_itself(emergency: Emergency, hospital: Hos
     assert (received.method, received.path) == ("PUT", f"/notify/{emergency.report_reference}")
     assert received.body == emergency.api.hospital_a.get(emergency.report_reference).get_json()
     assert Webhook(secret_of(active)).verify(received.raw.decode(), received.headers) == received.body
-    assert emergency.business == "delivered"
+    assert emergency.business == "acknowledged"  # the hospital has opened it above
 
 
 def test_notifications_are_on_record_and_the_log_verifies(emergency: Emergency, hospital: Hospital) -> None:
