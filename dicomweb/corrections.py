@@ -14,70 +14,111 @@ from typing import Any
 from dicomweb import attributes
 from dicomweb.attributes import OF_SERIES, OF_STUDY, names, number, text
 from dicomweb.writes import pack, unpack
+from resources.identifiers import INS_SYSTEMS
 from resources.json import Json
 
-REPLACED = (
-    "00080050", "00080051", "00100010", "00100020", "00100021", "00100024", "00100030", "00100040", "00101000",
-    "00101001", "00101002", "00101005", "0020000D",
+OF_PATIENT = (
+    "00100010", "00100020", "00100021", "00100024", "00100030", "00100040", "00101000", "00101001", "00101002",
+    "00101005",
 )
-"""Attributes that a correction decides; what it has no value for is given empty, or not at all if it was not sent."""
-_TYPE_2 = frozenset({"00080050", "00100010", "00100020", "00100030", "00100040"})
+OF_ORDER = ("00080050", "00080051")
+OF_SPLIT = ("0020000D",)
+TYPE_2 = frozenset({"00080050", "00100010", "00100020", "00100030", "00100040"})
+"""Given empty where a correction has no value; others are then not given."""
 SYSTEM = "VIGIE"
-_VR = {
+COERCE, CORRECT = "COERCE", "CORRECT"
+"""Why: brought to the master's words; or wrong (an incorrect worklist item, an operator's error)."""
+VR = {
     "00080050": "SH", "00080051": "SQ", "00100010": "PN", "00100020": "LO", "00100021": "LO", "00100024": "SQ",
     "00100030": "DA", "00100040": "CS", "00101000": "LO", "00101001": "PN", "00101002": "SQ", "00101005": "PN",
     "0020000D": "UI",
 }
+_NATIONAL = INS_SYSTEMS
 
 
 def over(json: Json, corrected: Json) -> Json:
-    """A data set (DICOM JSON) as it is given: `corrected` over what was sent, what was replaced beside it."""
-    given, when, reason = corrected["given"], corrected["when"], corrected["reason"]
+    """A data set (DICOM JSON) as it is given: the corrected values over what was sent, what they replace beside them.
+
+    `corrected`: ``tags`` that are decided, ``given`` values of some of them, ``when`` (DT), ``reason`` (CS).
+    """
+    given = corrected["given"]
     before: Json = {}
     body = dict(json)
-    for tag in REPLACED:
-        if tag == "0020000D" and tag not in given:
+    for tag in corrected["tags"]:
+        old, new = json.get(tag), given.get(tag)
+        if new == old or (new is None and not (old or {}).get("Value")):
             continue
-        value = given.get(tag)
-        if value is None and tag == "00080051" and "00080050" not in given:
-            continue
-        if value is None and tag == "00080050":
-            continue
-        old = json.get(tag)
-        if value == old or (value is None and old is None):
-            continue
-        before[tag] = old if old is not None else {"vr": _VR[tag]}
-        if value is not None:
-            body[tag] = value
-        elif tag in _TYPE_2:
-            body[tag] = {"vr": _VR[tag]}
+        before[tag] = old if old is not None else {"vr": VR[tag]}
+        if new is not None:
+            body[tag] = new
+        elif tag in TYPE_2:
+            body[tag] = {"vr": VR[tag]}
         else:
-            body.pop(tag, None)
+            del body[tag]
     if not before:
         return json
     item = {
         "04000550": {"vr": "SQ", "Value": [before]},
-        "04000562": {"vr": "DT", "Value": [when]},
+        "04000562": {"vr": "DT", "Value": [corrected["when"]]},
         "04000563": {"vr": "LO", "Value": [SYSTEM]},
         "04000564": {"vr": "LO"},
-        "04000565": {"vr": "CS", "Value": [reason]},
+        "04000565": {"vr": "CS", "Value": [corrected["reason"]]},
     }
     earlier = json.get("04000561", {}).get("Value") or []
     body["04000561"] = {"vr": "SQ", "Value": [*earlier, item]}
     return dict(sorted(body.items()))
 
 
+def of_patient(patient: Json) -> Json:
+    """The patient attributes that a Patient gives."""
+    names_ = sorted(patient.get("name", []), key=lambda one: one.get("use") != "official")
+    given: Json = {}
+    if names_:
+        words = [str(one) for one in names_[0].get("given", []) if one]
+        family = str(names_[0].get("family", "") or names_[0].get("text", ""))
+        given["00100010"] = _value("00100010", {"Alphabetic": f"{family}^{' '.join(words)}".rstrip("^")[:64]})
+    local = [one for one in patient.get("identifier", []) if one.get("value") and one.get("system") not in _NATIONAL]
+    if local:
+        is_usual = [any(code.get("code") == "PI" for code in one.get("type", {}).get("coding", [])) for one in local]
+        chosen = local[is_usual.index(True) if True in is_usual else 0]
+        given["00100020"] = _value("00100020", str(chosen["value"])[:64])
+        system = str(chosen.get("system", ""))
+        if system.startswith("urn:oid:"):
+            oid = system.removeprefix("urn:oid:")[:64]
+            given["00100021"] = _value("00100021", oid)
+            item = {"00400032": {"vr": "UT", "Value": [oid]}, "00400033": {"vr": "CS", "Value": ["ISO"]}}
+            given["00100024"] = _value("00100024", item)
+    if len(born := str(patient.get("birthDate", "")).replace("-", "")) == 8:
+        given["00100030"] = _value("00100030", born)
+    if sex := {"male": "M", "female": "F", "other": "O"}.get(str(patient.get("gender"))):
+        given["00100040"] = _value("00100040", sex)
+    return given
+
+
+def of_number(value: str) -> Json:
+    """The order attributes that an accession number gives."""
+    return {"00080050": _value("00080050", value[:16])} if value else {}
+
+
+def of_study(uid: str) -> Json:
+    """The StudyInstanceUID of a study that was made of another's series."""
+    return {"0020000D": _value("0020000D", uid)}
+
+
+def _value(tag: str, value: Any) -> Json:
+    return {"vr": VR[tag], "Value": [value]}
+
+
 def columns(corrected: bytes | None) -> Json:
     """The columns of a study's row by which queries find it as it is given."""
     if corrected is None:
         return {}
-    values = unpack(corrected)["given"]
+    whole = unpack(corrected)
     found: Json = {}
     for tag, name in _COLUMNS.items():
-        if tag in values:
-            found[name] = names(values, tag) if tag == "00100010" else text(values, tag)
-        elif tag.startswith("0010"):
-            found[name] = ""
+        if tag in whole["tags"]:
+            given = whole["given"]
+            found[name] = names(given, tag) if tag == "00100010" else text(given, tag)
     return found
 
 

@@ -31,8 +31,8 @@ def keep(connection: Connection, study_pk: int, headers: Iterable[Json]) -> None
     )
 
 
-def of_study(connection: Connection, study: Row) -> list[Json]:
-    """What the instances of a study that are shown say, that of the study's representative first."""
+def of_study(connection: Connection, study: Row) -> list[tuple[int, Json]]:
+    """What the instances of a study that are shown say, with its number; that of the study's representative first."""
     instance, identity = dicom_instance.c, dicom_identity.c
     every = select(instance.identity, instance.patient_id).where(instance.study_pk == study.pk).distinct()
     # Of a study that was rejected wholly, what was said: so it still answers the order that it was rejected for.
@@ -41,9 +41,9 @@ def of_study(connection: Connection, study: Row) -> list[Json]:
     found = connection.execute(
         select(identity.number, identity.said).where(identity.study_pk == study.pk, identity.number.in_(numbers))
     ).all()
-    said = [unpack(row.said) for row in found]
+    said = [(row.number, unpack(row.said)) for row in found]
     whole = attributes.pick(unpack(study.attributes), IDENTITY)
     # Stored before this was kept: the study's own words, with the instance's PatientID.
     earlier = [row.patient_id for row in told if row.identity == 0]
-    said += [{**whole, "00100020": {"vr": "LO", "Value": [value]}} for value in earlier]
-    return sorted(said, key=lambda one: (one != whole, orjson.dumps(one, option=orjson.OPT_SORT_KEYS)))
+    said += [(0, {**whole, "00100020": {"vr": "LO", "Value": [value]}}) for value in earlier]
+    return sorted(said, key=lambda one: (one[1] != whole, orjson.dumps(one[1], option=orjson.OPT_SORT_KEYS)))

@@ -90,7 +90,7 @@ def imaging_study(
     }
     if rejected:
         body["status"] = STATUS[rejected]
-    said = extension(join.evidence)
+    said = extension(join.evidence, join.decision)
     extensions = [said] if said else []
     if study.dose is not None:
         extensions.append(dose.extension(study.dose))
@@ -112,7 +112,7 @@ def imaging_study(
         body["basedOn"] = [{"reference": order} for order in join.orders]
     body["numberOfSeries"] = len(series)
     # "May be larger than the number of instance elements": what is known to exist and has not come is told so.
-    body["numberOfInstances"] = max(sum(one.count for one in series), study.expected_instances)
+    body["numberOfInstances"] = max(sum(one.count for one in series), 0 if rejected else study.expected_instances)
     if description := attributes.text(study.attributes, "00081030"):
         body["description"] = description
     ordered = sorted(series, key=lambda one: (_order(attributes.number(one.attributes, "00200011")),

@@ -16,12 +16,11 @@ from enum import StrEnum
 from dicomweb import names
 from dicomweb.attributes import text
 from dicomweb.names import Name
-from resources.codes import CANONICAL, V2_0203
+from resources.codes import CANONICAL, STUDY_MATCHING, V2_0203
 from resources.identifiers import INS_C, INS_SYSTEMS, nir_is_valid
 from resources.json import Json
 
-MATCHING = f"{CANONICAL}/CodeSystem/study-matching"
-"""Local code system of meta.tag: whether the study was joined to its order."""
+MATCHING = STUDY_MATCHING
 EVIDENCE = f"{CANONICAL}/StructureDefinition/study-matching-evidence"
 """Extension of ImagingStudy: the verdict on each trait that decided."""
 _DISPLAY = {
@@ -105,6 +104,8 @@ class Join:
     accession_system: str = ""
     """Under which system the order has the accession number."""
     evidence: Evidence = field(default_factory=dict)
+    decision: str = ""
+    """What a person decided, where that is why."""
 
 
 def tag(matching: Matching) -> Json:
@@ -112,9 +113,10 @@ def tag(matching: Matching) -> Json:
     return {"system": MATCHING, "code": matching.value, "display": _DISPLAY[matching]}
 
 
-def extension(evidence: Evidence) -> Json | None:
-    """The extension of an ImagingStudy that says which traits decided, without their values."""
-    said = [{"url": trait.value, "valueCode": evidence[trait].value} for trait in Trait if trait in evidence]
+def extension(evidence: Evidence, decision: str = "") -> Json | None:
+    """The extension of an ImagingStudy that says which traits decided, without their values, or which decision."""
+    said = [{"url": "decision", "valueCode": decision}] if decision else []
+    said += [{"url": trait.value, "valueCode": evidence[trait].value} for trait in Trait if trait in evidence]
     return {"url": EVIDENCE, "extension": said} if said else None
 
 
@@ -156,6 +158,12 @@ def together(evidences: Sequence[Evidence]) -> Evidence:
         trait: max((one.get(trait, Verdict.ABSENT) for one in evidences), key=_RANK.__getitem__)
         for trait in Trait
     } if evidences else {}
+
+
+def judged_beside(images: Sequence[Traits], seen: Sequence[Traits], patient: Traits) -> Matching:
+    """What came after a person decided that `seen` is the patient's: alike to the patient or to what was seen."""
+    best = [min((outcome(compare(one, other)) for other in (patient, *seen)), key=_WORST.__getitem__) for one in images]
+    return worst([Matching.MATCHED, *best])
 
 
 def judged(images: Sequence[Traits], patient: Traits) -> tuple[Matching, Evidence]:

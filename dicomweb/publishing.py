@@ -19,7 +19,7 @@ from itertools import groupby
 
 import structlog
 
-from dicomweb import causes, dose, joining, mapping, notes, rejecting, writes
+from dicomweb import causes, dose, joining, mapping, notes, reconciling, rejecting, writes
 from dicomweb.mapping import Instance, Series, Study
 from dicomweb.pace import QUIET_S, Pace, is_due
 from dicomweb.tables import Row, dicom_study
@@ -139,6 +139,8 @@ class Publisher:
         now_us = microseconds(uow.now)
         complete = self.pace.is_complete(row, now_us)
         join = joining.join(uow, resources, row)
+        reconciling.settle(uow, resources, row, join)
+        row = writes.lock_study(uow.connection, row.owner_id, row.study_instance_uid) or row
         id_ = row.imaging_study_id
         study, series = _rows(uow, row, whole=complete)
         new = mapping.imaging_study(
@@ -175,7 +177,9 @@ class Publisher:
     # As an Observer
 
     def prepare(self, uow: Work, draft: Draft) -> None:
-        """Nothing to complete or refuse."""
+        """Refuse an order whose accession number is open for another patient."""
+        if draft.type == "ServiceRequest":
+            joining.check_number(uow, draft)
 
     def changed(self, uow: Work, change: Change) -> None:
         """Have the studies published again that an order or a patient concerns: it came late, or was corrected.

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from dicomweb import attributes, wado
+from dicomweb import attributes, corrections, wado
 from dicomweb.attributes import RETURNED, Level
 from dicomweb.queries import Path
 from dicomweb.query_keys import QidoQuery
@@ -71,6 +71,8 @@ def _result(row: Row, query: QidoQuery, path: Path, base: str, decoded: Any) -> 
         source |= decoded(row.study_attributes)
     if series_level:
         source |= decoded(row.series_attributes)
+    if row.study_corrected is not None and (study_level or more or level is Level.INSTANCE):
+        source = corrections.over(source, decoded(row.study_corrected))
     wanted |= set(RETURNED[Level.STUDY]) if study_level else set()
     wanted |= set(RETURNED[Level.SERIES]) if series_level else set()
     source |= _computed(row, level, base, study_level=study_level or more)

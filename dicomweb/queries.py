@@ -244,6 +244,7 @@ def retrieve(uow: Work, visible: Visibility, path: Path, *, headers: bool = Fals
             dicom_series.c.revision,
             dicom_study.c.study_instance_uid,
             dicom_study.c.owner,
+            dicom_study.c.corrected,
             *extra,
         )
         .join_from(dicom_instance, dicom_series, dicom_series.c.pk == dicom_instance.c.series_pk)

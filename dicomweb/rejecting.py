@@ -109,7 +109,7 @@ def refresh(connection: Connection, study: Row, code: int = 0) -> None:
         count, least = left.get(series.pk, (0, ""))
         values: Json = {"instance_count": count, "revision": series.revision + 1}
         if least and least != series.representative:
-            values |= corrections.series_values(least, _header(connection, study.pk, least))
+            values |= corrections.series_values(least, header(connection, study.pk, least))
         writes.set_row(connection, dicom_series, series.pk, values)
         if count:
             modalities |= {one for one in str(values.get("modality", series.modality)).split("\\") if one}
@@ -122,11 +122,12 @@ def refresh(connection: Connection, study: Row, code: int = 0) -> None:
         values["modalities"] = "\\".join(sorted(modalities))
         least = min(uid for _, uid in left.values())
         if least != study.representative:
-            values |= corrections.study_values(least, _header(connection, study.pk, least), study.corrected)
+            values |= corrections.study_values(least, header(connection, study.pk, least), study.corrected)
     writes.set_row(connection, dicom_study, study.pk, values)
 
 
-def _header(connection: Connection, study_pk: int, uid: str) -> Json:
+def header(connection: Connection, study_pk: int, uid: str) -> Json:
+    """The header of one instance of a study, as stored."""
     item = dicom_instance.c
     blob = connection.execute(
         select(dicom_header.c.metadata)

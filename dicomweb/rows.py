@@ -53,7 +53,14 @@ def write(uow: Work, caller: Caller, prepared: Sequence[Prepared], batch: Batch,
     audience = uow.register_audience(frozenset({owner, uow.platform}))
     place = Place(owner, owner_id, audience, microseconds(uow.now))
     # Studies are locked in one order, so that two batches over the same studies do not wait for each other.
-    study_uids = sorted({one.outcome.study_instance_uid for one in prepared})
+    # Of a series that people made a study of its own, what is still to come belongs there.
+    moved = writes.moved_series(connection, owner_id, {one.outcome.study_instance_uid for one in prepared})
+
+    def study_of(one: Prepared) -> str:
+        sent = one.outcome.study_instance_uid
+        return moved.get((sent, one.outcome.series_instance_uid), sent)
+
+    study_uids = sorted({study_of(one) for one in prepared})
     studies = {uid: _study(uow, place, uid) for uid in study_uids}
     known = writes.stored_digests(connection, owner_id, {one.outcome.sop_instance_uid for one in prepared})
     written = Written([], set(), [], {})
@@ -64,7 +71,7 @@ def write(uow: Work, caller: Caller, prepared: Sequence[Prepared], batch: Batch,
         if stored is None:
             # A second instance with this UID in the same group is compared with this one, in a turn of its own.
             known[uid] = Stored(one.staged.digest, one.dataset_digest)
-            fresh.setdefault(one.outcome.study_instance_uid, []).append(one)
+            fresh.setdefault(study_of(one), []).append(one)
             written.fresh.append(one)
             written.outcomes.append(one.outcome)
         elif one.dataset_digest == stored.dataset_digest or (one.compared == stored.dataset_digest and one.is_same):

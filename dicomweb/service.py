@@ -19,6 +19,7 @@ from dicomweb.disclosure import Disclosure
 from dicomweb.ingest import Ingest
 from dicomweb.pace import QUIET_S
 from dicomweb.publishing import Publisher
+from dicomweb.reconciling import Reconciliation
 from dicomweb.views import routes
 from dicomweb.wado import Retrieval
 from dicomweb.workers import Workers
@@ -48,10 +49,11 @@ class Imaging:
         max_request_bytes: int = MAX_REQUEST_BYTES,
         workers: Workers | None = None,
         quiet_s: float = QUIET_S,
+        is_on_duty: Callable[[Work], bool] | None = None,
     ) -> None:
         """`zone`: where study times without offset were written (default Europe/Paris). `public_bases`: URLs of
         /dicom-web as clients know them. `spool`: folder for bodies and results on their way. `workers`: pixel workers,
-        two of them unless given. `quiet_s`: see `Publisher`.
+        two of them unless given. `quiet_s`: see `Publisher`. `is_on_duty`: whether the caller regulates now.
         """
         self._store = store
         self.max_request_bytes = max_request_bytes
@@ -60,6 +62,7 @@ class Imaging:
         self._spool = spool
         endpoint = public_bases[0] if public_bases else None
         self._publisher = Publisher(zone=zone or ZoneInfo("Europe/Paris"), endpoint=endpoint, quiet_s=quiet_s)
+        self.reconciliation = Reconciliation(self._publisher.publish_row, is_on_duty or (lambda uow: False))
         self._workers = workers or Workers(folder=spool)
         self.ingest = Ingest(store, objects, permit, self._publisher, self._workers)
         self._disclosure = Disclosure(store, permit)

@@ -115,6 +115,8 @@ dicom_series = Table(
            comment="DCM code under which it was rejected, with all that is still to come of it; 0: shown"),
     UniqueConstraint("study_pk", "series_instance_uid"),
     Index("ix_dicom_series_uid", "series_instance_uid"),
+    Index("ix_dicom_series_sent", "sent_study_uid", sqlite_where=Column("sent_study_uid") != "",
+          postgresql_where=Column("sent_study_uid") != ""),
     Index("ix_dicom_series_modality", "study_pk", "modality"),
 )
 

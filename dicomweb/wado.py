@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import orjson
 
-from dicomweb import part10, reader
+from dicomweb import corrections, part10, reader
 from dicomweb.media_types import Choice
 from dicomweb.multipart import Part
 from dicomweb.queries import InstanceRow
@@ -78,9 +78,14 @@ class Retrieval:
 
     def instance(self, row: Row | InstanceRow, choice: Choice) -> Payload:
         """A whole instance, as stored or in Explicit VR Little Endian."""
-        if choice.transfer_syntax == row.transfer_syntax_uid:
+        corrected = getattr(row, "corrected", None)
+        is_stored = choice.transfer_syntax == row.transfer_syntax_uid
+        if is_stored and corrected is None:
             return self._stored(row, 0, row.size_bytes)
-        result = self._workers.run({"task": "explicit", "path": str(self._objects.path(row.digest))})
+        task: Json = {"task": "corrected" if is_stored else "explicit", "path": str(self._objects.path(row.digest))}
+        if corrected is not None:
+            task["corrected"] = unpack(corrected)
+        result = self._workers.run(task)
         return Payload(result.chunks(), result.size_bytes)
 
     def instance_parts(self, rows: Sequence[Row], choices: Sequence[Choice], base: str) -> Iterator[Part]:
@@ -212,9 +217,12 @@ def metadata(rows: Iterable[Row], base: str, include: frozenset[str] | None = No
 def header(row: Row, base: str, include: frozenset[str] | None = None) -> bytes:
     """The stored header of an instance as a JSON object, or what is asked of it."""
     text = absolute(row.metadata, address(base, row))
-    if include is None:
+    if include is None and row.corrected is None:
         return text
-    return orjson.dumps({tag: element for tag, element in orjson.loads(text).items() if tag in include})
+    found: Json = orjson.loads(text)
+    if row.corrected is not None:
+        found = corrections.over(found, unpack(row.corrected))
+    return orjson.dumps({tag: element for tag, element in found.items() if include is None or tag in include})
 
 
 def absolute(metadata: bytes, url: str) -> bytes:

@@ -85,6 +85,17 @@ def series_of(connection: Connection, study_pk: int) -> Sequence[Row]:
     ).all()
 
 
+def moved_series(connection: Connection, owner_id: int, uids: Iterable[str]) -> dict[tuple[str, str], str]:
+    """(StudyInstanceUID as sent, SeriesInstanceUID) → StudyInstanceUID of the study that people made of the series."""
+    series, study = dicom_series.c, dicom_study.c
+    rows = connection.execute(
+        select(series.sent_study_uid, series.series_instance_uid, study.study_instance_uid)
+        .join_from(dicom_series, dicom_study, study.pk == series.study_pk)
+        .where(series.sent_study_uid.in_(sorted(uids)), series.sent_study_uid != "", study.owner_id == owner_id)
+    )
+    return {(row[0], row[1]): row[2] for row in rows}
+
+
 def instances_of(connection: Connection, study_pk: int) -> Sequence[Row]:
     """The instances of a study that are shown."""
     return connection.execute(

@@ -14,6 +14,8 @@ from enum import StrEnum
 from resources.json import Json
 
 CANONICAL = "https://vigie.example"
+STUDY_MATCHING = f"{CANONICAL}/CodeSystem/study-matching"
+"""Of ImagingStudy.meta.tag: matched, to-confirm, mismatch or unmatched (docs/decisions/0022-whose-images.md)."""
 """Root of the canonical addresses of this project's own definitions; a name, not a place to connect to."""
 
 TASK_CODE = "http://hl7.org/fhir/CodeSystem/task-code"
@@ -125,6 +127,8 @@ DISPLAYS: Mapping[str, Mapping[str, str]] = {
         "incomplete": "Demande incomplète",
         "cancelled-by-requester": "Annulée par le demandeur",
         "identity-mismatch": "Identité des images différente de celle de la demande",
+        "identity-to-confirm": "Identité des images à confirmer",
+        "images-withdrawn": "Images retirées, nouvelle acquisition attendue",
         "incomplete-study": "Série d'images incomplète",
         "information-needed": "Complément nécessaire",
         "exam-changed": "Examen modifié par l'établissement",

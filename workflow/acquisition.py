@@ -15,6 +15,8 @@ from resources.codes import RETAKE_REASON, TaskKind, code_of
 from resources.json import Json
 from resources.lifecycle import IN_ERROR
 from resources.outcomes import ForbiddenTransition
+from resources.policies import where_of
+from store import policies
 from store.access import Version, Work
 from workflow import cases, images, notices, unexpected
 from workflow.cases import Case
@@ -62,7 +64,11 @@ class Acquisition:
     def _expected(self, uow: Work, case: Case, arrived: bool) -> None:
         status = case.status(TaskKind.ACQUIRE)
         if status == "completed":
-            self.reading.open(uow, case)
+            if images.of_patient(case):
+                self.reading.open(uow, case)
+                _mark(case)
+            else:
+                self._withdrawn(case)
             self._raise_foreign(case)
             return
         if status == "failed" and arrived:
@@ -74,6 +80,12 @@ class Acquisition:
         foreign = images.of_others(case)
         if foreign and not case.is_retake:
             case.move(TaskKind.ACQUIRE, "on-hold", statusReason=cases.reason("identity-mismatch"))
+            case.move(TaskKind.ORDER, business="incident")
+            return
+        if _is_in_doubt(case) and policies.value(
+            uow, "to-confirm-holds", **where_of(case.order_json, case.order.owner)._asdict()
+        ):
+            case.move(TaskKind.ACQUIRE, "on-hold", statusReason=cases.reason(TO_CONFIRM))
             case.move(TaskKind.ORDER, business="incident")
             return
         self._raise_foreign(case)
@@ -99,13 +111,23 @@ class Acquisition:
                 "An acquisition is completed once images of the order are here, of a retake once new ones are",
                 expression="Task.status",
             )
-        case.move(TaskKind.ACQUIRE, "completed", statusReason=None, output=_outputs(studies))
+        why = cases.reason(TO_CONFIRM) if _is_in_doubt(case) else None
+        case.move(TaskKind.ACQUIRE, "completed", statusReason=why, output=_outputs(studies))
         _tell(case, "reading" if case.status(TaskKind.READ) == "in-progress" else "")
         if case.is_retake:
             self.reading.resume(uow, case, "new-images")
         else:
             self.reading.open(uow, case)
+        _mark(case)
         self._raise_foreign(case)
+
+    def _withdrawn(self, case: Case) -> None:
+        """All images were rejected, or are another's: they are to be taken anew, and the reading waits for them."""
+        why = cases.reason("images-withdrawn")
+        case.open_again(TaskKind.ACQUIRE, reasonCode=why, input=(case.task(TaskKind.ACQUIRE) or {}).get("input"))
+        if case.is_under_way(TaskKind.READ):
+            case.move(TaskKind.READ, "on-hold", statusReason=why, input=images.inputs(case.task(TaskKind.READ), []))
+        _tell(case, "retake-requested", why)
 
     def _not_retaken(self, uow: Work, case: Case, task: Json) -> None:
         """The hospital cannot take them again: the reader decides on what there is."""
@@ -150,4 +172,23 @@ def _outputs(studies: list[Version]) -> list[Json]:
 
 def _held_for_identity(case: Case) -> bool:
     held = case.task(TaskKind.ACQUIRE) or {}
-    return bool(held.get("statusReason") == cases.reason("identity-mismatch"))
+    return held.get("statusReason") in (cases.reason("identity-mismatch"), cases.reason(TO_CONFIRM))
+
+
+TO_CONFIRM = "identity-to-confirm"
+
+
+def _is_in_doubt(case: Case) -> bool:
+    return any(images.is_to_confirm(study) for study in images.of_patient(case))
+
+
+def _mark(case: Case) -> None:
+    """Say on an open reading whether somebody has still to confirm whose images they are."""
+    task = case.task(TaskKind.READ)
+    if task is None or not case.is_under_way(TaskKind.READ):
+        return
+    mark, is_in_doubt = cases.reason(TO_CONFIRM), _is_in_doubt(case)
+    if is_in_doubt and not task.get("statusReason"):
+        case.move(TaskKind.READ, statusReason=mark)
+    elif not is_in_doubt and task.get("statusReason") == mark:
+        case.move(TaskKind.READ, statusReason=None)

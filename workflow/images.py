@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from resources import task as tasks
-from resources.codes import STUDY_INSTANCES, STUDY_VERSION, TaskKind
+from resources.codes import STUDY_INSTANCES, STUDY_MATCHING, STUDY_VERSION, TaskKind
 from resources.json import Json
 from resources.lifecycle import FINISHED_TASK
 from resources.outcomes import FhirError, Issue
@@ -53,6 +53,12 @@ def of_patient(case: Case) -> list[Version]:
         for study in case.studies()
         if has_images(study.json()) and study.json().get("subject", {}).get("reference") == subject
     ]
+
+
+def is_to_confirm(study: Version) -> bool:
+    """Whether too little evidence says that its images are the patient's, and nobody has confirmed it."""
+    tags = study.json().get("meta", {}).get("tag", [])
+    return any(one.get("system") == STUDY_MATCHING and one.get("code") == "to-confirm" for one in tags)
 
 
 def of_others(case: Case) -> list[Version]:

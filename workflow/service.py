@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from resources.codes import DutyFunction
 from store.access import Loop, Observer, Waiting, Work
 from store.unit_of_work import Store
 from workflow import loads, report_pdf
@@ -56,6 +57,10 @@ class Workflow:
     def late(self) -> Mapping[str, Waiting]:
         """What the watch of this process saw last: kind → how many tasks are past their deadline, the oldest one."""
         return {} if self._watch is None else {kind.value: found for kind, found in self._watch.seen.items()}
+
+    def regulates(self, uow: Work) -> bool:
+        """Whether the caller is a regulator on duty."""
+        return self._parts.people.has_duty(uow, DutyFunction.REGULATION)
 
     def delivered(self, uow: Work, report_reference: str) -> None:
         """Tell that the requesting hospital has received a signed report (S10)."""

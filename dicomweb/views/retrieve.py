@@ -58,7 +58,7 @@ class Retrieve:
         else:
             parts = self._retrieval.instance_parts(kept, choices, base)
         size = None
-        if all(choice.transfer_syntax == row.transfer_syntax_uid for row, choice in chosen):
+        if all(choice.transfer_syntax == row.transfer_syntax_uid and row.corrected is None for row, choice in chosen):
             size = [
                 Part(f"{choice.type}; transfer-syntax={choice.transfer_syntax}", (), row.size_bytes,
                      wado.address(base, row))

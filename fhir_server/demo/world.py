@@ -144,7 +144,7 @@ CLIENTS = (
         "Regulation console",
         PLATFORM,
         f"{_scope('rs', *_READS_CLINICAL, *DIRECTORY, 'Appointment')} "
-        f"{_scope('cruds', 'Task', 'ServiceRequest', 'Communication')} "
+        f"{_scope('cruds', 'Task', 'ServiceRequest', 'Communication')} {_scope('u', 'ImagingStudy')} "
         f"{_scope('crus', 'AppointmentResponse')}",
         "Practitioner/regulateur",
     ),

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 from audit import access_report, proofs
+from dicomweb import notes, reconciling
 from fhir_server.edge import negotiation, reads, validate
 from fhir_server.edge.exchange import Answer, Asked, of_json, of_version, told, warned
 from fhir_server.edge.parameters import Given, take
@@ -305,6 +306,57 @@ def _told(proof: Json) -> Json:
     }
 
 
+def _reconcile(services: Services, asked: Asked, intent: Access, resource: Json | None) -> Answer:
+    """ImagingStudy/{id}/$reconcile: whose images these are, by decision of a person."""
+    given = asked.given
+    wanted = reconciling.Request(
+        given.one("action") or "", given.one("reason") or "", order=given.one("order") or "",
+        patient=given.one("patient") or "", series=tuple(given.declared.get("series", ())),
+    )
+    return _decided(services, asked, intent, services.imaging.reconciliation.reconcile, wanted)
+
+
+def _reject(services: Services, asked: Asked, intent: Access, resource: Json | None) -> Answer:
+    """ImagingStudy/{id}/$reject: images that are taken back, wholly or in part."""
+    given = asked.given
+    code = given.one("code") or ""
+    wanted = reconciling.Request(
+        "reject", given.one("reason") or "", series=tuple(given.declared.get("series", ())),
+        instances=tuple(given.declared.get("instance", ())), code=int(code) if code.isdigit() and len(code) < 9 else 0,
+    )
+    return _decided(services, asked, intent, services.imaging.reconciliation.reject, wanted)
+
+
+def _decided(
+    services: Services, asked: Asked, intent: Access,
+    carry: Callable[[UnitOfWork, str, reconciling.Request], Version], wanted: reconciling.Request,
+) -> Answer:
+    def decide(uow: UnitOfWork) -> Version:
+        study = carry(uow, asked.route.id or "", wanted)
+        detail = (*intent.detail, ("action", wanted.action))
+        told = replace(intent, type="ImagingStudy", id=study.id, version=study.version, owner=study.owner,
+                       patients=study.patients, detail=detail)
+        # One access, the decision, and what the server did because of it; the look at the study goes without saying.
+        uow.note_as_one([told, *(one for one in uow.accesses if one.derived)])
+        return study
+
+    return of_version(services.store.transact(asked.caller, decide, intent=intent))
+
+
+# What is missing is told once it is known that there is such a study.
+_OF_RECONCILE = (
+    Parameter("action", "code", reconciling.ACTIONS),
+    Parameter("reason"),
+    Parameter("order"),
+    Parameter("patient"),
+    Parameter("series", repeats=True),
+)
+_OF_REJECT = (
+    Parameter("code", "code", tuple(map(str, notes.CODES))),
+    Parameter("reason"),
+    Parameter("series", repeats=True),
+    Parameter("instance", repeats=True),
+)
 _OF_VALIDATE = (
     Parameter("resource", RESOURCE),
     Parameter("mode", "code", validate.MODES),
@@ -392,6 +444,22 @@ TABLE: tuple[Operation, ...] = (
         _access_report,
         {Level.INSTANCE: _OF_REPORT},
         frozenset({"Patient"}),
+    ),
+    Operation(
+        "reconcile",
+        f"{_VIGIE}images-reconcile",
+        _reconcile,
+        {Level.INSTANCE: _OF_RECONCILE},
+        frozenset({"ImagingStudy"}),
+        writes=True,
+    ),
+    Operation(
+        "reject",
+        f"{_VIGIE}images-reject",
+        _reject,
+        {Level.INSTANCE: _OF_REJECT},
+        frozenset({"ImagingStudy"}),
+        writes=True,
     ),
     Operation("proof", f"{_VIGIE}audit-proof", _proof, {Level.INSTANCE: ()}, frozenset({"AuditEvent"})),
     Operation(

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from audit.service import Ledger
 from auth.service import Authority
+from dicomweb.service import Imaging
 from fhir_server.edge.exchange import Answer, Asked
 from resources.search import Query
 from store.access import Access, Caller, Version
@@ -27,6 +28,8 @@ class Services(Protocol):
     def ledger(self) -> Ledger: ...
     @property
     def subscriptions(self) -> Subscriptions: ...
+    @property
+    def imaging(self) -> Imaging: ...
     @property
     def workflow(self) -> Workflow: ...
     @property

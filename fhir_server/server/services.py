@@ -150,6 +150,7 @@ class Services:
             spool=spool,
             quiet_s=settings.study_quiet_s,
             public_bases=tuple(f"{base}/dicom-web" for base in settings.bases),
+            is_on_duty=workflow.regulates,
         )
         subscriptions = Subscriptions(
             store,

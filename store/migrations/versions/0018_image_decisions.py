@@ -22,6 +22,10 @@ def upgrade() -> None:
     for table in ("dicom_study", "dicom_series", "dicom_instance"):
         op.add_column(table, sa.Column("rejected", sa.Integer(), server_default="0", nullable=False))
     op.add_column("dicom_series", sa.Column("sent_study_uid", _text(), server_default="", nullable=False))
+    op.create_index(
+        "ix_dicom_series_sent", "dicom_series", ["sent_study_uid"],
+        sqlite_where=sa.text("sent_study_uid != ''"), postgresql_where=sa.text("sent_study_uid != ''"),
+    )
     op.add_column("dicom_instance", sa.Column("identity", sa.BigInteger(), server_default="0", nullable=False))
     op.create_table(
         "dicom_identity",
@@ -72,6 +76,7 @@ def downgrade() -> None:
     for table in ("image_rejection", "image_link", "image_decision", "dicom_identity"):
         op.drop_table(table)
     op.drop_column("dicom_instance", "identity")
+    op.drop_index("ix_dicom_series_sent", table_name="dicom_series")
     op.drop_column("dicom_series", "sent_study_uid")
     for table in ("dicom_instance", "dicom_series", "dicom_study"):
         op.drop_column(table, "rejected")
