@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from werkzeug.test import TestResponse
@@ -102,8 +102,16 @@ class Emergency:
     def acquired(self) -> Emergency:
         """S4: images whose traits are the patient's."""
         self.accepted()
+        self.scanned()
+        answer = stow(self.hospital, phantom.exam(self.scan))
+        assert answer.status_code == 200, answer.get_data(as_text=True)
+        self.api.settled()
+        return self
+
+    def scanned(self, **more: Any) -> Phantom:
+        """What the scanner makes of this patient; nothing of it is sent."""
         name = self.patient["name"][0]
-        self.scan = Phantom(
+        made = Phantom(
             patient_id=self.patient["identifier"][0]["value"],
             patient_name=f"{name['family'].upper()}^{name['given'][0].upper()}",
             patient_birth_date=self.patient["birthDate"].replace("-", ""),
@@ -112,10 +120,12 @@ class Emergency:
             slices=2,
             side=16,
         )
-        answer = stow(self.hospital, phantom.exam(self.scan))
-        assert answer.status_code == 200, answer.get_data(as_text=True)
-        self.api.settled()
-        return self
+        self.scan = replace(made, **more)
+        return self.scan
+
+    def further(self) -> list[bytes]:
+        """An image more of the same series."""
+        return phantom.series(replace(self.scan, slices=self.scan.slices + 1))[-1:]
 
     def claimed(self) -> Emergency:
         """S7."""
