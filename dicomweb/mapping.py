@@ -97,7 +97,7 @@ def imaging_study(
     if extensions:
         body["extension"] = extensions
     equipment = _equipment(series)
-    contained = [_endpoint(endpoint)] if endpoint else []
+    contained = [_endpoint(f"{endpoint}/owners/{study.owner}")] if endpoint else []
     contained += [_device(device, name) for device, name in equipment.items()]
     if contained:
         body["contained"] = contained

@@ -8,7 +8,7 @@ A study is *complete* when no image has come for the quiet time, or at once when
 completed and everything is here that it made. Where it is known how many images there must be and some are missing,
 the study waits longer for them, but not for ever: what has come is read.
 
-docs/decisions/0022-publication.md
+docs/decisions/0023-publication.md
 """
 
 from __future__ import annotations

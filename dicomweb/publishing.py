@@ -7,7 +7,7 @@ loses nothing, and what a study costs does not depend on how many requests or as
 
 Of several workers one publishes a study: the others wait for its row, and then find nothing to do.
 
-docs/decisions/0006-images.md (matching, quarantine), docs/decisions/0022-publication.md
+docs/decisions/0006-images.md (matching, quarantine), docs/decisions/0023-publication.md
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ MAX_TOLD = 30
 """Attributes named in one Warning."""
 
 
-def results(rows: Iterable[Row], query: QidoQuery, path: Path, base: str, organization: str) -> list[Json]:
-    """One DICOM JSON object per row. `base`: URL before ``/studies``; `organization`: the caller's."""
+def results(rows: Iterable[Row], query: QidoQuery, path: Path, base: str) -> list[Json]:
+    """One DICOM JSON object per row. `base`: URL of /dicom-web."""
     known: dict[bytes, Json] = {}
 
     def decoded(blob: bytes) -> Json:
@@ -33,7 +33,7 @@ def results(rows: Iterable[Row], query: QidoQuery, path: Path, base: str, organi
             found = known[blob] = unpack(blob)
         return found
 
-    return [_result(row, query, path, root(base, row.study_owner, organization), decoded) for row in rows]
+    return [_result(row, query, path, wado.root(base, row.study_owner), decoded) for row in rows]
 
 
 def warnings(query: QidoQuery, more: int) -> list[str]:
@@ -51,11 +51,6 @@ def warnings(query: QidoQuery, more: int) -> list[str]:
         level = query.level.name.lower()
         found.append(f"The following includefield values are not kept at {level} level: {','.join(missing[:MAX_TOLD])}")
     return found
-
-
-def root(base: str, owner: str, organization: str) -> str:
-    """Where a study is retrieved: what belongs to another organisation has an address that says whose it is."""
-    return base if owner == organization else f"{base}/owners/{owner}"
 
 
 def _result(row: Row, query: QidoQuery, path: Path, base: str, decoded: Any) -> Json:

@@ -8,12 +8,12 @@ PS3.18 §10.6 (search), §10.4 (retrieve).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, and_, bindparam, case, exists, func, or_, select
+from sqlalchemy import BindParameter, ColumnElement, Select, and_, bindparam, exists, func, or_, select
 
 from dicomweb import attributes
 from dicomweb.attributes import Level, Match
@@ -21,7 +21,7 @@ from dicomweb.query_keys import DateRange, Key, QidoQuery, TimeRange
 from dicomweb.tables import Row, dicom_header, dicom_instance, dicom_series, dicom_study
 from resources.budgets import QIDO_ADDITIONAL
 from resources.json import Json
-from resources.outcomes import Gone, NotFound
+from resources.outcomes import Conflict, Gone, NotFound
 from store.access import Visibility, Work
 from store.engine.statements import Prepared
 from store.versions.audiences import admits, admits_prepared
@@ -202,30 +202,37 @@ def _escaped(value: str) -> str:
 def studies(uow: Work, visible: Visibility, path: Path) -> list[Row]:
     """The rows that a StudyInstanceUID means to this caller. Raises NotFound: foreign and absent answer the same.
 
-    Two hospitals may use one UID. The platform, which sees both, gets one of them under the plain address (the one
-    joined to an order, else the first stored) and each under ``/owners/{organization}``: images of two hospitals are
-    never mixed. What the caller's own organisation stored under the UID (results of an algorithm) belongs to either.
+    Two hospitals may use one UID. Each has its images under ``/owners/{organization}``, and nothing else is there. The
+    plain address means whatever the caller sees if that is one hospital's, and raises Conflict if it is several's: it
+    never chooses. To the platform, what itself stored under the UID (results of an algorithm) is shown beside it.
     """
     table = dicom_study
-    own_first = case((table.c.instance_count == 0, 2), (table.c.matching == "matched", 0), else_=1)
-    statement = select(table).where(table.c.study_instance_uid == path.study).order_by(own_first, table.c.pk)
+    statement = select(table).where(table.c.study_instance_uid == path.study).order_by(table.c.pk)
+    if path.owner is not None:
+        statement = statement.where(table.c.owner == path.owner)
     found = list(uow.connection.execute(statement.where(*admits(table, visible.organizations))).all())
     if visible.constraints:
         found = [row for row in found if _is_readable(uow, row.imaging_study_id)]
-    own = [row for row in found if row.owner == uow.caller.organization]
-    others = [row for row in found if row.owner != uow.caller.organization]
-    if path.owner is not None:
-        chosen = [row for row in found if row.owner == path.owner]
-        if chosen and path.owner != uow.caller.organization:
-            chosen += own
-    else:
-        chosen = [*others[:1], *own]
-    if chosen and not any(row.instance_count for row in chosen):
-        raise Gone("The study was rejected")
-    if not chosen:
+    if not found:
         known = uow.connection.execute(select(table.c.pk).where(table.c.study_instance_uid == path.study)).first()
         raise NotFound("No such study, series or instance", foreign=known is not None)
+    chosen = [row for row in found if row.instance_count]
+    if not chosen:
+        raise Gone("The study was rejected")
+    beside = uow.platform if uow.caller.organization == uow.platform else None
+    if len({row.owner for row in chosen} - {beside}) > 1:
+        raise _several(row.owner for row in chosen)
     return chosen
+
+
+def _several(owners: Iterable[str]) -> Conflict:
+    """The refusal of an address that means several things, with those that mean one (RFC 9110 §15.5.10: enough for the
+    user to recognise the source of the conflict)."""
+    addresses = ", ".join(f"/dicom-web/owners/{owner}" for owner in sorted(set(owners)))
+    return Conflict(
+        f"Several organizations have a study of this UID: ask below the one that is meant of {addresses}",
+        code="multiple-matches",
+    )
 
 
 def retrieve(uow: Work, visible: Visibility, path: Path, *, headers: bool = False, layouts: bool = False,
@@ -262,6 +269,8 @@ def retrieve(uow: Work, visible: Visibility, path: Path, *, headers: bool = Fals
     if not rows:
         raise _nothing(uow, path, [row.pk for row in found])
     used = {row.study_pk for row in rows}
+    if path.instance is not None and len(used) > 1:
+        raise _several(row.owner for row in rows)
     return [row for row in found if row.pk in used], rows
 
 
@@ -304,13 +313,15 @@ def instance(uow: Work, visible: Visibility, path: Path) -> InstanceRow:
 
     What is not plain (constrained scopes, one UID of several owners, nothing found) takes the general way.
     """
-    if path.owner is None and not visible.constraints:
+    if not visible.constraints:
         key: Json = {"study": path.study, "series": path.series, "instance": path.instance}
+        if path.owner is not None:
+            key["owner"] = path.owner
         names = None if visible.organizations is None else sorted(visible.organizations)
         key |= {f"organization_{number}": name for number, name in enumerate(names or ())}
-        found = _instance(None if names is None else len(names)).all(uow.connection, key)
-        if len(found) == 1:
-            return InstanceRow(*found[0])
+        found = _instance(None if names is None else len(names), path.owner is not None).all(uow.connection, key)
+        if len(found) == 1 and found[0][-1] == 1:
+            return InstanceRow(*found[0][:-1])
     _, rows = retrieve(uow, visible, path, layouts=True)
     row = rows[0]
     study = next(one for one in studies(uow, visible, path) if one.pk == row.study_pk)
@@ -319,14 +330,25 @@ def instance(uow: Work, visible: Visibility, path: Path) -> InstanceRow:
 
 
 @lru_cache(maxsize=16)
-def _instance(size: int | None) -> Prepared:
-    """The statement for callers that are in `size` organisations."""
+def _instance(size: int | None, of_owner: bool) -> Prepared:
+    """The statement for callers that are in `size` organisations; its last column says of how many owners they see a
+    study of this UID, `of_owner`: among the one that is named."""
+    same = dicom_study.alias("same")
+    named: BindParameter[str] = bindparam("owner")
+    seen = (
+        select(func.count())
+        .select_from(same)
+        .where(same.c.study_instance_uid == bindparam("study"), *admits_prepared(same, size))
+        .where(*([same.c.owner == named] if of_owner else []))
+        .scalar_subquery()
+    )
     item, series, study = dicom_instance.c, dicom_series.c, dicom_study.c
     statement = (
         select(
             item.pk, item.study_pk, item.sop_instance_uid, item.sop_class_uid, item.transfer_syntax_uid,
             item.frame_count, item.digest, item.size_bytes, series.series_instance_uid, series.revision,
             study.study_instance_uid, study.owner, study.imaging_study_id, study.patient, dicom_header.c.layout,
+            seen,
         )
         .join_from(dicom_instance, dicom_series, series.pk == item.series_pk)
         .join(dicom_study, study.pk == item.study_pk)
@@ -336,6 +358,7 @@ def _instance(size: int | None) -> Prepared:
             item.rejected == 0,
             series.series_instance_uid == bindparam("series"),
             study.study_instance_uid == bindparam("study"),
+            *([study.owner == named] if of_owner else []),
             *admits_prepared(dicom_study, size),
         )
     )

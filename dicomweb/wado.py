@@ -189,10 +189,15 @@ def is_pixel_path(row: Row | InstanceRow, path: str) -> bool:
     return bool(pixels and pixels[0] == path and pixels[3])
 
 
+def root(base: str, owner: str) -> str:
+    """Where the studies of an owner are, below the URL of /dicom-web: a UID alone may mean another hospital's."""
+    return f"{base}/owners/{owner}"
+
+
 def address(base: str, row: Row | InstanceRow) -> str:
-    """The URL of an instance below `base`."""
+    """The URL of an instance. `base`: URL of /dicom-web."""
     study, series = row.study_instance_uid, row.series_instance_uid
-    return f"{base}/studies/{study}/series/{series}/instances/{row.sop_instance_uid}"
+    return f"{root(base, row.owner)}/studies/{study}/series/{series}/instances/{row.sop_instance_uid}"
 
 
 IDENTIFYING = frozenset({"00080016", "00080018", "0020000D", "0020000E"})

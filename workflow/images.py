@@ -40,9 +40,11 @@ def new_instances(now: Json, then: Json | None) -> int:
     if then is None:
         return count(now)
     listed, known = _uids(now), _uids(then)
+    # A study that is still coming in has its number before it has its list.
+    more = max(0, count(now) - count(then))
     if listed and (known or not count(then)):
-        return len(listed - known)
-    return max(0, count(now) - count(then))
+        return max(len(listed - known), more)
+    return more
 
 
 def of_patient(case: Case) -> list[Version]:

@@ -47,7 +47,7 @@ class Retrieve:
         ]
         if not chosen:
             raise NotAcceptable("None of the representations asked for can be given")
-        base = self._entrance.base(path.owner)
+        base = self._entrance.base(None)
         if alone and not chosen[0][1].multipart:
             row, choice = chosen[0]
             payload = self._retrieval.instance(row, choice)
@@ -75,7 +75,7 @@ class Retrieve:
         if form is None:
             raise NotAcceptable("Metadata is given as application/dicom+json or application/dicom+xml")
         _, rows = self._disclosure.retrieve(caller, path, "metadata", headers=True)
-        base = self._entrance.base(path.owner)
+        base = self._entrance.base(None)
         include = wado.included(asked["includefield"])
         tag = wado.etag(rows, base, f"{form} {' '.join(sorted(include or ()))}")
         if request.if_none_match.contains_weak(tag):

@@ -49,7 +49,7 @@ class Search:
         query = query_keys.query(level, asked)
         limit = QIDO_RESULTS.value if query.limit is None else min(query.limit, QIDO_RESULTS.value)
         rows, more = self._disclosure.search(caller, query, path, limit, raw_request(request.environ))
-        results = qido.results(rows, query, path, self._entrance.base(None), caller.organization)
+        results = qido.results(rows, query, path, self._entrance.base(None))
         if not results:
             response = Response(status=204)
         elif form == DICOM_XML:

@@ -47,7 +47,7 @@ class Store:
         )
         origin = Origin("stow-rs", caller.client_id, caller.address)
         outcomes = stow.store(self._ingest, caller, origin, bodies, study)
-        answer = stow.response(outcomes, self._entrance.base(None), study)
+        answer = stow.response(outcomes, self._entrance.base(caller.organization), study)
         body = xml.native_model(answer) if form == DICOM_XML else orjson.dumps(answer)
         response = answers.answer(body, form, http_status(outcomes))
         if response.status_code == 503:  # RFC 9110 §10.2.3: the same instances may be taken soon

@@ -59,6 +59,7 @@ def test_the_scope_decides_over_storing_searching_and_retrieving(
     """SMART 2.2: c or u stores, s searches, r retrieves; a constraint admits only studies that it matches."""
     study = f"/dicom-web/studies/{small.study_uid}"
     assert stow(service.client("hospital-a"), files).status_code == 200
+    service.settled()
     answers = {
         name: [
             stow(service.client(name), files).status_code,

@@ -118,7 +118,7 @@ def test_what_is_always_returned_is_there_even_without_value(studies: Service) -
     assert study["00080201"] == {"vr": "SH"}
     assert study["00201206"] == {"vr": "IS", "Value": [1]}
     assert study["00080061"] == {"vr": "CS", "Value": ["CT"]}
-    assert study["00081190"]["Value"][0].endswith(f"/dicom-web/studies/{PHANTOMS['a'].study_uid}")
+    assert study["00081190"]["Value"][0].endswith(f"/dicom-web/owners/hospital-a/studies/{PHANTOMS['a'].study_uid}")
     assert list(study) == sorted(study)
 
 

@@ -1,6 +1,6 @@
 """Images come in, by whatever number of requests: what the hospital, the reader and the viewer see of them, and when.
 
-PS3.18 §10.5 (store), R4 ImagingStudy.status; docs/workflow.md S3, S4, S9; docs/decisions/0022-publication.md.
+PS3.18 §10.5 (store), R4 ImagingStudy.status; docs/workflow.md S3, S4, S9; docs/decisions/0023-publication.md.
 """
 
 from __future__ import annotations
