@@ -54,7 +54,7 @@ def given(service: Service, reader: FlaskClient, uid: str) -> Iterator[tuple[str
     for study in service.resources("ImagingStudy"):
         with service.store.work(service_caller(), write=False) as uow:
             owner = uow.system.read("ImagingStudy", study["id"]).owner
-        (endpoint,) = study["contained"]
+        (endpoint,) = [one for one in study["contained"] if one["resourceType"] == "Endpoint"]
         yield owner, urlsplit(endpoint["address"]).path + f"/studies/{uid}"
     for level in ("studies", "series", "instances"):
         for row in reader.get(f"/dicom-web/{level}?includefield=all").get_json(force=True):
