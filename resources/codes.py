@@ -38,6 +38,12 @@ TASK_PART = f"{CANONICAL}/CodeSystem/teleradiology-task-part"
 DIALOGUE = f"{CANONICAL}/CodeSystem/dialogue"
 CATALOGUE = f"{CANONICAL}/CodeSystem/catalogue"
 V3_PARTICIPATION_MODE = "http://terminology.hl7.org/CodeSystem/v3-ParticipationMode"
+ESCALATION = f"{CANONICAL}/CodeSystem/escalation"
+"""Of the flag on a Task (`level-1`…), and of what a Communication of the clock is about."""
+READ_BACK = f"{CANONICAL}/StructureDefinition/read-back"
+"""Extension of a Communication: whoever was told has read back what was said; valueBoolean."""
+FINDING_TIME = f"{CANONICAL}/StructureDefinition/finding-time"
+"""Extension of a Communication: when the critical finding was made; valueDateTime."""
 IDENTIFIER_TYPE = f"{CANONICAL}/CodeSystem/identifier-type"
 RETAKE_REASON = f"{CANONICAL}/CodeSystem/retake-reason"
 REPORT_OUTCOME = f"{CANONICAL}/CodeSystem/report-outcome"
@@ -166,6 +172,22 @@ DISPLAYS: Mapping[str, Mapping[str, str]] = {
         "answer": "Réponse de l'établissement",
         "protocol-withdrawn": "Protocole retiré",
         "reprioritised": "Priorité modifiée",
+    },
+    ESCALATION: {
+        "escalation": "Délai dépassé",
+        "returned": "Tâche remise à disposition",
+        "critical-result": "Résultat critique",
+        **{f"level-{level}": f"Alerte de niveau {level}" for level in range(1, 6)},
+        "regulate": "Demande non régulée",
+        "acquire": "Images non reçues",
+        "read": "Examen non interprété",
+        "communicate-critical": "Résultat critique non communiqué",
+        "delivery": "Compte rendu non remis",
+        "unmatched": "Images sans demande",
+        "no-reader": "Aucun lecteur de garde",
+        "unread": "Message non lu",
+        "lease-expired": "Plus de signe de vie du poste",
+        "garde-ended": "Fin de garde",
     },
     IDENTIFIER_TYPE: {"requesting-hospital": "Établissement demandeur"},
     RETAKE_REASON: {

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from sqlalchemy import Connection, Select, bindparam, select
 
-from resources import interactions, jsontext, sizes
+from resources import flags, interactions, jsontext, sizes
 from resources.budgets import RESOURCE_INDEX_ROWS
 from resources.criteria import Query
 from resources.json import Json, copy_json
@@ -222,9 +222,20 @@ class Repository:
             raise self.not_found(type_name, id)
         if before is not None and before.deleted and not create:
             raise Gone(version=before.version)
-        _check_match(before, if_match)
+        if not self._is_same(before, if_match):
+            _check_match(before, if_match)
         alive = before if before is not None and not before.deleted else None
         return self._write(Draft(type_name, id, interaction, copy_json(resource), alive), before)
+
+    def _is_same(self, before: Version | None, if_match: int | None) -> bool:
+        """Whether a caller's If-Match names a version since which only the server's flag has changed (a weak ETag)."""
+        if self.caller.is_system or before is None or if_match is None or before.type != "Task" or before.deleted:
+            return False
+        if not before.version - _FLAGGED_AT_MOST <= if_match < before.version:
+            return False
+        visible = self.visibility(Interaction.UPDATE, before.type)
+        older = self._numbered(before.type, before.id, if_match, visible)
+        return older is not None and not older.deleted and flags.differs_only_in_flag(older.json(), before.json())
 
     def delete(self, type_name: str, id: str, *, if_match: int | None = None) -> Version:
         """Store a deletion (§3.1.0.7) and return it; what was deleted already stays as it is.
@@ -406,6 +417,10 @@ class Repository:
             RESOURCE_INDEX_ROWS.check(sizes.row_count(rows), draft.type)
         uow.buffer.add(after.pk, rows, targets)
         uow.integrity.wrote(here, found, by_server=self.derived or self.caller.is_system)
+
+
+_FLAGGED_AT_MOST = 10
+"""Versions that an escalation and its end can make in a row."""
 
 
 def _check_match(before: Version | None, if_match: int | None) -> None:

@@ -17,7 +17,7 @@ from resources.diagnostic_report import based_on
 from resources.lifecycle import SIGNED
 from store.access import Access, Caller, Interaction, Outcome, Version, Work
 from store.unit_of_work import Store
-from workflow import milestones
+from workflow import escalation, milestones
 from workflow.cases import Case
 from workflow.context import Context, look_up
 
@@ -72,6 +72,7 @@ class Openings:
             if case is None or case.order.owner != organization:
                 continue
             milestones.reached(uow, order, "T9", report.reference)
+            escalation.has_reached(uow, report.reference)
             root = case.task(TaskKind.ORDER) or {}
             if code_of(root.get("businessStatus", {}), BUSINESS_STATUS) in ("signed", "delivered"):
                 case.move(TaskKind.ORDER, business="acknowledged")

@@ -20,6 +20,7 @@ from resources.scheduling import Interval
 from resources.times import instant_text, parse_instant
 from store.access import Version, Work
 from workflow.dialogue import Dialogue
+from workflow.leases import Leases
 from workflow.protocols import Protocols
 from workflow.rota import Rota
 from workflow.worklist import Next
@@ -32,6 +33,7 @@ class Operations:
     rota: Rota
     next: Next
     dialogue: Dialogue
+    leases: Leases
 
     def acknowledge(self, uow: Work, communication_id: str) -> Version:
         """Say that the message was read. Raises as the recipient's update would."""
@@ -49,6 +51,11 @@ class Operations:
         order = uow.resources.read("ServiceRequest", order_id)
         found = Protocols(self.dialogue.context).fitting(uow, order.json(), order.owner)
         return {"resourceType": "Parameters", **({"parameter": found} if found else {})}
+
+    def heartbeat(self, uow: Work, task_id: str) -> Json:
+        """The caller still works on the Task: until when the claim holds. Raises NotFound, ForbiddenTransition."""
+        until = self.leases.heartbeat(uow, task_id)
+        return {"resourceType": "Parameters", "parameter": [{"name": "until", "valueInstant": instant_text(until)}]}
 
     def sign(self, uow: Work, report_id: str, *, if_match: int | None = None) -> Version:
         """Sign the report as it is stored: the version with status final. Raises as the update would."""

@@ -27,7 +27,7 @@ from resources.outcomes import Forbidden, ForbiddenTransition, Issue
 from resources.report_changes import Changed
 from resources.times import instant_text
 from store.access import Change, Draft, Version, Work
-from workflow import cases, context, milestones, report_pdf, signing, withdrawal
+from workflow import cases, context, escalation, milestones, report_pdf, signing, withdrawal
 from workflow.cases import Case
 from workflow.context import Context, before_of, look_up
 from workflow.deadlines import deadline
@@ -120,6 +120,7 @@ class Reports:
             if case.status(TaskKind.ORDER) == "completed":  # one that is open again waits for another report
                 case.move(TaskKind.ORDER, business="delivered")
                 milestones.reached(uow, case.order.reference, "T8", report.reference)
+        escalation.has_reached(uow, report_reference)
 
     def _refuse_unordered(self, uow: Work, before: Json | None, after: Json) -> None:
         """A duty radiologist's report is always on an order; reports of others are stored by the general rules."""

@@ -16,6 +16,8 @@ from workflow.acquisition import Acquisition
 from workflow.answers import Answers, Leaving
 from workflow.context import Context, is_acting
 from workflow.dialogue import Dialogue
+from workflow.escalation import Escalations, Watching
+from workflow.leases import Leases
 from workflow.loads import Loads
 from workflow.milestones import Milestones
 from workflow.observations import Observations
@@ -60,6 +62,8 @@ class Parts:
     reports: Reports
     task_steps: TaskSteps
     dialogue: Dialogue
+    leases: Leases
+    escalations: Escalations
 
     @staticmethod
     def of(context: Context, press: Press) -> Parts:
@@ -70,7 +74,10 @@ class Parts:
         orders = Orders(context, people, reading, Acquisition(reading))
         dialogue = Dialogue(context, people)
         reports = Reports(context, people, press)
-        return Parts(context, rota, people, reading, orders, reports, TaskSteps(people), dialogue)
+        return Parts(
+            context, rota, people, reading, orders, reports, TaskSteps(people), dialogue,
+            Leases(context, rota, reading), Escalations(context, rota),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +107,14 @@ RULES: tuple[Row, ...] = (
     *(
         Row(name, sequel=lambda parts: Milestones(parts.context.platform))
         for name in ("Task", "ImagingStudy", "DiagnosticReport")
+    ),
+    *(
+        Row(name, sequel=lambda parts: Watching(parts.context.platform))
+        for name in ("Task", "ImagingStudy", "DiagnosticReport", "Communication")
+    ),
+    *(
+        Row(name, sequel=lambda parts: parts.leases)
+        for name in ("Task", "DiagnosticReport", "ServiceRequest", "Communication", "Observation", "Appointment")
     ),
     Row("Slot", guard=lambda parts: parts.rota),
     Row("Observation", guard=lambda parts: Observations()),

@@ -11,17 +11,15 @@ from collections.abc import Callable, Mapping
 from resources.codes import DutyFunction
 from store.access import Loop, Observer, Waiting, Work
 from store.unit_of_work import Store
-from workflow import loads, report_pdf
+from workflow import acts, loads, report_pdf
 from workflow.context import Context, Unpublished, none_unpublished
-from workflow.lateness import NAME, LatenessWatch
+from workflow.escalation import Clock, Watching
 from workflow.openings import Openings
 from workflow.operations import Operations
 from workflow.report_press import Press
 from workflow.rules import Parts, RulesObserver
 from workflow.seal import Seal
 from workflow.worklist import Next
-
-LATENESS_INTERVAL_S = 60.0
 
 
 class Workflow:
@@ -44,19 +42,26 @@ class Workflow:
         self._parts = Parts.of(Context(platform, require_duty, zone, unpublished=unpublished), Press(seal, recorded))
         self.rota = self._parts.rota
         parts = self._parts
-        self.operations = Operations(self.rota, Next(parts.context, parts.people), parts.dialogue)
+        self.operations = Operations(self.rota, Next(parts.context, parts.people), parts.dialogue, parts.leases)
         self.openings = Openings(self._parts.context)
-        self._watch: LatenessWatch | None = None
+        self._clock: Clock | None = None
         self.observers: tuple[Observer, ...] = (RulesObserver(self._parts),)
 
-    def loops(self, store: Store) -> tuple[Loop, ...]:
-        """What the background worker runs."""
-        self._watch = LatenessWatch(store, self._parts.context.platform)
-        return (Loop(NAME, self._watch.step, LATENESS_INTERVAL_S), loads.loop(store))
+    def clock(self, store: Store, leaps_s: Callable[[], float] = lambda: 0.0) -> Clock:
+        """What acts on what is due. `leaps_s`: how far leaps that were taken over have put the clock, in all."""
+        return Clock(
+            store, self._parts.context.platform, acts.of(self._parts), Watching(self._parts.context.platform),
+            self._parts.leases, leaps_s,
+        )
 
-    def late(self) -> Mapping[str, Waiting]:
-        """What the watch of this process saw last: kind → how many tasks are past their deadline, the oldest one."""
-        return {} if self._watch is None else {kind.value: found for kind, found in self._watch.seen.items()}
+    def loops(self, store: Store, leaps_s: Callable[[], float] = lambda: 0.0) -> tuple[Loop, ...]:
+        """What the background worker runs."""
+        self._clock = self.clock(store, leaps_s)
+        return (self._clock.loop(), loads.loop(store))
+
+    def late(self) -> Mapping[tuple[str, int], Waiting]:
+        """What the clock of this process counted last: (kind, level) → how many are past their deadline, the oldest."""
+        return {} if self._clock is None else self._clock.seen
 
     def regulates(self, uow: Work) -> bool:
         """Whether the caller is a regulator on duty."""

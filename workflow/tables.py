@@ -18,6 +18,7 @@ due_item = Table(
 )
 Index("ix_due_item_next_at", due_item.c.next_at)
 Index("ix_due_item_subject", due_item.c.subject)
+Index("ix_due_item_case_id", due_item.c.case_id)
 
 milestone = Table(
     "milestone",

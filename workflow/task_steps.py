@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from resources import flags
 from resources import task as tasks
 from resources.codes import DutyFunction, TaskKind
 from resources.json import Json
@@ -73,6 +74,7 @@ class TaskSteps:
         order = look_up(uow, after.get("focus", {}).get("reference"))
         if order is not None and order.type == "ServiceRequest":
             worklist.complete(uow, order, after)
+        flags.keep(before, after)
         after["lastModified"] = instant_text(uow.now)
 
     def _check_role(self, uow: Work, kind: TaskKind, before: Json, after: Json) -> None:

@@ -212,6 +212,18 @@ def _next(services: Services, asked: Asked, intent: Access, resource: Json | Non
     return of_json({"resourceType": "Parameters"}) if claimed is None else of_version(claimed)
 
 
+def _heartbeat(services: Services, asked: Asked, intent: Access, resource: Json | None) -> Answer:
+    """Task/{id}/$heartbeat: its owner is there; until when the claim holds now."""
+
+    def beat(uow: UnitOfWork) -> Json:
+        uow.resources.visibility(Interaction.UPDATE, "Task")
+        found = services.workflow.operations.heartbeat(uow, asked.route.id or "")
+        uow.note_as_one([replace(intent, type="Task", id=asked.route.id)])
+        return found
+
+    return of_json(services.store.transact(asked.caller, beat, intent=intent))
+
+
 def _milestones(services: Services, asked: Asked, intent: Access, resource: Json | None) -> Answer:
     """ServiceRequest/{id}/$milestones: when each step of the case happened."""
     with services.store.work(asked.caller, write=False, intent=intent) as uow:
@@ -421,6 +433,14 @@ TABLE: tuple[Operation, ...] = (
         f"{_VIGIE}task-next",
         _next,
         {Level.TYPE: (Parameter("function", "code"),)},
+        frozenset({"Task"}),
+        writes=True,
+    ),
+    Operation(
+        "heartbeat",
+        f"{_VIGIE}task-heartbeat",
+        _heartbeat,
+        {Level.INSTANCE: ()},
         frozenset({"Task"}),
         writes=True,
     ),

@@ -51,8 +51,10 @@ FAMILIES: Mapping[str, Family] = {
     "vigie_queue_length": Family("gauge", ("queue",), "entries that wait"),
     "vigie_queue_oldest_age_seconds": Family("gauge", ("queue",), "since the oldest entry came; 0: the queue is empty"),
     "vigie_queues_readable": Family("gauge", (), "1: the database answered for the queues; 0: it did not"),
-    "vigie_tasks_past_deadline": Family("gauge", ("kind",), "open tasks past their deadline"),
+    "vigie_tasks_past_deadline": Family("gauge", ("kind",), "what is past its deadline: tasks, deliveries, messages…"),
     "vigie_tasks_past_deadline_oldest_seconds": Family("gauge", ("kind",), "since the oldest of these deadlines"),
+    "vigie_escalations": Family("gauge", ("kind", "level"), "of these, by the level reached; 0: none yet"),
+    "vigie_escalations_oldest_seconds": Family("gauge", ("kind", "level"), "since the oldest of their deadlines"),
     "vigie_disk_free_bytes": Family("gauge", ("folder",), "free space where the data and the objects lie"),
     "vigie_disk_size_bytes": Family("gauge", ("folder",), "size of that volume"),
     "vigie_database_connections": Family("gauge", ("process", "pid"), "connections that the process has taken"),
@@ -167,14 +169,34 @@ def sample(own: figures.Figures, services: Services) -> None:
     own.sample("vigie_clock_leap_seconds", lambda: {(): services.leap_s})
 
     def late() -> Mapping[Labels, float]:
-        return {(kind,): float(found.count) for kind, found in services.workflow.late().items()}
+        return {labels: float(found.count) for labels, found in _of_kinds(services.workflow.late()).items()}
 
     def oldest() -> Mapping[Labels, float]:
         now_us = microseconds(services.clock())
-        return {(kind,): checks.age(found, now_us) for kind, found in services.workflow.late().items()}
+        return {labels: checks.age(found, now_us) for labels, found in _of_kinds(services.workflow.late()).items()}
+
+    def escalated() -> Mapping[Labels, float]:
+        return {(kind, str(level)): float(one.count) for (kind, level), one in services.workflow.late().items()}
+
+    def oldest_escalated() -> Mapping[Labels, float]:
+        now_us = microseconds(services.clock())
+        found = services.workflow.late()
+        return {(kind, str(level)): checks.age(one, now_us) for (kind, level), one in found.items()}
 
     own.sample("vigie_tasks_past_deadline", late)
     own.sample("vigie_tasks_past_deadline_oldest_seconds", oldest)
+    own.sample("vigie_escalations", escalated)
+    own.sample("vigie_escalations_oldest_seconds", oldest_escalated)
+
+
+def _of_kinds(found: Mapping[tuple[str, int], Waiting]) -> dict[Labels, Waiting]:
+    """Kind → all that is late of it, whatever its level."""
+    summed: dict[Labels, Waiting] = {}
+    for (kind, _), one in found.items():
+        before = summed.get((kind,), Waiting(0, None))
+        ages = [age for age in (before.oldest_us, one.oldest_us) if age is not None]
+        summed[kind,] = Waiting(before.count + one.count, min(ages, default=None))
+    return summed
 
 
 def blueprint(services: Services) -> Blueprint:

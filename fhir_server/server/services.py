@@ -172,6 +172,9 @@ class Services:
         """How far the wall clock is from the time that is believed, in seconds; 0 where it is believed."""
         return self.clock.leap_s if isinstance(self.clock, BelievedClock) else 0.0
 
+    def _taken_s(self) -> float:
+        return self.clock.taken_s if isinstance(self.clock, BelievedClock) else 0.0
+
     @property
     def bases(self) -> Sequence[str]:
         """The public bases; the first is the canonical one."""
@@ -191,7 +194,7 @@ class Services:
             *self.authority.loops,
             *self.imaging.loops,
             *self.subscriptions.loops,
-            *self.workflow.loops(self.store),
+            *self.workflow.loops(self.store, self._taken_s),
             sweeper(self.store),
             statistician(self.database),
             Loop(CLEANING, self._clean_objects, 600.0),

@@ -70,6 +70,8 @@ class BelievedClock:
         self._from = self._to = 0
         """What is shared is near enough for an offset between these."""
         self._share()
+        self.taken_s = 0.0
+        """How far the leaps that were taken over have put this clock forward, in all, in seconds."""
 
     @property
     def leap_s(self) -> float:
@@ -97,6 +99,7 @@ class BelievedClock:
         return round((offset - self._offset) / _NS)
 
     def _take(self, offset: int) -> None:
+        self.taken_s += (offset - self._offset) / _NS
         self._leap, self._offset = None, offset
         self._share()
 

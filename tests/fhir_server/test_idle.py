@@ -20,7 +20,7 @@ IDLE_MINUTE: dict[str, tuple[int, int]] = {
     "subscription-sequencer": (60, 130),
     "subscription-dispatcher": (60, 260),
     "subscription-maintenance": (6, 30),
-    "workflow-lateness": (6, 60),
+    "escalation": (2, 10),
     "reading-load": (1, 20),
     "sweep": (1, 6),
     "statistics": (20, 20),

@@ -47,7 +47,7 @@ from tests.fhir_server.conftest import Template
 from tests.subscriptions.hospital import Hospital, open_hospital
 from tests.subscriptions.ward import subscription
 from tests.support import Clock
-from workflow import lateness
+from workflow.escalation import Escalations
 
 STATEMENT = "one statement takes a batch by its age: nothing of a row is read, so none can be at fault"
 TOLD = "an item of a loop failed"
@@ -358,8 +358,9 @@ ROWS: dict[str, Items | str] = {
         lambda ground: of_type(ground, event_table, event_table.c.resource_id, event_table.c.number > 4),
         set_aside, None, maintain,  # content: tests/subscriptions/test_set_aside.py
     ),
-    "workflow-lateness": Items(
-        tasks, (lateness, "deadline_of"), lambda task: task["id"], lambda ground: ground.passed,
+    "escalation": Items(
+        tasks, (Escalations, "raise_"), lambda _self, _uow, row: row.subject.removeprefix("Task/"),
+        lambda ground: ground.passed,
         lambda ground: of_type(ground, resource_version, resource_version.c.resource_id),
     ),
     "reading-load": STATEMENT,

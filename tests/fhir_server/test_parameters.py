@@ -116,6 +116,7 @@ _PLACE_OF = {
     ("acknowledge", Level.INSTANCE): ("Communication/none", "hospital_a"),
     ("protocols", Level.INSTANCE): ("ServiceRequest/none", "regulator"),
     ("next", Level.TYPE): ("Task", "radiologist"),
+    ("heartbeat", Level.INSTANCE): ("Task/none", "radiologist"),
     ("milestones", Level.INSTANCE): ("ServiceRequest/none", "hospital_a"),
     ("on-duty", Level.TYPE): ("PractitionerRole", "platform"),
     ("access-report", Level.INSTANCE): ("Patient/p-1", "auditor"),
@@ -155,7 +156,7 @@ def _issue(answer: TestResponse) -> tuple[str, list[str]]:
 
 def _plain(target: Target) -> set[int]:
     """What the route answers without any parameter: a parameter that is known does not make it a 400."""
-    of_none = ("$sign", "$proof", "$milestones", "$acknowledge", "$protocols", "$reconcile", "$reject")
+    of_none = ("$sign", "$proof", "$milestones", "$acknowledge", "$protocols", "$reconcile", "$reject", "$heartbeat")
     return {404} if target.name.startswith(of_none) else {200, 201, 204}
 
 

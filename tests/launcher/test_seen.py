@@ -69,7 +69,7 @@ def test_a_server_shows_what_becomes_of_its_processes(own_site: Site) -> None:
     assert [value for _, value in samples("vigie_dimse_associations")] == [0.0]
     assert {labels["process"] for labels, _ in samples("vigie_threads_busy")} == {"web"}
     turned = {labels["loop"]: value for labels, value in samples("vigie_loop_since_turn_seconds")}
-    assert {"audit-sequencer", "subscription-dispatcher", "workflow-lateness"} <= turned.keys()
+    assert {"audit-sequencer", "subscription-dispatcher", "escalation"} <= turned.keys()
     assert turned["audit-sequencer"] < 10
 
     worker = site.child("worker")
@@ -142,7 +142,6 @@ from store.access import Access, Caller, Interaction
 from tests import builders
 from tests.support import Clock
 from tests.workflow.conftest import Scene
-from workflow.lateness import LatenessWatch
 
 logs.configure("worker")
 settings = Settings.load({{"data": Path(sys.argv[1]), "references": "lenient"}}, environ={{}})
@@ -157,7 +156,7 @@ scene.accepted()
 clock.advance(hours=14)
 scene.images()
 clock.advance(hours=2)
-LatenessWatch(services.store, settings.platform).step()
+services.workflow.clock(services.store).step()
 errors.fault_of(ValueError("{CANARY}"), {{REQUEST_ID: "request-1"}})
 shutil.rmtree(settings.data / "audit-spool")
 try:
@@ -178,7 +177,7 @@ def test_what_the_night_must_hear_arrives_with_its_fields(tmp_path: Path) -> Non
     assert done.stdout == "refused\n", done.stderr
     nobody = told["no reader is on duty"]
     assert nobody["order"].startswith("ServiceRequest/")
-    late = told["a task is past its deadline"]
+    late = told["a deadline is past"]
     assert late["kind"] in {"acquire", "read"}
     assert late["task"]
     assert told["audit records could not be committed"]["exception"] == "FileNotFoundError"

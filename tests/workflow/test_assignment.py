@@ -7,20 +7,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import update
-from structlog.testing import capture_logs
 
 from resources.codes import TaskKind
 from resources.policies import CRITICAL_CATEGORIES
 from resources.service_request import PRIORITIES
 from resources.times import instant_text
-from store.versions.tables import resource_version
-from tests.support import Clock
-from tests.workflow.conftest import Scene
-from workflow import lateness
 from workflow.assignment import Candidate, Order, choose
 from workflow.deadlines import TARGET_MINUTES, is_late
-from workflow.lateness import LatenessWatch
 
 NOW = datetime(2026, 6, 1, 22, 0, tzinfo=UTC)
 NEURO = ("urn:specialty", "neuro")
@@ -75,46 +68,3 @@ def test_only_an_unfinished_task_is_late() -> None:
     assert is_late(task, NOW + timedelta(seconds=1))
     assert not is_late(task | {"status": "completed"}, NOW + timedelta(days=1))
     assert not is_late({"status": "ready"}, NOW)
-
-
-def test_the_watch_tells_each_late_task_once(scene: Scene, clock: Clock) -> None:
-    """Logged, with no personal data, and nothing is written."""
-    scene.ordered(priority="stat")
-    watch = LatenessWatch(scene.store, "platform")
-    with capture_logs() as told:
-        watch.step()
-    assert told == []
-    clock.advance(minutes=6)
-    with capture_logs() as told:
-        watch.step()
-        watch.step()
-    task = scene.tasks()["regulate"].id
-    late = {"event": "a task is past its deadline", "log_level": "warning", "task": task, "kind": "regulate"}
-    assert told == [late]
-    assert scene.tasks()["regulate"].version == 1
-
-
-def test_the_watch_looks_through_all_open_tasks(
-    scene: Scene, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A backlog of thousands is when it matters most: it is read in portions, and none is left out."""
-    monkeypatch.setattr(lateness, "PORTION", 2)
-    for _ in range(5):
-        scene.ordered(priority="stat")
-    clock.advance(minutes=6)
-    with capture_logs() as told:
-        LatenessWatch(scene.store, "platform").step()
-    assert [one["event"] for one in told] == ["a task is past its deadline"] * 5
-
-
-def test_a_task_that_cannot_be_read_hides_no_other(scene: Scene, clock: Clock) -> None:
-    """It is told as one that failed; the others are told as late."""
-    for _ in range(3):
-        scene.ordered(priority="stat")
-    clock.advance(minutes=6)
-    its = resource_version.c.pk == scene.tasks()["regulate"].pk
-    with scene.store.database.write() as connection:
-        connection.execute(update(resource_version).where(its).values(content="{"))
-    with capture_logs() as told:
-        LatenessWatch(scene.store, "platform").step()
-    assert sorted(one["event"] for one in told) == ["a task is past its deadline"] * 2 + ["an item of a loop failed"]

@@ -27,6 +27,7 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_due_item_next_at"), "due_item", ["next_at"])
     op.create_index(op.f("ix_due_item_subject"), "due_item", ["subject"])
+    op.create_index(op.f("ix_due_item_case_id"), "due_item", ["case_id"])
     op.create_table(
         "milestone",
         sa.Column("case_id", text, nullable=False, comment="logical id of the order"),
