@@ -182,6 +182,8 @@ DISPLAYS: Mapping[str, Mapping[str, str]] = {
         "acquire": "Images non reçues",
         "read": "Examen non interprété",
         "communicate-critical": "Résultat critique non communiqué",
+        "cancel": "Demande d'annulation sans réponse",
+        "unexpected-images": "Images inattendues non examinées",
         "delivery": "Compte rendu non remis",
         "unmatched": "Images sans demande",
         "no-reader": "Aucun lecteur de garde",

@@ -226,6 +226,11 @@ TABLE: tuple[Policy, ...] = (
         "deadline-answer", BY_PRIORITY, _by_priority(10, 15, 30, 240),
         "time for the hospital to answer a question of the regulator", _OURS,
     ),
+    Policy("deadline-cancel", BY_PRIORITY, _by_priority(5, 10, 15, 240), "time to answer a wish to cancel", _OURS),
+    Policy(
+        "deadline-unexpected-images", BY_PRIORITY, _by_priority(5, 10, 15, 240),
+        "time to say what becomes of images that no open order expects", _OURS,
+    ),
     Policy("deadline-unmatched", _minutes(1), 10, "time for images without an order to find theirs", _OURS),
     Policy("deadline-no-reader", _minutes(1), 2, "time for images that nobody on duty can read", _OURS),
     Policy("deadline-unread", _minutes(1), 10, "time for a message to be read", _OURS),
@@ -246,6 +251,14 @@ TABLE: tuple[Policy, ...] = (
         [_level(0, "owner"), _level(5, "regulation"), _level(10, "support")],
         "who is told that a critical result has reached nobody; a failed call goes to the next level at once",
         "ACR practice parameter for communication",
+    ),
+    Policy(
+        "escalation-cancel", LEVELS, [_level(0, "regulation"), _level(15, "support")],
+        "who is told that nobody answers a wish to cancel", _OURS,
+    ),
+    Policy(
+        "escalation-unexpected-images", LEVELS, [_level(0, "regulation"), _level(15, "support")],
+        "who is told that nobody looks at images that no open order expects", _OURS,
     ),
     Policy(
         "escalation-delivery", LEVELS, [_level(0, "support"), _level(10, "regulation", "support")],

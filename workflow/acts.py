@@ -27,8 +27,11 @@ def of(parts: Parts) -> Mapping[str, Act]:
                 return  # the row ends with the commit
         parts.escalations.raise_(uow, row)
 
+    def raise_(uow: Work, row: Due) -> None:
+        parts.escalations.raise_(uow, row)
+
     return {
-        **dict.fromkeys(escalation.KINDS, parts.escalations.raise_),
+        **dict.fromkeys(escalation.KINDS, raise_),
         "no-reader": no_reader,
         LEASE: parts.leases.expired,
         HANDOVER: parts.leases.ended,

@@ -24,9 +24,6 @@ from workflow import context, worklist
 from workflow.context import Context, look_up
 from workflow.deadlines import deadline
 
-_TIMED_AS = {TaskKind.CANCEL: TaskKind.REGULATE, TaskKind.UNEXPECTED_IMAGES: TaskKind.REGULATE}
-"""Parts that a regulator decides have the deadline of a regulation."""
-
 
 @dataclass(slots=True)
 class Case:
@@ -125,7 +122,7 @@ class Case:
 
     def restriction(self, kind: TaskKind) -> Json:
         """Task.restriction of a Task of that part that is made now: its deadline."""
-        end = deadline(self.uow, _TIMED_AS.get(kind, kind), self.order, self.uow.now)
+        end = deadline(self.uow, kind, self.order, self.uow.now)
         return {"period": {"end": instant_text(end)}}
 
     def studies(self) -> list[Version]:
@@ -243,7 +240,7 @@ def new_task(uow: Work, context: Context, kind: TaskKind, version: Version, *, p
         "for": order.get("subject"),
         "authoredOn": instant_text(now),
         "lastModified": instant_text(now),
-        "restriction": {"period": {"end": instant_text(deadline(uow, _TIMED_AS.get(kind, kind), version, now))}},
+        "restriction": {"period": {"end": instant_text(deadline(uow, kind, version, now))}},
     }
     accession = next((one for one in order.get("identifier", []) if is_accession(one) and one.get("value")), None)
     if accession:

@@ -34,7 +34,7 @@ def _of_order(value: Callable[[str], Mapping[str, int]]) -> Mapping[str, int]:
 
 
 TARGET_MINUTES: Mapping[TaskKind, Mapping[str, int]] = {
-    **{kind: POLICIES[policy_of(kind)].default for kind in (*PARTS, TaskKind.COMMUNICATE_CRITICAL)},
+    **{kind: POLICIES[policy_of(kind)].default for kind in TaskKind if policy_of(kind) in POLICIES},
     TaskKind.ORDER: _of_order(lambda name: POLICIES[name].default),
 }
 """What holds where no policy says otherwise: minutes by priority, of a critical result by category."""

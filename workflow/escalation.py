@@ -256,7 +256,8 @@ class Watching:
         kind = OF_TASK.get(part) if part is not None else None
         if kind is None or version.owner != self._platform:
             return
-        order = task.get("focus", {}).get("reference", "")
+        focus = task.get("focus", {}).get("reference", "")
+        order = focus if focus.startswith("ServiceRequest/") else next(iter(based_on(task)), "")
         due = parse_instant(task.get("restriction", {}).get("period", {}).get("end"))
         rows = alarms.of_subject(uow, version.reference)
         if due is None or not is_open(kind, version):

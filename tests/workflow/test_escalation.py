@@ -13,8 +13,9 @@ import pytest
 from sqlalchemy import delete, select
 
 from resources import flags
-from resources.codes import ESCALATION, TaskKind, code_of, has_coding
+from resources.codes import DISPLAYS, ESCALATION, TaskKind, code_of, has_coding
 from resources.json import Json
+from resources.lifecycle import TASK_TRANSITIONS
 from resources.outcomes import PreconditionFailed
 from resources.policies import POLICIES, Where
 from resources.times import instant_text
@@ -26,7 +27,6 @@ from tests import builders
 from tests.support import Clock
 from tests.workflow.conftest import Scene
 from workflow import acts, alarms, escalation
-from workflow.deadlines import TARGET_MINUTES
 from workflow.escalation import KINDS, OF_TASK, QUEUES
 from workflow.tables import due_item
 
@@ -66,7 +66,8 @@ def test_every_deadline_has_an_actor() -> None:
     escalated = {name.removeprefix("escalation-") for name in POLICIES if name.startswith("escalation-")}
     assert set(KINDS) == escalated
     assert with_deadline - {"answer"} == escalated, "an answer's deadline stands in the regulate Task"
-    assert set(TARGET_MINUTES) - {TaskKind.ORDER} <= set(OF_TASK)
+    assert set(TASK_TRANSITIONS) - {TaskKind.ORDER} == set(OF_TASK), "the root task's deadline is that of its parts"
+    assert set(KINDS) <= set(DISPLAYS[ESCALATION])
     assert set(QUEUES) == set(KINDS) - {kind.value for kind in OF_TASK}
 
 
