@@ -15,6 +15,7 @@ from functools import cache
 from typing import Any
 
 from resources import communication, registry
+from resources.codes import ESCALATION, has_coding
 from resources.json import Json
 from resources.lifecycle import REVISED, SIGNED
 
@@ -31,6 +32,8 @@ QUESTION = f"{BASE_URL}/question"
 ANSWER = f"{BASE_URL}/answer"
 MESSAGE = f"{BASE_URL}/message"
 STUDY_AVAILABLE = f"{BASE_URL}/study-available"
+ESCALATED = f"{BASE_URL}/escalation"
+CRITICAL = f"{BASE_URL}/critical-result"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,18 @@ def _becomes(category: str) -> Trigger:
         return communication.is_of(after, category) and not communication.is_of(before or {}, category)
 
     return fires
+
+
+def _by_clock(code: str) -> Trigger:
+    """The clock tells somebody something: a Communication of that category of its own is new."""
+    return lambda before, after: before is None and has_coding(after.get("category", []), [(ESCALATION, code)])
+
+
+def _critical(before: Json | None, after: Json) -> bool:
+    """A critical result is announced, said, or reached nobody: the announcement, or a call about it."""
+    if has_coding(after.get("category", []), [(ESCALATION, "critical-result")]):
+        return _status_changed(before, after)
+    return False
 
 
 def _written_or_received(before: Json | None, after: Json) -> bool:
@@ -239,6 +254,24 @@ TOPICS: tuple[Topic, ...] = (
         title="Message",
         description="A Communication about an order is written, or received.",
         trigger={"Communication": _written_or_received},
+        filters=_OF_MESSAGES,
+        context=_WITH_MESSAGES,
+    ),
+    Topic(
+        url=ESCALATED,
+        title="Escalation",
+        description="Something is past its deadline and is raised to somebody: a Communication of the category"
+        " escalation, addressed to whom it is for; its topic says the level, reasonCode what is late.",
+        trigger={"Communication": _by_clock("escalation")},
+        filters=_OF_MESSAGES,
+        context=_WITH_MESSAGES,
+    ),
+    Topic(
+        url=CRITICAL,
+        title="Critical result",
+        description="A critical result is announced to the hospital, also before the signature, or such a Communication"
+        " changes its status: a Communication of the category critical-result.",
+        trigger={"Communication": _critical},
         filters=_OF_MESSAGES,
         context=_WITH_MESSAGES,
     ),

@@ -85,10 +85,10 @@ class Leases:
         interval = scheduling.interval_of(garde)
         function = scheduling.duty_function(garde)
         counts = function in _FUNCTION_OF and garde.get("status") in ON_DUTY and version.owner == self.context.platform
-        if counts and interval is not None and interval.end > uow.now:
-            alarms.watch(uow, HANDOVER, version.reference, interval.end)
-        else:
+        if not counts or interval is None:
             alarms.settle(uow, HANDOVER, version.reference)
+        elif interval.end > uow.now or HANDOVER in alarms.of_subject(uow, version.reference):
+            alarms.watch(uow, HANDOVER, version.reference, interval.end)
 
     def heartbeat(self, uow: Work, task_id: str) -> datetime:
         """The owner is there: until when the claim holds now. Raises NotFound, ForbiddenTransition."""
