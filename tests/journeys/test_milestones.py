@@ -24,6 +24,7 @@ from tests.fhir_server.conftest import (  # noqa: F401 - fixtures of the assembl
 from tests.journeys.played import Emergency, good, put
 
 ONE_ENGINE = pytest.mark.parametrize("engine", ENGINES[:1], indirect=True)
+EVENT_REASON = "http://hl7.org/fhir/StructureDefinition/event-statusReason"
 ORDER = ["T0", "T1", "T2", "T3", "T4", "T5", "T6", "T7", "T8", "T9"]
 
 
@@ -87,6 +88,7 @@ def test_a_revised_report_begins_another_round(api: Api) -> None:  # noqa: F811
     case = Emergency.of(api).signed()
     first = milestones(api.platform, case.order_ref)
     amended = "Complément : pas d'autre lésion"
-    good(put(api.radiologist, case.report, status="amended", conclusion=amended))
+    why = [{"url": EVENT_REASON, "valueCodeableConcept": {"text": "Relecture"}}]
+    good(put(api.radiologist, case.report, status="amended", conclusion=amended, extension=why))
     assert milestones(api.platform, case.order_ref) == first
     assert set(milestones(api.platform, case.order_ref, 2)) == {"T7"}
