@@ -99,7 +99,7 @@ def test_the_end_of_a_garde_hands_over(scene: Scene, clock: Clock) -> None:
     reader = {"Practitioner/lec1": scene.reader, "Practitioner/lec2": scene.second_reader}[first]
     other = "Practitioner/lec2" if first == "Practitioner/lec1" else "Practitioner/lec1"
     end = "2026-06-01T10:30:00+02:00"
-    (garde,) = [one for one in scene.find("Appointment", actor=f"{first},PractitionerRole/{first.split('/')[1]}")]
+    (garde,) = scene.find("Appointment", actor=f"{first},PractitionerRole/{first.split('/')[1]}")
     scene.update(scene.planner, garde.reference, end=end)
     clock.advance(minutes=31)
     turn(scene)
