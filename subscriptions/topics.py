@@ -28,6 +28,7 @@ that a partner configures it once."""
 
 ORDER_STATUS = f"{BASE_URL}/order-status"
 REPORT_SIGNED = f"{BASE_URL}/report-signed"
+REPORT_REVISED = f"{BASE_URL}/report-revised"
 QUESTION = f"{BASE_URL}/question"
 ANSWER = f"{BASE_URL}/answer"
 MESSAGE = f"{BASE_URL}/message"
@@ -130,6 +131,11 @@ def _images_here(before: Json | None, after: Json) -> bool:
     return int(after.get("numberOfInstances", 0)) > int(earlier.get("numberOfInstances", 0))
 
 
+def _revised(before: Json | None, after: Json) -> bool:
+    """A version after the first signature that says otherwise, or that it is withdrawn."""
+    return (before or {}).get("status") in SIGNED and _signed(before, after)
+
+
 def _codes(resource: Json | None, element: str) -> list[tuple[Any, Any]]:
     concept = (resource or {}).get(element) or {}
     return [(coding.get("system"), coding.get("code")) for coding in concept.get("coding") or ()] or (
@@ -157,6 +163,12 @@ _OF_MESSAGES: Mapping[str, frozenset[str]] = {
     )
 }
 _WITH_MESSAGES: Mapping[str, tuple[str, ...]] = {"Communication": ("basedOn", "about", "inResponseTo", "subject")}
+
+_OF_REPORTS = frozenset({
+    "_id", "patient", "subject", "encounter", "based-on", "identifier", "code", "category", "status", "performer",
+    "results-interpreter", "conclusion", "issued", "date",
+})  # fmt: skip
+
 
 TOPICS: tuple[Topic, ...] = (
     Topic(
@@ -211,26 +223,16 @@ TOPICS: tuple[Topic, ...] = (
         description="A DiagnosticReport reaches the status final, or a signed one becomes amended, corrected,"
         " appended or entered-in-error.",
         trigger={"DiagnosticReport": _signed},
-        filters={
-            "DiagnosticReport": frozenset(
-                {
-                    "_id",
-                    "patient",
-                    "subject",
-                    "encounter",
-                    "based-on",
-                    "identifier",
-                    "code",
-                    "category",
-                    "status",
-                    "performer",
-                    "results-interpreter",
-                    "conclusion",
-                    "issued",
-                    "date",
-                }
-            )
-        },
+        filters={"DiagnosticReport": _OF_REPORTS},
+        context={"DiagnosticReport": ("basedOn", "subject")},
+    ),
+    Topic(
+        url=REPORT_REVISED,
+        title="Report revised",
+        description="A signed DiagnosticReport becomes amended, corrected or appended (each version), or is withdrawn"
+        " (entered-in-error): for whoever acts on a report that he has already.",
+        trigger={"DiagnosticReport": _revised},
+        filters={"DiagnosticReport": _OF_REPORTS},
         context={"DiagnosticReport": ("basedOn", "subject")},
     ),
     Topic(

@@ -196,7 +196,9 @@ def _exam_lines(sources: Sources, zone: tzinfo) -> list[tuple[str, str]]:
         str(one["value"]) for order in sources.orders for one in order.get("identifier", [])
         if is_accession(one) and one.get("value")
     ]
-    modalities = sorted({one.get("code", "") for study in sources.studies for one in study.get("modality", [])} - {""})
+    modalities = sorted(
+        {one.get("code", "") for study in sources.studies for one in study.get("modality", [])} - _NO_IMAGES
+    )
     lines += [
         (words.exam_number, _joined(accessions)),
         (words.modality, _joined(modalities)),
@@ -207,6 +209,10 @@ def _exam_lines(sources: Sources, zone: tzinfo) -> list[tuple[str, str]]:
         (words.comparison, _joined((_prior(one, words) for one in sources.priors), "; ")),
     ]
     return [line for line in lines if line[1]]
+
+
+_NO_IMAGES = frozenset({"", "SR", "KO", "PR"})
+"""Modalities of what accompanies images (PS3.3 §C.7.3.1.1.1)."""
 
 
 def _exam(sources: Sources) -> str:

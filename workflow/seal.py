@@ -11,6 +11,7 @@ ETSI EN 319 142-1 (PAdES B-B, B-T), RFC 3161, ISO 32000-1 §12.8
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -242,6 +243,7 @@ def _stamper(authority: Authority) -> Any:
 
 
 def _ask(authority: Authority, request: bytes) -> bytes:
+    until = time.monotonic() + authority.wait_s
     headers = {"Content-Type": "application/timestamp-query", "Accept": "application/timestamp-reply"}
     with (
         httpx2.Client(trust_env=False, timeout=authority.wait_s, follow_redirects=False) as client,
@@ -254,6 +256,8 @@ def _ask(authority: Authority, request: bytes) -> bytes:
             body += part
             if len(body) > _ANSWER_MAX:
                 raise OSError("the answer is too long for a time stamp")
+            if time.monotonic() > until:  # nobody waits for it any more
+                raise OSError("the answer is too late")
         return body
 
 
