@@ -62,12 +62,12 @@ def test_another_writer_goes_on_while_a_report_is_sealed(scene: Scene, slow: Slo
 
 
 def test_what_changed_meanwhile_is_in_the_file(scene: Scene, slow: Slow) -> None:
-    """The page is compared with the stored text when it is used: an order that was corrected is printed anew."""
+    """The page is compared with the stored text when it is used: a name that was corrected is printed anew."""
     report = scene.drafted()
 
     def correct() -> None:
         slow.meanwhile = lambda: None
-        scene.update(scene.hospital, scene.order, reasonCode=[{"text": "Chute, perte de connaissance"}])
+        scene.update(scene.hospital, scene.patient, name=[{"family": "Corrigé", "given": ["Camille"]}])
 
     slow.meanwhile = correct
     scene.update(scene.reader, report, status="final")
@@ -109,9 +109,14 @@ def test_a_failed_seal_refuses_and_leaves_the_draft(scene: Scene, slow: Slow) ->
 def test_a_transaction_of_ones_own_is_told_to_try_again(scene: Scene) -> None:
     """Only `transact` can leave and come back."""
     report = scene.drafted()
-    with pytest.raises(Conflict), scene.store.work(scene.reader) as uow:
-        body = dict(uow.system.read(*report.split("/")).json())
-        uow.resources.update(*report.split("/"), {**body, "status": "final"})
+    signed = {**scene.read(report), "status": "final"}
+
+    def sign() -> None:
+        with scene.store.work(scene.reader) as uow:
+            uow.resources.update(*report.split("/"), signed)
+
+    with pytest.raises(Conflict):
+        sign()
 
 
 def test_whoever_asks_for_what_is_never_ready_is_told_so_in_the_end(make_store: Callable[..., Store]) -> None:
