@@ -134,12 +134,12 @@ STEPS: tuple[Step, ...] = (
     *_steps(
         TaskKind.ORDER,  # it follows its parts and its order
         ("taken", "requested on-hold", "received", (_S,), ""),
-        ("given back", "received on-hold", "requested", (_S,), ""),
-        ("held", "requested received accepted in-progress", "on-hold", (_S,), ""),
+        ("given back", "received", "requested", (_S,), ""),
+        ("held", "requested received", "on-hold", (_S,), ""),
         ("accepted", "requested received on-hold", "accepted", (_S,), ""),
         ("refused", "requested received on-hold", "rejected", (_S,), ""),
-        ("images", "requested received on-hold accepted", "in-progress", (_S,), ""),
-        ("signed", "requested received on-hold accepted in-progress", "completed", (_S,), ""),
+        ("images", "accepted", "in-progress", (_S,), ""),
+        ("signed", "in-progress", "completed", (_S,), ""),
         ("cancelled", "requested received on-hold accepted in-progress", "cancelled", (_S,), ""),
         ("reopened", "completed", "in-progress", (_S,), "its report was withdrawn"),
         ("exam changed", "accepted in-progress", "requested", (_S,), "another exam after its protocol"),
@@ -160,7 +160,8 @@ STEPS: tuple[Step, ...] = (
         ("start", "requested on-hold failed", "in-progress", (_S, _H, _P), ""),
         ("stop", "requested in-progress", "on-hold", (_S, _H, _P), "statusReason"),
         ("give up", "requested in-progress on-hold", "failed", (_H, _P), "statusReason"),
-        ("complete", "requested in-progress on-hold", "completed", (_S, _H, _P), "images; of a retake new ones"),
+        ("complete", "requested", "completed", (_S,), "images; of a retake new ones"),
+        ("complete", "in-progress on-hold", "completed", (_S, _H, _P), "images; of a retake new ones"),
         ("cancelled", "requested in-progress on-hold failed", "cancelled", (_S,), "the order ended"),
     ),
     *_steps(
@@ -182,7 +183,7 @@ STEPS: tuple[Step, ...] = (
         ("give back", "in-progress", "requested", (_D,), ""),
         ("hold", "in-progress", "on-hold", (_D,), ""),
         ("close", "requested in-progress on-hold", "completed", (_D,), "the Communication in output"),
-        ("cancelled", "requested in-progress on-hold", "cancelled", (_S, _D), ""),
+        ("cancelled", "requested in-progress on-hold", "cancelled", (_S,), "the order ended without a report"),
     ),
     *_steps(
         TaskKind.CANCEL,

@@ -24,9 +24,13 @@ PARTS = (TaskKind.REGULATE, TaskKind.ACQUIRE, TaskKind.READ)
 """What an order's own target is the sum of."""
 
 
+_AS = {TaskKind.CANCEL: TaskKind.REGULATE, TaskKind.UNEXPECTED_IMAGES: TaskKind.REGULATE}
+"""Parts that a regulator decides have the target of a regulation."""
+
+
 def policy_of(kind: TaskKind) -> str:
     """The name of the policy that sets the target of a part."""
-    return f"deadline-{kind.value}"
+    return f"deadline-{_AS.get(kind, kind).value}"
 
 
 def _of_order(value: Callable[[str], Mapping[str, int]]) -> Mapping[str, int]:

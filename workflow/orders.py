@@ -217,6 +217,10 @@ class Orders:
             _reading(case, "")
         elif status == "on-hold" and asks_for_retake(task):
             self.acquisition.retake(case, task)
+        elif status == "on-hold":
+            case.move(TaskKind.READ, business="")
+            self.reading.more(uow, case)
+            _reading(case, "")
         elif status == "completed":
             self._read_to_the_end(uow, case, task)
 

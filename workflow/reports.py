@@ -118,7 +118,8 @@ class Reports:
             raise ForbiddenTransition("Only a signed report is delivered", expression="DiagnosticReport.status")
         for case in Case.all_of(uow, self.context, report.json()):
             if case.status(TaskKind.ORDER) == "completed":  # one that is open again waits for another report
-                case.move(TaskKind.ORDER, business="delivered")
+                if tasks.business_code(case.task(TaskKind.ORDER)) == "signed":  # what came since says more
+                    case.move(TaskKind.ORDER, business="delivered")
                 milestones.reached(uow, case.order.reference, "T8", report.reference)
         escalation.has_reached(uow, report_reference)
 

@@ -11,6 +11,7 @@ from dicomweb import phantom
 from dicomweb.phantom import Phantom
 from resources.codes import TELERADIOLOGY_TASK
 from resources.json import Json
+from resources.lifecycle import FINISHED_TASK
 from tests import builders
 from tests.fhir_server.conftest import Api, Client
 from tests.security.scene import stow
@@ -81,10 +82,10 @@ class Emergency:
         )
 
     def task(self, kind: str, who: Client | None = None) -> Json:
-        """The case's Task of that kind, as the platform sees it."""
+        """The case's Task of that kind that counts, as the platform sees it: the unfinished one, else the last."""
         asked = f"Task?focus={self.order_ref}&code={TELERADIOLOGY_TASK}|{kind}"
-        (found,) = (who or self.api.platform).found(asked)
-        return found
+        found = (who or self.api.platform).found(asked)
+        return max(found, key=lambda one: (one["status"] not in FINISHED_TASK, one["authoredOn"]))
 
     def study(self) -> Json:
         (found,) = self.api.platform.found(f"ImagingStudy?basedon={self.order_ref}")
@@ -126,6 +127,13 @@ class Emergency:
     def further(self) -> list[bytes]:
         """An image more of the same series."""
         return phantom.series(replace(self.scan, slices=self.scan.slices + 1))[-1:]
+
+    def sent(self, slices: int, **more: str) -> None:
+        """More images of the exam, up to a series of so many; `more` makes it another study."""
+        known = 0 if more else self.scan.slices
+        self.scan = replace(self.scan, slices=slices, **more)  # type: ignore[arg-type]
+        answer = stow(self.hospital, phantom.series(self.scan)[known:])
+        assert answer.status_code == 200, answer.get_data(as_text=True)
 
     def claimed(self) -> Emergency:
         """S7."""

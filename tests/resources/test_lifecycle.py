@@ -22,6 +22,7 @@ from resources.lifecycle import (
     roles_of_step,
 )
 from resources.outcomes import ForbiddenTransition
+from scripts import states_page
 
 STATUSES = {
     "ServiceRequest": "draft active on-hold revoked completed entered-in-error unknown",
@@ -133,3 +134,10 @@ def test_content_is_compared_without_what_the_server_stamps() -> None:
     right = {"id": "1", "meta": {"versionId": "2"}, "status": "final"}
     assert lifecycle.content(left) == lifecycle.content(right)
     assert may_follow(TRANSITIONS["Slot"], "free", "free")
+
+
+def test_the_document_shows_the_state_table() -> None:
+    """docs/workflow.md: `python -m scripts.states_page` writes it."""
+    page = states_page.PAGE.read_text(encoding="utf-8")
+    begin = page.index(states_page._BEGIN) + len(states_page._BEGIN)
+    assert page[begin : page.index("\n\n", begin)].splitlines() == states_page.rows()

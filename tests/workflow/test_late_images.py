@@ -129,6 +129,14 @@ def test_a_reading_given_back_is_claimed_with_all_its_images(scene: Scene) -> No
     assert {"url": STUDY_VERSION, "valueUnsignedInt": version} in entry["extension"]
 
 
+def test_a_reading_on_hold_is_not_told_as_going_on(scene: Scene) -> None:
+    """The hospital sees that nobody reads at present."""
+    scene.claimed()
+    grow(scene, scene.study)
+    scene.update(scene.reader, scene.task_ref("read"), status="on-hold")
+    assert (scene.business(), flag(scene)) == (None, None)
+
+
 def test_every_study_of_the_reading_is_named_by_its_report(scene: Scene) -> None:
     """A report says which images were read."""
     scene.acquired()
@@ -170,6 +178,14 @@ def test_images_after_the_signature_open_a_further_reading(scene: Scene, late: s
     assert (scene.status("order"), scene.business()) == ("completed", "addendum")
     grow(scene, scene.study, 21)
     assert len(scene.find("Task", focus=scene.order, code=f"{TELERADIOLOGY_TASK}|read")) == 2
+
+
+def test_a_delivery_does_not_hide_that_images_are_still_to_be_read(scene: Scene) -> None:
+    """The hospital's endpoint may answer after they came."""
+    report = scene.signed()
+    grow(scene, scene.study)
+    scene.store.transact(scene.server, lambda uow: scene.workflow.delivered(uow, report))
+    assert scene.business() == "addendum"
 
 
 def addendum(scene: Scene) -> str:
@@ -358,6 +374,7 @@ def test_new_images_bring_the_reading_back_to_its_reader(scene: Scene, on_duty: 
 def test_the_acquisition_of_a_retake_is_completed_by_new_images_alone(scene: Scene) -> None:
     """By hand as well."""
     asked_again(scene)
+    scene.update(scene.hospital, scene.task_ref("acquire"), status="in-progress")
     with pytest.raises(ForbiddenTransition, match="of a retake once new ones are"):
         scene.update(scene.hospital, scene.task_ref("acquire"), status="completed")
 
@@ -456,6 +473,14 @@ def test_a_request_to_cancel_is_taken_back_or_comes_too_late(scene: Scene) -> No
     scene.create(scene.reader, report)
     assert scene.status("cancel") == "rejected"
     assert code_of(scene.task("cancel")["statusReason"], STATUS_REASON) == "reported"
+
+
+def test_a_new_priority_moves_the_request_too(scene: Scene) -> None:
+    """It is decided within the time of a regulation."""
+    requested(scene)
+    before = scene.task("cancel")["restriction"]["period"]["end"]
+    scene.update(scene.hospital, scene.order, priority="routine")
+    assert scene.task("cancel")["restriction"]["period"]["end"] > before
 
 
 def test_before_the_images_the_hospital_cancels_by_itself(scene: Scene) -> None:
