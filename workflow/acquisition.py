@@ -36,8 +36,9 @@ class Acquisition:
                 unexpected.raise_for(case, study, "order-ended")
         elif case.is_reported:
             self._late(uow, case)
-        elif case.is_open and TaskKind.ACQUIRE in case.tasks:  # else not accepted yet: the studies wait until it is
+        elif case.is_open and case.status(TaskKind.ACQUIRE) not in (None, "cancelled"):
             self._expected(uow, case, arrived)
+        # Else it is not accepted yet, or is to be regulated anew: the studies wait until it is.
 
     def acquired(self, uow: Work, case: Case, task: Json) -> None:
         """The technologist, or whoever resolves an incident, moved the acquisition."""

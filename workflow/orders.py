@@ -144,6 +144,7 @@ class Orders:
                 # published after this look alters the task that is cancelled below, so one of the two is refused.
                 cancelling.refuse_if_acquired(case)
             case.cancel_open_tasks(cancelling.reason_of(after))
+            self.acquisition.follow(uow, case)  # images may be here already
             return
         if before is not None and before.get("priority") != after.get("priority"):
             priorities.follow(case, str(before.get("priority", "routine")))
@@ -200,6 +201,7 @@ class Orders:
         elif status == "rejected":
             case.move(TaskKind.ORDER, "rejected", business="", statusReason=task.get("statusReason"))
             case.settle_order("revoked")
+            self.acquisition.follow(uow, case)  # images may be here already
         elif status == "completed":
             protocols = _protocols(uow, case, task)
             outputs = [tasks.part("protocol", reference) for reference in protocols]

@@ -283,6 +283,27 @@ def test_images_of_a_revoked_order_are_raised_to_the_regulator(scene: Scene) -> 
     assert [one["status"] for one in unexpected(scene)].count("requested") == 1
 
 
+def test_images_that_were_here_when_the_order_ended_are_raised_at_once(scene: Scene) -> None:
+    """Partly here, and nobody will read them now."""
+    scene.accepted()
+    scene.images(status="registered")
+    scene.update(scene.hospital, scene.order, status="revoked")
+    assert [one["status"] for one in unexpected(scene)] == ["requested"]
+
+
+def test_images_wait_for_the_regulator_of_a_changed_exam(scene: Scene) -> None:
+    """Another exam is regulated anew; what was sent meanwhile is looked at then, and is no retake."""
+    scene.accepted()
+    exam = {"coding": [{"system": "http://loinc.org", "code": "24627-2"}], "text": "Scanner thoracique"}
+    scene.update(scene.hospital, scene.order, code=exam)
+    scene.images()
+    assert (scene.status("order"), scene.status("acquire")) == ("requested", "cancelled")
+    scene.update(scene.regulator, scene.task_ref("regulate"), status="in-progress")
+    chosen = scene.create(scene.regulator, builders.protocol(scene.order, scene.patient)).reference
+    scene.update(scene.regulator, scene.task_ref("regulate"), status="completed", output=builders.output(chosen))
+    assert (scene.status("acquire"), scene.status("read")) == ("completed", "ready")
+
+
 def test_images_with_the_number_of_a_refused_order_are_raised(scene: Scene) -> None:
     """The publisher joins nothing to an ended order: its accession number still says whose they were."""
     scene.regulated()

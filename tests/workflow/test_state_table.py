@@ -113,6 +113,25 @@ def asked_to_cancel(scene: Scene) -> None:
     scene.update(scene.hospital, scene.order, extension=[why])
 
 
+def another_exam(scene: Scene) -> None:
+    exam = {"coding": [{"system": "http://loinc.org", "code": "24627-2"}], "text": "Scanner thoracique"}
+    scene.update(scene.hospital, scene.order, code=exam)
+
+
+def answered(scene: Scene) -> None:
+    scene.update(scene.hospital, scene.order, note=[{"text": "Créatinine 71"}])
+
+
+def answered_too_late(scene: Scene) -> None:
+    """Who asked has gone."""
+    [garde] = [one for one in scene.find("Appointment", status="booked") if "/reg" in str(one.json())]
+    scene.update(scene.planner, garde.reference, status="cancelled")
+    answered(scene)
+    body = garde.json()
+    again = builders.garde("PractitionerRole/reg", body["start"], body["end"], function="regulation")
+    scene.create(scene.planner, again)
+
+
 def taken_back(scene: Scene) -> None:
     scene.update(scene.hospital, scene.order, extension=None)
 
@@ -172,7 +191,7 @@ R, A, L, C, X, N, ROOT = (
 SETTINGS: dict[tuple[TaskKind, str], Setting] = {
     (ROOT, "requested"): then("ordered"),
     (ROOT, "received"): then("regulated"),
-    (ROOT, "on-hold"): then("regulated", moved(R, "regulator", "on-hold")),
+    (ROOT, "on-hold"): then("regulated", moved(R, "regulator", "on-hold", statusReason=WHY)),
     (ROOT, "accepted"): then("accepted"),
     (ROOT, "in-progress"): then("acquired"),
     (ROOT, "rejected"): then("regulated", moved(R, "regulator", "rejected", statusReason=WHY)),
@@ -180,7 +199,7 @@ SETTINGS: dict[tuple[TaskKind, str], Setting] = {
     (ROOT, "completed"): then("signed"),
     (R, "requested"): then("ordered"),
     (R, "in-progress"): then("regulated"),
-    (R, "on-hold"): then("regulated", moved(R, "regulator", "on-hold")),
+    (R, "on-hold"): then("regulated", moved(R, "regulator", "on-hold", statusReason=WHY)),
     (R, "completed"): then("accepted"),
     (R, "rejected"): then("regulated", moved(R, "regulator", "rejected", statusReason=WHY)),
     (R, "cancelled"): then("ordered", revoked),
@@ -245,6 +264,7 @@ def accept(scene: Scene, who: Caller) -> None:
 
 
 ASKED: dict[tuple[TaskKind, str], dict[str, Any]] = {
+    (R, "ask"): {"statusReason": WHY},
     (R, "refuse"): {"statusReason": WHY},
     (A, "stop"): {"statusReason": WHY},
     (A, "give up"): {"statusReason": WHY},
@@ -271,8 +291,8 @@ EVENTS: dict[tuple[TaskKind, str, str], tuple[Setting, Setting]] = {
     (ROOT, "taken", "requested"): (then("ordered"), moved(R, "regulator", "in-progress")),
     (ROOT, "taken", "on-hold"): (SETTINGS[ROOT, "on-hold"], moved(R, "regulator", "in-progress")),
     (ROOT, "given back", "received"): (then("regulated"), moved(R, "regulator", "requested")),
-    (ROOT, "held", "requested"): (then("ordered"), moved(R, "regulator", "on-hold")),
-    (ROOT, "held", "received"): (then("regulated"), moved(R, "regulator", "on-hold")),
+    (ROOT, "held", "requested"): (then("ordered"), moved(R, "regulator", "on-hold", statusReason=WHY)),
+    (ROOT, "held", "received"): (then("regulated"), moved(R, "regulator", "on-hold", statusReason=WHY)),
     **{
         (ROOT, "accepted", before): (SETTINGS[ROOT, before], lambda scene: accept(scene, scene.regulator))
         for before in ("requested", "received", "on-hold")
@@ -289,6 +309,11 @@ EVENTS: dict[tuple[TaskKind, str, str], tuple[Setting, Setting]] = {
     },
     (ROOT, "cancelled", "in-progress"): (then("acquired"), granted),
     (ROOT, "reopened", "completed"): (then(), withdrawn),
+    **{
+        (ROOT, "exam changed", before): (then("accepted", *more), another_exam)
+        for before, more in (("accepted", ()), ("in-progress", (partly_acquired,)))
+    },
+    (R, "answered", "on-hold"): (SETTINGS[R, "on-hold"], answered),
     **{(R, "cancelled", before): (SETTINGS[R, before], revoked) for before in ("requested", "in-progress", "on-hold")},
     (A, "start", "requested"): (then("accepted"), partly_acquired),
     (A, "start", "on-hold"): (then("accepted", foreign), right("registered")),
@@ -368,6 +393,8 @@ def test_a_step_of_a_person_is_accepted(played: Scene, step: Step) -> None:
 def test_a_step_of_the_server_follows_from_its_event(played: Scene, step: Step) -> None:
     """Images, a signature, a decision on another Task: each has its consequence."""
     setting, event = EVENTS[step.kind, step.name, step.before]
+    if (step.name, step.after) == ("answered", "requested"):
+        event = answered_too_late
     setting(played)
     if step.name != "reopened":
         task = reference(played, step.kind)

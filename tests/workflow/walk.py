@@ -202,6 +202,21 @@ def reprioritise(world: World, exam: Exam) -> None:
     world.scene.update(exam.hospital, exam.order, priority=world.random.choice(("stat", "urgent", "routine")))
 
 
+def answer(world: World, exam: Exam) -> None:
+    world.scene.update(exam.hospital, exam.order, note=[{"text": f"Réponse {world.random.randrange(10**6)}"}])
+
+
+def change_exam(world: World, exam: Exam) -> None:
+    code = world.random.choice(("24725-4", "24627-2", "36813-4"))
+    world.scene.update(exam.hospital, exam.order, code={"coding": [{"system": "http://loinc.org", "code": code}]})
+
+
+def next_case(world: World, exam: Exam) -> None:
+    """Whoever is on duty takes what is most urgent, of whichever exam."""
+    who = world.person("regulator", "reader", "second_reader", "off_duty")
+    world.store.transact(who, lambda uow: world.workflow.operations.next_task(uow))
+
+
 def meddle(world: World, exam: Exam) -> None:
     """Anybody sets any Task to anything."""
     version = world.random.choice(world.tasks(exam))
@@ -373,7 +388,10 @@ ACTIONS: tuple[Action, ...] = (
     Action("reprioritise", 2, reprioritise),
     Action("meddle", 12, meddle),
     Action("regulate", 6, _move(TaskKind.REGULATE, ("regulator",), "in-progress")),
-    Action("ask the hospital", 2, _move(TaskKind.REGULATE, ("regulator",), "on-hold")),
+    Action("ask the hospital", 3, _move(TaskKind.REGULATE, ("regulator",), "on-hold", statusReason=WHY)),
+    Action("answer", 2, answer),
+    Action("change the exam", 1, change_exam),
+    Action("next", 4, next_case),
     Action("give the regulation back", 1, _move(TaskKind.REGULATE, ("regulator",), "requested")),
     Action("refuse", 1, _move(TaskKind.REGULATE, ("regulator",), "rejected", statusReason=WHY)),
     Action("accept", 10, accept),
@@ -481,8 +499,10 @@ class Watch:
         elif status == "completed":
             right = order["status"] in ("completed", "entered-in-error")
             if read is not None and read["status"] not in FINISHED_TASK and order["status"] == "completed":
-                right = right and business in ("addendum", "retake-requested", "retake-impossible")
-        elif acquire is None:
+                right = right and business in (
+                    "addendum", "retake-requested", "retake-impossible", "incident"
+                )
+        elif acquire is None or (acquire["status"] == "cancelled" and regulate["status"] not in FINISHED_TASK):
             expected = {"requested": "requested", "in-progress": "received", "on-hold": "on-hold"}
             right = status == expected.get(regulate["status"])
         elif read is None:
