@@ -258,6 +258,7 @@ class Orders:
                 cancelling.too_late(case)
                 if case.is_under_way(TaskKind.ACQUIRE) or case.status(TaskKind.ACQUIRE) == "failed":
                     case.move(TaskKind.ACQUIRE, "cancelled", statusReason=cases.reason("reported"))
+                self.acquisition.follow(uow, case)  # what waited with the retake goes on by itself
             elif case.is_under_way(TaskKind.READ):
                 _revised(case, change.after)
             readable = not is_not_interpretable(after)

@@ -79,7 +79,8 @@ def test_images_that_come_after_the_signature(api: Api, kind: str) -> None:  # n
     assert task["reasonReference"] == builders.ref(f"DiagnosticReport/{case.report['id']}")
     assert business(case) == "addendum"
     task = good(put(api.radiologist, task, status="in-progress"))
-    words = {"status": "appended", "conclusion": "Idem. Acquisition tardive : pas de fuite."}
+    words = {"status": "appended", "conclusion": "Idem. Acquisition tardive : pas de fuite.",
+             "extension": builders.because()}  # fmt: skip
     good(put(api.radiologist, case.report, imagingStudy=named(case), **words))
     assert case.task("read")["status"] == "completed"
     assert business(case) == "signed"

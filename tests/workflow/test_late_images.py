@@ -198,7 +198,8 @@ def addendum(scene: Scene) -> str:
 def test_a_further_reading_ends_with_the_revised_report(scene: Scene) -> None:
     """S14: appended is an addition to the report."""
     report = addendum(scene)
-    scene.update(scene.second_reader, report, status="appended", conclusion="Idem. Temps tardif : pas de fuite.")
+    scene.update(scene.second_reader, report, status="appended", extension=builders.because(),
+                 conclusion="Idem. Temps tardif : pas de fuite.")
     task = scene.task("read")
     assert task["status"] == "completed"
     assert task["output"][0]["valueReference"] == {"reference": report}
@@ -234,7 +235,8 @@ def test_a_first_reading_does_not_end_with_no_change(scene: Scene) -> None:
 def test_a_revision_by_another_does_not_end_the_further_reading(scene: Scene) -> None:
     """Who revised the report for another reason has not read the new images."""
     report = addendum(scene)
-    scene.update(scene.reader, report, status="amended", conclusion="Faute de frappe corrigée.")
+    scene.update(scene.reader, report, status="amended", extension=builders.because(),
+                 conclusion="Faute de frappe corrigée.")
     assert scene.status("read") == "in-progress"
     assert scene.business() == "addendum"
 
@@ -244,10 +246,11 @@ def test_a_further_reading_names_the_new_study(scene: Scene) -> None:
     report = scene.signed()
     late = scene.images().reference
     scene.update(scene.reader, scene.task_ref("read"), status="in-progress")
+    said = {"status": "appended", "conclusion": "Complété.", "extension": builders.because()}
     with pytest.raises(ForbiddenTransition, match=f"{late} is an imaging study"):
-        scene.update(scene.reader, report, status="appended", conclusion="Complété.")
+        scene.update(scene.reader, report, **said)
     named = [builders.ref(scene.study), builders.ref(late)]
-    scene.update(scene.reader, report, status="appended", conclusion="Complété.", imagingStudy=named)
+    scene.update(scene.reader, report, imagingStudy=named, **said)
     assert scene.status("read") == "completed"
 
 

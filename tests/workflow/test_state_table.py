@@ -41,7 +41,6 @@ from store.unit_of_work import Store
 from tests import builders
 from tests.support import BASE_URL, PLATFORM, Clock, MemoryTrail
 from tests.workflow.conftest import Scene
-from tests.workflow.test_reopening import reopened
 from workflow.cases import rank
 from workflow.service import Workflow
 
@@ -167,8 +166,7 @@ def unexpected(scene: Scene) -> None:
 def withdrawn(scene: Scene) -> None:
     scene.signed()
     report = scene.find("DiagnosticReport", based_on=scene.order)[0].reference
-    scene.update(scene.reader, report, status="entered-in-error")
-    reopened(scene)
+    scene.update(scene.reader, report, status="entered-in-error", extension=builders.because())
 
 
 def foreign(scene: Scene) -> None:

@@ -19,11 +19,14 @@ from typing import Any
 
 from auth.policy import Policy
 from dicomweb.phantom import Phantom, series
+from dicomweb.reconciling import Request
 from dicomweb.service import Imaging
 from dicomweb.workers import Workers
+from resources import dose
 from resources.codes import (
     CANCEL_REQUESTED,
     CRITICAL_RESULT,
+    DOSE_ABSENT,
     REPORT_OUTCOME,
     RETAKE_REASON,
     STATUS_REASON,
@@ -50,6 +53,7 @@ from workflow.service import Workflow
 
 AT_HAND = 12
 """Exams that go on at once."""
+NO_DOSE = {"url": dose.ABSENT, "valueCodeableConcept": concept(DOSE_ABSENT, "not-transmitted")}
 WHY = concept(STATUS_REASON, "incomplete", text="Motif")
 OPEN_ORDER = ("active", "on-hold")
 
@@ -74,6 +78,7 @@ class Study:
     patient: str
     """Whose images they are in truth."""
     sent: int = 0
+    rejected: bool = False
     reference: str = ""
     """``ImagingStudy/id``, once it is known."""
 
@@ -115,7 +120,7 @@ class World:
                            base_urls=(BASE_URL,), observers=self.workflow.observers, keys=Fixed(b"k"))
         self.pixels = Workers(1)
         self.imaging = Imaging(self.store, ObjectStore(folder / "objects"), permit, spool=folder, quiet_s=0.0,
-                               workers=self.pixels)
+                               workers=self.pixels, is_on_duty=self.workflow.regulates)
         self.store.observers.append(self.imaging.observer)
         self.scene = Scene(self.store, self.workflow)
         self.scene.furnish()
@@ -269,7 +274,8 @@ def unexpected(status: str) -> Act:
 def send(world: World, exam: Exam) -> None:
     """A few images of a study of the exam, perhaps of a new one; rarely those of somebody else under its number."""
     foreign = world.random.random() < 0.04
-    if not exam.studies or world.random.random() < 0.15 or foreign:
+    going = [study for study in exam.studies if not study.rejected]
+    if not going or world.random.random() < 0.15 or foreign:
         patient = world.scene.read(exam.patient)
         identifier = patient["identifier"][0]["value"]
         name = patient["name"][0]
@@ -280,13 +286,27 @@ def send(world: World, exam: Exam) -> None:
         world.numbers += 1
         made = Phantom(**words, accession_number=exam.accession, study_instance_uid=f"1.2.826.0.1.9.{world.numbers}",
                        slices=6, side=4)
-        exam.studies.append(Study(made.study_uid, series(made), [made.sop_uid(n) for n in range(1, 7)],
-                                  "" if foreign else exam.patient))
-    study = world.random.choice(exam.studies)
+        going.append(Study(made.study_uid, series(made), [made.sop_uid(n) for n in range(1, 7)],
+                           "" if foreign else exam.patient))
+        exam.studies.append(going[-1])
+    study = world.random.choice(going)
     more = study.files[study.sent : study.sent + world.random.randrange(1, 4)]
     if more:
         world.imaging.store_files(exam.hospital, more)
         study.sent += len(more)
+
+
+def reject(world: World, exam: Exam) -> None:
+    """Images that should not have been sent are taken back."""
+    sent = [study for study in exam.studies if study.sent and study.reference and not study.rejected]
+    if sent:
+        study = world.random.choice(sent)
+        asked = Request("reject", "Mauvais patient", code=113001)
+        world.store.transact(
+            world.scene.regulator,
+            lambda uow: world.imaging.reconciliation.reject(uow, study.reference.split("/")[1], asked),
+        )
+        study.rejected = True
 
 
 def wait(world: World, exam: Exam) -> None:
@@ -326,7 +346,8 @@ def draft(world: World, exam: Exam) -> None:
         report = world.random.choice(sorted(exam.drafts))
         world.scene.update(who, report, conclusion=text, imagingStudy=_named(world, exam) or None)
     else:
-        body = builders.diagnostic_report(exam.order, exam.patient, None, conclusion=text, conclusionCode=code)
+        body = builders.diagnostic_report(exam.order, exam.patient, None, conclusion=text, conclusionCode=code,
+                                          extension=[NO_DOSE])
         body |= {"imagingStudy": _named(world, exam)} if _named(world, exam) else {}
         report = world.scene.create(who, body).reference
     exam.drafts[report] = text
@@ -346,7 +367,16 @@ def revise(world: World, exam: Exam) -> None:
         text = f"Revu {world.random.randrange(10**6)}"
         world.scene.update(world.person("reader", "second_reader", "off_duty"), signed[0].reference,
                            status=world.random.choice(("amended", "corrected", "appended")), conclusion=text,
+                           extension=[NO_DOSE, *builders.because()],
                            imagingStudy=_named(world, exam) or None)
+
+
+def withdraw(world: World, exam: Exam) -> None:
+    """S15: the order is unanswered again."""
+    signed = [one for one in world.reports(exam) if one.json()["status"] in SIGNED]
+    if signed:
+        world.scene.update(world.person("reader", "off_duty"), world.random.choice(signed).reference,
+                           status="entered-in-error", extension=[NO_DOSE, *builders.because()])
 
 
 def deliver(world: World, exam: Exam) -> None:
@@ -416,6 +446,8 @@ ACTIONS: tuple[Action, ...] = (
                                  statusReason=concept(STATUS_REASON, "no-change", text="Rien"))),
     Action("grant the cancellation", 1, _move(TaskKind.CANCEL, ("regulator", *READERS), "completed")),
     Action("refuse the cancellation", 2, _move(TaskKind.CANCEL, ("regulator", *READERS), "rejected", statusReason=WHY)),
+    Action("withdraw", 1, withdraw),
+    Action("reject images", 1, reject),
     Action("deliver", 3, deliver),
     Action("call", 3, call),
 )  # fmt: skip
@@ -542,7 +574,7 @@ class Watch:
         scene = self.world.scene
         reading = [one.json() for one in tasks if kind_of(one.json()) is TaskKind.READ]
         for study in exam.studies:
-            if not study.sent:
+            if not study.sent or study.rejected:
                 continue
             if not study.reference:
                 [found] = scene.find("ImagingStudy", identifier=f"urn:dicom:uid|urn:oid:{study.uid}")
