@@ -20,12 +20,15 @@ from resources.json import Json
 from resources.times import microseconds
 from store.access import Access, Caller, Outcome
 
-_CALLER = frozenset(field.name for field in fields(Caller)) - {"scopes", "recording"}
+_CALLER = frozenset(field.name for field in fields(Caller)) - {"scopes", "recording", "grants"}
 _HEAD = frozenset({"interaction", "type", "id", "version", "owner", "outcome", "derived", "digest"})
 _PARTICULARS = ("query", "detail", "context", "reason", "digests")
 _OUTCOMES = frozenset(Outcome)
 _TEXT = {str}
 _TEXTS = {str, bool}
+_BREAK_GLASS = ("grant-source", "break-glass")
+BREAK_THE_GLASS = "BTG"
+"""v3-ActReason: the purpose of what is done under such a grant, whatever the token says."""
 _SUCCESS = Outcome.SUCCESS.value
 _LAST_AT = 253_402_300_800_000_000
 """µs of the year 10000: no instant of FHIR lies behind it."""
@@ -41,7 +44,7 @@ def written(caller: Caller, access: Access, at: datetime) -> str:
         "token_ref": caller.token_ref,
         "address": caller.address,
         "request_id": caller.request_id,
-        "purpose": caller.purpose,
+        "purpose": BREAK_THE_GLASS if access.detail and _BREAK_GLASS in access.detail else caller.purpose,
         "is_system": caller.is_system,
     }
     what: dict[str, Any] = {

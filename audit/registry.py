@@ -18,7 +18,7 @@ from audit.forms import Row
 
 BASELINE = "registry-baseline"
 """Operation of the record that says the digests of all rows that there were."""
-KINDS = ("client_id", "ae", "policy")
+KINDS = ("client_id", "ae", "policy", "grant")
 """Details that name what a record is about."""
 
 Registered = Callable[[Connection], Iterable[tuple[str, str]]]

@@ -12,6 +12,8 @@ neither.
     anything else of a hospital                      the hospital and the platform
     anything else of the platform                    the platform, and the hospital concerned where `_OPENED` says so
 
+To each of them, but to those for everybody, the grants of that resource, of its patient or of its case are added.
+
 "The hospital concerned" is the owner of the order, the patient or the focus that the resource refers to.
 """
 
@@ -19,14 +21,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
+from auth import grants
+from auth.grants import NEVER, Extent
 from resources import references
 from resources.codes import TELERADIOLOGY_TASK, TaskKind, has_coding
 from resources.json import Json
 from resources.lifecycle import SIGNED
 from resources.outcomes import FhirError
-from resources.registry import type_id
+from resources.registry import patients_of, type_id
+from resources.times import microseconds
 from store.access import EVERYONE, Audience, Caller, Change, Draft, Interaction, Version
+from store.engine.locks import lock_shared
 from store.versions.audiences import audience_of, owner_of
 
 if TYPE_CHECKING:
@@ -56,6 +63,17 @@ CONCERNED: dict[str, tuple[str, ...]] = {
 }
 """Elements that say which hospital a resource of the platform concerns. All that lead to a hospital must agree."""
 
+_MINIMUM = {"Patient": "subject", "Encounter": "encounter"}
+"""What an order cannot be read without → the search parameter of ServiceRequest that leads from it to its orders."""
+_SAYS_WHOSE = (
+    "managingOrganization", "serviceProvider", "requester", "custodian", "subject", "patient", "encounter", "basedOn",
+    "focus", "for",
+)  # fmt: skip
+"""Elements that say for whom a delegate writes."""
+_ALONE = Extent.RESOURCE
+GRANTS_LOCK = "access grants"
+"""Held together by those who write while they look for grants, and alone by who gives one (`workflow.granting`)."""
+
 MAX_STEPS = 3
 """From a resource over others of the platform to the hospital: Task → filler order → order."""
 
@@ -65,23 +83,99 @@ class Audiences:
 
     def __init__(self, platform: str) -> None:
         self.platform = platform
+        self._are_grants: WeakKeyDictionary[Work, bool] = WeakKeyDictionary()
 
     def of(self, uow: Work, caller: Caller, draft: Draft) -> Audience:
         """Ownership never changes; what is new belongs to its writer (the platform, when the server itself writes)."""
         owner = self.owner(uow, caller, draft)
         resource = draft.resource if draft.resource is not None else {}
         if draft.type == "ImagingStudy" and owner == self.platform:
-            return Audience(owner, self._of_images(uow, draft, resource))
-        return Audience(owner, self.organizations(uow, draft.type, owner, resource))
+            shown = self._of_images(uow, draft, resource)
+        else:
+            shown = self.organizations(uow, draft.type, owner, resource)
+        return Audience(owner, shown | self.granted(uow, draft.type, draft.id, resource, shown))
+
+    def granted(
+        self, uow: Work, type_name: str, id: str, resource: Json, shown: frozenset[str]
+    ) -> frozenset[str]:
+        """The members that open grants add to an audience: those of the resource, of its patient, of its case.
+
+        A grant of a case or of a patient opens what the hospital itself is shown of it, and nothing else.
+        """
+        if EVERYONE in shown or type_name in NEVER or not self._grants_are_there(uow):
+            return frozenset()
+        if type_name in POINTERS:
+            return self._granted_of_targets(uow, type_name, resource) | self._on(uow, {(f"{type_name}/{id}", _ALONE)})
+        objects = {(f"{type_name}/{id}", _ALONE)}
+        if shown - {self.platform}:
+            objects |= {(patient, Extent.PATIENT) for patient in patients_of(type_name, resource, uow.base_urls)}
+            if type_name == "Patient":
+                objects.add((f"Patient/{id}", Extent.PATIENT))
+            objects |= {(order, Extent.CASE) for order in self._orders(uow, type_name, id, resource)}
+        return self._on(uow, objects)
+
+    def _grants_are_there(self, uow: Work) -> bool:
+        """Asked once in a unit of work: where there are none, a write costs one statement on an empty table."""
+        found = self._are_grants.get(uow)
+        if found is None:
+            lock_shared(uow.connection, (GRANTS_LOCK,))
+            found = self._are_grants[uow] = grants.are_any(uow.connection, microseconds(uow.now))
+        return found
+
+    def _on(self, uow: Work, objects: set[tuple[str, Extent]]) -> frozenset[str]:
+        return grants.on(uow.connection, objects, microseconds(uow.now))
+
+    def _granted_of_targets(self, uow: Work, type_name: str, resource: Json) -> frozenset[str]:
+        """What may be seen of all that it points to."""
+        found: frozenset[str] | None = None
+        for version in self._targets(uow, resource, POINTERS[type_name]):
+            members = audience_of(uow.connection, version.pk)
+            theirs = frozenset(name for name in members if name.startswith(grants.member("")))
+            found = theirs if found is None else found & theirs
+        return found or frozenset()
+
+    def _orders(self, uow: Work, type_name: str, id: str, resource: Json) -> set[str]:
+        """The orders whose case this resource belongs to."""
+        if type_name == "ServiceRequest" and resource.get("intent") != "filler-order":
+            return {f"ServiceRequest/{id}"}
+        if type_name in _MINIMUM:
+            asked = [(_MINIMUM[type_name], f"{type_name}/{id}")]
+            return {version.reference for version in uow.system.find("ServiceRequest", asked)}
+        return set(self._based_on(uow, type_name, resource, MAX_STEPS))
+
+    def _based_on(self, uow: Work, type_name: str, resource: Json, steps: int) -> Iterator[str]:
+        elements = tuple(one for one in CONCERNED.get(type_name, ()) if one in ("basedOn", "focus", "about"))
+        for version in self._targets(uow, resource, elements):
+            if version.type == "ServiceRequest" and version.json().get("intent") != "filler-order":
+                yield version.reference
+            elif steps > 1:
+                yield from self._based_on(uow, version.type, version.json(), steps - 1)
 
     def owner(self, uow: Work, caller: Caller, draft: Draft) -> str:
         """Who owns the version that `draft` becomes: as before; what is new belongs to its writer."""
         if draft.before is not None:
             return draft.before.owner
         if draft.interaction is Interaction.CREATE:
-            return caller.organization
+            return self._writes_for(uow, caller, draft)
         # An update that creates: a deleted resource that is written anew is still its owner's.
-        return owner_of(uow.connection, type_id(draft.type), draft.id) or caller.organization
+        return owner_of(uow.connection, type_id(draft.type), draft.id) or self._writes_for(uow, caller, draft)
+
+    def _writes_for(self, uow: Work, caller: Caller, draft: Draft) -> str:
+        """Whose a new resource is: its writer's, or of the one organisation that has delegated this to him and that
+        the resource names, or whose patient, encounter or order it is about."""
+        acting = {held.name for held in caller.grants if "c" in held.letters and not held.name.startswith("grant:")}
+        if not acting or caller.is_system or draft.resource is None or draft.type in NEVER:
+            return caller.organization
+        found: set[str] = set()
+        for element in _SAYS_WHOSE:
+            for holder in _holders(draft.resource, element):
+                reference = references.parse(str(holder.get("reference", "")), uow.base_urls)
+                if reference.type == "Organization" and reference.id is not None:
+                    found.add(reference.id)
+                elif (version := _resolve(uow, holder)) is not None:
+                    found.add(version.owner)
+        named = found & acting
+        return named.pop() if len(named) == 1 and caller.organization not in found else caller.organization
 
     def organizations(
         self, uow: Work, type_name: str, owner: str, resource: Json, steps: int = MAX_STEPS
@@ -182,6 +276,7 @@ class Widening:
             return
         for version in self._dependents(uow, report):
             belongs = self._audiences.organizations(uow, version.type, version.owner, version.json())
+            belongs |= self._audiences.granted(uow, version.type, version.id, version.json(), belongs)
             if belongs != audience_of(uow.connection, version.pk):
                 uow.system.update(version.type, version.id, version.json())
 

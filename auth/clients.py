@@ -11,17 +11,19 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection
 
 from auth import keys, purposes, queries, registration, scopes
+from auth.grants import Grant, holding, of_holder
 from auth.queries import ClientRecord
 from auth.registration import CLIENT_ID
 from resources.json import Json
 from resources.outcomes import Conflict, NotFound
+from resources.times import microseconds
 from store.access import Access, Caller, Interaction, Trail
 from store.engine.database import Database
 
@@ -43,6 +45,8 @@ class Client:
 
     record: ClientRecord
     scopes: tuple[scopes.Scope, ...]
+    grants: tuple[Grant, ...] = ()
+    """Its grants, its organisation's and its person's: those that hold, and those that are to begin."""
 
     @property
     def client_id(self) -> str:
@@ -93,9 +97,12 @@ class Client:
 
     def caller(
         self, *, scope: str, purpose: str | None = None, token_ref: str | None = None, address: str = "",
-        request_id: str = "",
+        request_id: str = "", now_us: int = 0,
     ) -> Caller:
-        """The Caller that this client is, with these granted scopes; `purpose`: None is that of its role."""
+        """The Caller that this client is, with these granted scopes; `purpose`: None is that of its role.
+
+        `now_us`: when, in µs since 1970; what grants then hold is his.
+        """
         return Caller(
             client_id=self.record.client_id,
             organization=self.record.organization,
@@ -106,6 +113,7 @@ class Client:
             address=address,
             request_id=request_id,
             purpose=purpose or purposes.of_role(self.record.role),
+            grants=holding(self.grants, now_us) if self.grants else (),
         )
 
 
@@ -190,7 +198,7 @@ class Clients:
             return None
         with self._database.read() as connection:
             record = queries.find_client(connection, client_id)
-        return None if record is None else client_of(record)
+            return None if record is None else with_grants(connection, record, microseconds(self._clock()))
 
     def known(self, client_id: str) -> Client | None:
         """The same, at most `KNOWN_FOR_S` old."""
@@ -318,3 +326,9 @@ def _row(connection: Connection, client_id: str) -> tuple[str, str]:
 def client_of(record: ClientRecord) -> Client:
     """The client of a row. Raises ValueError where its scopes are damaged."""
     return Client(record, scopes.parse_all(record.scope))
+
+
+def with_grants(connection: Connection, record: ClientRecord, now_us: int) -> Client:
+    """The client of a row, with what was granted to it."""
+    held = of_holder(connection, record.client_id, record.organization, record.practitioner, now_us)
+    return replace(client_of(record), grants=held) if held else client_of(record)

@@ -18,6 +18,7 @@ from urllib.parse import quote
 from auth import purposes
 from auth.admission import ADMITTED, Admission, Admitted, Holder
 from auth.clients import Clock
+from auth.grants import holding
 from auth.refusals import Refusals
 from auth.tokens import Token, Tokens
 from resources.outcomes import TooManyRequests, Unauthenticated
@@ -100,7 +101,7 @@ class Guard:
             reason = "unknown token" if token is None else token.fault or "expired token"
             raise self._refusal(request, peer, INVALID_TOKEN, reason, token)
         request.environ[CLIENT_ID] = token.record.client_id
-        caller = _caller(token, peer.address, peer.request_id, request.environ.get(RECORDING))
+        caller = _caller(token, now_s, peer.address, peer.request_id, request.environ.get(RECORDING))
         if ADMITTED not in request.environ:
             request.environ[ADMITTED] = self._admitted(request.environ, caller)
         return caller
@@ -135,7 +136,7 @@ class Guard:
 
     def caller(self, token: Token, address: str, request_id: str) -> Caller:
         """Who asks with a token that gives access, where he asks without a `Recording`."""
-        return _caller(token, address, request_id)
+        return _caller(token, self._clock().timestamp(), address, request_id)
 
     def holder(self, environ: dict[str, Any]) -> Holder | None:
         """Whose token a request bears, if it gives access. It is not the permission: `__call__` gives that."""
@@ -222,7 +223,9 @@ def _plain(address: str) -> str:
         return ""
 
 
-def _caller(token: Token, address: str, request_id: str, recording: Recording | None = None) -> Caller:
+def _caller(
+    token: Token, now_s: float, address: str, request_id: str, recording: Recording | None = None
+) -> Caller:
     record, client = token.record, token.client
     if client is None:
         raise ValueError("A live token has a client")
@@ -237,6 +240,7 @@ def _caller(token: Token, address: str, request_id: str, recording: Recording | 
         request_id=request_id,
         purpose=record.purpose or purposes.of_role(client.record.role),
         recording=recording,
+        grants=holding(client.grants, int(now_s * 1_000_000)) if client.grants else (),
     )
     if recording is not None:
         recording.caller = caller

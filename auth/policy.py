@@ -2,7 +2,8 @@
 
 Reading: the organisation's audience and the constraints of the scopes are given to the store, which compiles them
 into every statement. Writing: the scope must allow it, a constrained scope must hold before **and** after, and only
-the owner alters what exists (a Task also the organisations that it is shown to: the workflow guards its transitions).
+the owner alters what exists (a Task also the organisations that it is shown to: the workflow guards its transitions),
+or whom a grant lets do so (`auth.grants`).
 
 SMART 2.2 https://hl7.org/fhir/smart-app-launch/STU2.2/scopes-and-launch-context.html
 """
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from auth import scopes
 from auth.audience import Audiences
+from auth.grants import NEVER
 from resources import indexing, interactions, matching
 from resources.json import Json
 from resources.outcomes import Forbidden
@@ -55,7 +57,9 @@ class Policy:
         """What `caller` may see of `type_name` by this interaction. Raises Forbidden where no scope covers it."""
         if caller.is_system:
             return _EVERYTHING
-        visible = _visibility(caller.organization, caller.scopes, interaction, type_name)
+        # Who may see a thing by a grant hears that he may not alter it, not that it is absent.
+        names = caller.names("r" + LETTERS.get(interaction, "")) if _opens(caller, type_name) else None
+        visible = _visibility(caller.organization, caller.scopes, interaction, type_name, names)
         if visible is None:
             raise _not_covered(caller, interaction, type_name)
         return visible
@@ -101,10 +105,14 @@ class Policy:
         owner = self.audiences.owner(uow, caller, draft)
         if owner == caller.organization:
             return
-        shared = _is_shared(draft)
-        if shared and draft.before is not None:
+        acting = caller.names(LETTERS[draft.interaction]) - {EVERYONE} if _opens(caller, draft.type) else frozenset()
+        if owner in acting:
+            return  # it acts for the owner, which has delegated this to it
+        if draft.before is not None and draft.resource is not None:
             audience = audience_of(uow.connection, draft.before.pk)
-            if caller.organization in audience:
+            if _is_shared(draft) and audience & ({caller.organization} | acting):
+                return
+            if any(name in audience for name in acting if name.startswith("grant:")):
                 return
         raise Forbidden(f"Only the organization that owns the {draft.type} may alter it")
 
@@ -127,7 +135,7 @@ _EVERYTHING = Visibility(None)
 
 @lru_cache(maxsize=16384)
 def _visibility(
-    organization: str, granted: frozenset[str], interaction: Interaction, type_name: str
+    organization: str, granted: frozenset[str], interaction: Interaction, type_name: str, names: frozenset[str] | None
 ) -> Visibility | None:
     letters = LETTERS.get(interaction)
     if letters is None or not organization:
@@ -138,7 +146,13 @@ def _visibility(
     queries = [scope.query(type_name) for scope in granting]
     asked = tuple(query for query in queries if query is not None)
     # One scope without a constraint is enough to ask for none.
-    return Visibility(frozenset({organization, EVERYONE}), asked if len(asked) == len(queries) else ())
+    members = frozenset({organization, EVERYONE}) if names is None else names
+    return Visibility(members, asked if len(asked) == len(queries) else ())
+
+
+def _opens(caller: Caller, type_name: str) -> bool:
+    """Whether the caller has grants, and such may open this type."""
+    return bool(caller.grants) and type_name not in NEVER
 
 
 def _granting(caller: Caller, interaction: Interaction, type_name: str) -> tuple[scopes.Scope, ...]:

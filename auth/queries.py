@@ -7,7 +7,7 @@ here decides; the callers do.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -91,6 +91,20 @@ def client_rows(connection: Connection, client_id: str | None = None) -> Iterato
         statement = statement.where(oauth_client.c.client_id == client_id)
     for row in connection.execute(statement):
         yield f"client_id/{row.client_id}", digests.of_row("oauth_client", row._asdict())
+
+
+def organizations_of(connection: Connection, subjects: Iterable[str]) -> frozenset[str]:
+    """The organisations of these holders of grants (``Organization/id``, ``Practitioner/id``, ``Client/id``)."""
+    named = frozenset(subjects)
+    organizations = {name.partition("/")[2] for name in named if name.startswith("Organization/")}
+    clients = [name.partition("/")[2] for name in named if name.startswith("Client/")]
+    people = [name for name in named if name.startswith("Practitioner/")]
+    if clients or people:
+        asked = select(oauth_client.c.organization).where(
+            oauth_client.c.client_id.in_(clients) | oauth_client.c.practitioner.in_(people)
+        )
+        organizations.update(connection.execute(asked).scalars())
+    return frozenset(organizations)
 
 
 def update_client(connection: Connection, client_id: str, **values: Any) -> None:

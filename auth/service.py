@@ -10,8 +10,9 @@ from functools import partial
 from typing import Any
 
 from flask import Blueprint
+from sqlalchemy import Connection
 
-from auth import metadata
+from auth import grants, metadata, queries
 from auth.admission import Admission
 from auth.audience import Widening
 from auth.clients import Client, Clients, Clock
@@ -24,7 +25,7 @@ from auth.server import Server
 from auth.throttle import Throttle
 from auth.tokens import MAX_LIFETIME_S, Tokens
 from resources.json import Json
-from resources.times import utc_now
+from resources.times import microseconds, utc_now
 from store.access import Access, Caller, Loop, Observer, Permit, Trail
 from store.engine.database import Database
 
@@ -89,6 +90,7 @@ class Authority:
             public_keys=signing_keys,
         )
         self._origins = origins
+        self._clock = clock
         self.loops: tuple[Loop, ...] = (Loop("expired tokens", self._tokens.purge, PURGE_INTERVAL_S),)
 
     def blueprint(self) -> Blueprint:
@@ -104,7 +106,15 @@ class Authority:
         client: Client | None = self.clients.known(client_id)
         if client is None or not client.active:
             return None
-        return client.caller(scope=client.scope)
+        return client.caller(scope=client.scope, now_us=microseconds(self._clock()))
+
+    def holders(self, connection: Connection, members: frozenset[str]) -> frozenset[str]:
+        """Organisations of which some client may see, by a grant, what is shown to these audience members.
+
+        More than those that really do: whoever asks judges each client by its own rights then.
+        """
+        found = grants.holders(connection, members, microseconds(self._clock()))
+        return queries.organizations_of(connection, found) if found else frozenset()
 
     def stranger(self, environ: dict[str, Any]) -> Caller:
         """Who asks where no token was looked at."""

@@ -1,4 +1,4 @@
-"""The tables of the authorization server: clients, issued tokens, used assertions.
+"""The tables of the authorization server: clients, issued tokens, used assertions; and the grants.
 
 A token is kept as its SHA-256: who reads the database cannot use it.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Boolean, Column, Index, LargeBinary, Table, Text
 
-from store.engine.schema import metadata
+from store.engine.schema import BinaryText, metadata
 
 oauth_client = Table(
     "oauth_client",
@@ -48,4 +48,26 @@ oauth_assertion = Table(
     Column("digest", LargeBinary(32), primary_key=True, comment="SHA-256 of iss and jti"),
     Column("expires", BigInteger, nullable=False, comment="s since 1970-01-01T00:00Z: exp with its leeway"),
     Index("ix_oauth_assertion_expires", "expires"),
+)
+
+access_grant = Table(
+    "access_grant",
+    metadata,
+    Column("id", BinaryText, primary_key=True),
+    Column("subject", BinaryText, nullable=False, comment="Organization/id, Practitioner/id or Client/id: who holds"),
+    Column("object", BinaryText, nullable=False, comment="Type/id of what it opens"),
+    Column("extent", Text, nullable=False, comment="organization, case, patient or resource"),
+    Column("letters", Text, nullable=False, comment="out of cruds, as in a SMART scope"),
+    Column("since", BigInteger, nullable=False, comment="µs since 1970-01-01T00:00Z, inclusive"),
+    Column("until", BigInteger, nullable=False, comment="µs since 1970-01-01T00:00Z, exclusive"),
+    Column("reason", Text, nullable=False, comment="for people; no personal data"),
+    Column("source", Text, nullable=False, comment="auth.grants.Source"),
+    Column("owner", Text, nullable=False, comment="logical id of the Organization whose data it opens"),
+    Column("granted_by", Text, nullable=False, comment="agent; no name"),
+    Column("granted_at", BigInteger, nullable=False, comment="µs since 1970-01-01T00:00Z"),
+    Column("revoked_at", BigInteger, comment="µs since 1970-01-01T00:00Z; null: it was not"),
+    Column("revoked_by", Text, comment="agent; no name"),
+    Index("ix_access_grant_subject", "subject", "until"),
+    Index("ix_access_grant_object", "object", "until"),
+    Index("ix_access_grant_until", "until"),
 )

@@ -1,7 +1,8 @@
 """Access tokens: opaque, short-lived, kept as hashes.
 
 A token is 32 random bytes and means nothing by itself; what it allows is looked up. Each process remembers a lookup
-for at most five seconds, so a revocation, or the end of a client, takes effect everywhere within that time.
+for at most five seconds, so a revocation, or the end of a client or of a grant, takes effect everywhere within that
+time.
 
 RFC 6750, SMART 2.2 backend services: `expires_in` SHOULD NOT exceed 300 s
 https://hl7.org/fhir/smart-app-launch/STU2.2/backend-services.html
@@ -13,8 +14,10 @@ import re
 import secrets
 from dataclasses import dataclass
 
+from sqlalchemy import Connection
+
 from auth import queries
-from auth.clients import Client, Clock, client_of
+from auth.clients import Client, Clock, with_grants
 from auth.queries import TokenRecord, digest_of
 from store.engine.database import Database
 
@@ -118,10 +121,10 @@ class Tokens:
     def _look_up(self, digest: bytes, now_s: float) -> Token | None:
         with self._database.read() as connection:
             record = queries.find_token(connection, digest)
-        if record is None:
-            self._remembered.pop(digest, None)
-            return None
-        found = _token(record, now_s)
+            if record is None:
+                self._remembered.pop(digest, None)
+                return None
+            found = _token(connection, record, now_s)
         if len(self._remembered) >= MAX_REMEMBERED:
             self._remembered.clear()
         self._remembered[digest] = found
@@ -133,8 +136,8 @@ def random_token() -> str:
     return secrets.token_urlsafe(TOKEN_BYTES)
 
 
-def _token(record: TokenRecord, now_s: float) -> Token:
-    client = None if record.client is None else client_of(record.client)
+def _token(connection: Connection, record: TokenRecord, now_s: float) -> Token:
+    client = None if record.client is None else with_grants(connection, record.client, int(now_s * 1_000_000))
     fault = None
     if record.revoked is not None:
         fault = "revoked"

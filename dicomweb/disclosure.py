@@ -18,6 +18,7 @@ from dataclasses import replace
 from typing import Any
 
 from dicomweb import queries
+from dicomweb.granting import under
 from dicomweb.queries import InstanceRow, Path
 from dicomweb.query_keys import QidoQuery
 from dicomweb.tables import Row
@@ -43,7 +44,10 @@ class Disclosure:
             visible = self._permit.visibility(caller, Interaction.DICOM_QUERY, "ImagingStudy")
             rows, more = queries.search(uow, visible, query, path, limit)
             patients = sorted({row.study_patient for row in rows} - {""})
-            detail = (("results", str(len(rows))), ("level", query.level.name.lower()))
+            detail = (
+                ("results", str(len(rows))), ("level", query.level.name.lower()),
+                *under(uow, caller, [row.study_pk for row in rows]),
+            )  # fmt: skip
             uow.note(replace(intent, patients=tuple(patients), detail=detail))
         return rows, more
 
@@ -55,7 +59,10 @@ class Disclosure:
         with self._store.work(caller, write=False, intent=intent) as uow:
             visible = self._permit.visibility(caller, Interaction.DICOM_RETRIEVE, "ImagingStudy")
             studies, rows = queries.retrieve(uow, visible, path, headers=headers, layouts=layouts)
-            found = [_access(study, what, sum(row.study_pk == study.pk for row in rows)) for study in studies]
+            found = [
+                _access(study, what, sum(row.study_pk == study.pk for row in rows), under(uow, caller, [study.pk]))
+                for study in studies
+            ]
             if caller.recording is None:
                 for access in found:
                     uow.note(access)
@@ -70,7 +77,7 @@ class Disclosure:
             row = queries.instance(uow, visible, path)
             key = (caller.client_id, caller.token_ref, caller.address, row.study_pk)
             is_covered = self._recorded.has(key)
-            access = _access(row, "frames", 1)
+            access = _access(row, "frames", 1, under(uow, caller, [row.study_pk]))
             if caller.recording is None and not is_covered:
                 uow.note(access)
         if caller.recording is not None:
@@ -104,12 +111,14 @@ def _intent(path: Path, what: str) -> Access:
                   detail=(("StudyInstanceUID", path.study or ""), ("what", what)))
 
 
-def _access(study: Row | InstanceRow, what: str, count: int) -> Access:
+def _access(
+    study: Row | InstanceRow, what: str, count: int, grants: tuple[tuple[str, str], ...] = ()
+) -> Access:
     return Access(
         Interaction.DICOM_RETRIEVE,
         "ImagingStudy",
         study.imaging_study_id,
         patients=(study.patient,) if study.patient else (),
         owner=study.owner,
-        detail=(("StudyInstanceUID", study.study_instance_uid), ("what", what), ("instances", str(count))),
+        detail=(("StudyInstanceUID", study.study_instance_uid), ("what", what), ("instances", str(count)), *grants),
     )

@@ -16,6 +16,7 @@ from dicomweb.dimse.limits import Limits
 from dicomweb.dimse.scp import Scp
 from dicomweb.dimse.services import Desk
 from dicomweb.disclosure import Disclosure
+from dicomweb.granting import Granting
 from dicomweb.ingest import Ingest
 from dicomweb.pace import QUIET_S
 from dicomweb.publishing import Publisher
@@ -24,7 +25,7 @@ from dicomweb.views import routes
 from dicomweb.wado import Retrieval
 from dicomweb.workers import Workers
 from resources.outcomes import BadRequest
-from store.access import Caller, Loop, Permit, Waiting, Work
+from store.access import Caller, Loop, Observer, Permit, Waiting, Work
 from store.objects import ObjectStore
 from store.unit_of_work import Store
 
@@ -70,9 +71,9 @@ class Imaging:
         self._retrieval = Retrieval(objects, self._workers)
 
     @property
-    def observer(self) -> Publisher:
-        """To be told of changes to orders and patients."""
-        return self._publisher
+    def observers(self) -> tuple[Observer, ...]:
+        """To be told of changes to orders and patients, and of who may see a study."""
+        return (self._publisher, Granting())
 
     @property
     def loops(self) -> tuple[Loop, ...]:

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
@@ -25,6 +25,20 @@ from resources.values import light
 
 EVERYONE = "*"
 """The audience member that stands for every authenticated organisation (directory resources)."""
+
+
+@light
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A grant that a caller holds now (`auth.grants`): one more name under which he sees, and perhaps acts."""
+
+    id: str
+    name: str
+    """Audience member: ``grant:ID`` of what it was given for, or the id of the Organization that delegated."""
+    letters: str
+    """What it allows, as in a SMART scope: out of ``cruds``."""
+    source: str
+    """Why there is it, e.g. ``delegation``, ``break-glass`` (`auth.grants.Source`)."""
 
 
 @light
@@ -54,6 +68,25 @@ class Caller:
     """When the person behind the token authenticated; None: the token does not say."""
     recording: Recording | None = field(default=None, compare=False, repr=False)
     """Whether what the caller does has its record yet; None where nobody looks after it: then it is made at once."""
+    grants: tuple[Held, ...] = ()
+    """The grants that held for him when he asked."""
+
+    def names(self, letters: str) -> frozenset[str]:
+        """The audience members that admit him to what one of these scope letters allows: never empty by a grant."""
+        own = (self.organization, EVERYONE)
+        if not self.grants:
+            return frozenset(own)
+        return frozenset((*own, *(held.name for held in self.grants if not set(held.letters).isdisjoint(letters))))
+
+    def under(self, audiences: Iterable[frozenset[str]]) -> tuple[tuple[str, str], ...]:
+        """For the record: the grants without which he would not see what has these audiences."""
+        if not self.grants:
+            return ()
+        used: dict[Held, None] = {}
+        for members in audiences:
+            if self.organization not in members and EVERYONE not in members:
+                used.update((held, None) for held in self.grants if held.name in members)
+        return tuple(pair for held in used for pair in (("grant", held.id), ("grant-source", held.source)))
 
     @staticmethod
     def system(organization: str, on_behalf_of: Caller | None = None) -> Caller:
@@ -175,7 +208,7 @@ class Visibility:
     """What a caller may see of one type: compiled into SQL on every path."""
 
     organizations: frozenset[str] | None
-    """Audience members that admit the caller (its organisation and EVERYONE); None only for the server itself."""
+    """Audience members that admit the caller (its organisation, EVERYONE, its grants); None: the server itself."""
     constraints: tuple[Query, ...] = ()
     """Search constraints of the scopes: at least one must hold; empty: none asked."""
 

@@ -9,6 +9,7 @@ FHIR R4 §3.1.0 http://hl7.org/fhir/R4/http.html
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Protocol
 
@@ -40,7 +41,7 @@ from store.search import execute as search
 from store.search import history, reader, shelved
 from store.search.reader import Searchable
 from store.versions import integrity
-from store.versions.audiences import Audiences, admits_prepared, admitted, audience_of
+from store.versions.audiences import Audiences, admits_prepared, admitted, audience_of, audiences_of
 from store.versions.queries import (
     COLUMNS,
     IndexBuffer,
@@ -280,14 +281,22 @@ class Repository:
         """The Version in a row of COLUMNS."""
         return version_of(row, self.uow.connection, self.uow.store.audiences)
 
-    def note(self, access: Access) -> None:
-        self.uow.note(access)
+    def note(self, access: Access, versions: Sequence[Version] = ()) -> None:
+        """Record an access that showed these versions, with the grants that it took."""
+        self.uow.note(self._named(access, versions))
 
     def note_read(self, interaction: Interaction, version: Version) -> None:
         """Record that the caller saw `version`. What the server looks up for its own rules is not an access."""
         if self.derived:
             return
-        self.uow.note(seen(interaction, version))
+        self.note(seen(interaction, version), (version,))
+
+    def _named(self, access: Access, versions: Sequence[Version]) -> Access:
+        if not self.caller.grants or not versions or self.derived:
+            return access
+        stored = [version.pk for version in versions if self.uow.store.shelf(version.type) is None]
+        audiences = audiences_of(self.uow.connection, stored)
+        return replace(access, detail=(*access.detail, *self.caller.under(audiences)))
 
     def attempt(
         self,
@@ -362,18 +371,17 @@ class Repository:
         )
         self._index(draft, after)
         uow.changed(Change(draft.interaction, draft.before, after, self.caller, self.derived))
-        uow.note(
-            Access(
-                draft.interaction,
-                draft.type,
-                draft.id,
-                version,
-                patients=new.patients,
-                owner=after.owner,
-                derived=self.derived,
-                digest=new.digest(draft.type, uow.tx, at_us),
-            )
+        written = Access(
+            draft.interaction,
+            draft.type,
+            draft.id,
+            version,
+            patients=new.patients,
+            owner=after.owner,
+            derived=self.derived,
+            digest=new.digest(draft.type, uow.tx, at_us),
         )
+        self.note(written, (after,))
         return after
 
     def _new_version(self, draft: Draft, version: int) -> NewVersion:

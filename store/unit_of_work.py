@@ -329,7 +329,7 @@ class Store:
             visible = self.permit.visibility(caller, Interaction.READ, type_name)
         except Forbidden:
             return None
-        if visible.constraints:
+        if visible.constraints or caller.grants:
             return None
         with self.database.glance() as connection:
             version = current(connection, self.audiences, visible, type_name, id)

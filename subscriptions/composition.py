@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from types import MappingProxyType
 
 from sqlalchemy import Connection
 
@@ -22,6 +23,7 @@ from resources.times import microseconds, of_microseconds
 from store import items
 from store.access import Access, Caller, Interaction, Outcome, Version
 from store.unit_of_work import Store
+from store.versions.audiences import audiences_of
 from subscriptions import aside, notifications, outbox, signature, terms, topics
 from subscriptions.channels.port import Address, Channels, Notice
 from subscriptions.leases import Lease
@@ -80,6 +82,8 @@ class Found:
     withheld: list[EventRow] = field(default_factory=list)
     faults: dict[int, Exception] = field(default_factory=dict)
     """Number → what composing it raised."""
+    under: dict[int, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    """Number → the grants without which the caller would not see it."""
 
     def with_bare(self, rows: Sequence[EventRow]) -> list[Event]:
         """What is told, and of those of `rows` that cannot be composed their numbers, in order."""
@@ -190,6 +194,7 @@ class Composer:
             [one for found in each for one in found.told],
             [row for found in each for row in found.withheld],
             {number: fault for found in each for number, fault in found.faults.items()},
+            {number: grants for found in each for number, grants in found.under.items()},
         )
 
     def events(
@@ -205,6 +210,8 @@ class Composer:
                     found.withheld.append(row)
                     continue
                 event = self.event(connection, caller, row, version, topic=topic, content=content)
+                if caller.grants:
+                    found.under[row.number] = caller.under(audiences_of(connection, [version.pk]))
                 version.json()  # what is never looked at is not told either
             except Exception as fault:
                 if not items.is_its_own(fault, shared=True):
@@ -264,7 +271,7 @@ class Composer:
         )  # fmt: skip
         detail = _detail(state, kind, numbers, accepted.address.origin)
         accesses = (
-            *_accesses(state, kind, detail, allowed, events),
+            *_accesses(state, kind, detail, allowed, events, found.under),
             *_withheld_accesses(state, detail, found.withheld),
             *_withheld_accesses(state, detail, bare, SET_ASIDE),
         )
@@ -354,6 +361,7 @@ def _accesses(
     detail: tuple[tuple[str, str], ...],
     allowed: Sequence[tuple[EventRow, Version]],
     events: Sequence[Event],
+    under: Mapping[int, tuple[tuple[str, str], ...]] = MappingProxyType({}),
 ) -> tuple[Access, ...]:
     """One record per focus with what goes along; its patients where content leaves (a disclosure), not an id."""
     if kind is not Kind.EVENT:
@@ -363,9 +371,9 @@ def _accesses(
     return tuple(
         Access(
             Interaction.NOTIFY, version.type, version.id, version.version, patients=event.disclosed_patients(),
-            owner=version.owner, detail=detail, context=event.disclosed_context(),
+            owner=version.owner, detail=(*detail, *under.get(row.number, ())), context=event.disclosed_context(),
         )
-        for (_, version), event in zip(allowed, events, strict=True)
+        for (row, version), event in zip(allowed, events, strict=True)
     )  # fmt: skip
 
 

@@ -28,6 +28,7 @@ from store import items
 from store.access import Access, Caller, Interaction, Outcome, Trail, Work
 from store.engine.faults import LostRace, is_race
 from store.unit_of_work import Store
+from store.versions.audiences import audience_of
 from subscriptions import aside, leases, outbox, schedule
 from subscriptions.channels.port import Answer, Channels
 from subscriptions.composition import ENDPOINT_REFUSED, Composer, Message, Unmade
@@ -60,6 +61,13 @@ log = structlog.get_logger("vigie.subscriptions")
 OnDelivered = Callable[[Work, str], None]
 """(unit of work of the server, ``DiagnosticReport/id``): the endpoint of another organisation than the platform has
 accepted a notification of this signed report. May be told again."""
+
+
+def _is_for(uow: Work, recipient: Caller, reference: str) -> bool:
+    """Whether the recipient is the hospital that a report is for, or acts for it: not who only was shown the case."""
+    version = uow.system.read(*reference.split("/", 1))
+    members = audience_of(uow.connection, version.pk)
+    return any(name in members for name in recipient.names("r") if not name.startswith("grant:"))
 
 
 class Dispatcher:
@@ -222,7 +230,8 @@ class Dispatcher:
         for reference in message.signed:
 
             def note(uow: Work, reference: str = reference) -> None:
-                tell(uow, reference)
+                if _is_for(uow, message.recipient, reference):
+                    tell(uow, reference)
 
             try:
                 self._store.transact(Caller.system(self._store.platform), note)

@@ -44,6 +44,13 @@ NAME = "subscription-sequencer"
 LEADER_KEY = 0x56496753_75625331  # "VIgSubS1"
 
 CallerOf = Callable[[str], Caller | None]
+HoldersOf = Callable[[Connection, frozenset[str]], frozenset[str]]
+"""Organisations that may see, by a grant, what is shown to these audience members."""
+
+
+def nobody(connection: Connection, members: frozenset[str]) -> frozenset[str]:
+    """Where nothing is granted."""
+    return frozenset()
 
 
 class _Overtaken(Exception):
@@ -53,10 +60,14 @@ class _Overtaken(Exception):
 class Sequencer:
     """Gives events their numbers."""
 
-    def __init__(self, store: Store, versions: Versions, caller_of: CallerOf, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, store: Store, versions: Versions, caller_of: CallerOf, clock: Callable[[], datetime],
+        holders_of: HoldersOf = nobody,
+    ) -> None:
         self._store = store
         self._versions = versions
         self._caller_of = caller_of
+        self._holders = holders_of
         self._clock = clock
         self._broken: dict[str, tuple[str, str]] = {}
         self._filters = lru_cache(maxsize=1024)(self._read_filter)
@@ -168,7 +179,7 @@ class Sequencer:
         urls = [topic.url for topic in fired]
         if EVERYONE in organizations:
             return outbox.listening(connection, urls, None)
-        return outbox.listening(connection, urls, organizations)
+        return outbox.listening(connection, urls, organizations | self._holders(connection, organizations))
 
     def _concerns(
         self, connection: Connection, subscription: State, version: Version, callers: dict[str, Caller | None]

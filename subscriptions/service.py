@@ -33,7 +33,7 @@ from subscriptions.dispatcher import FAILING_THREADS, HEALTHY_THREADS, Dispatche
 from subscriptions.endpoints import EndpointPolicy
 from subscriptions.matching import Watch
 from subscriptions.operations import Operation, Operations
-from subscriptions.sequencer import CallerOf, Sequencer
+from subscriptions.sequencer import CallerOf, HoldersOf, Sequencer, nobody
 from subscriptions.signature import Keyring
 from subscriptions.statuses import server_for, write_status
 from subscriptions.versions import Versions
@@ -78,8 +78,11 @@ class Subscriptions:
         *,
         clock: Callable[[], datetime] | None = None,
         on_delivered: OnDelivered | None = None,
+        holders_of: HoldersOf = nobody,
     ) -> None:
-        """`on_delivered`: told, in a unit of work of the server, of each signed report that a hospital's endpoint has
+        """`holders_of`: whose subscriptions to ask beside those of a version's audience: they may see it by a grant.
+
+        `on_delivered`: told, in a unit of work of the server, of each signed report that a hospital's endpoint has
         accepted the notification of; perhaps more than once."""
         self._store = store
         self._clock = clock or utc_now
@@ -88,7 +91,7 @@ class Subscriptions:
         composer = Composer(store, versions, caller_of, keyring, channels, settings.base_url)
         self._acceptance = Acceptance(keyring, channels)
         self.observer: Observer = Watch(self._acceptance, channels)
-        self.sequencer = Sequencer(store, versions, caller_of, self._clock)
+        self.sequencer = Sequencer(store, versions, caller_of, self._clock, holders_of)
         self.dispatcher = Dispatcher(
             store, composer, channels, store.trail, self._clock,
             healthy_threads=settings.healthy_threads, failing_threads=settings.failing_threads,

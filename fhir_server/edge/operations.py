@@ -13,7 +13,7 @@ from itertools import chain
 
 from audit import access_report, proofs
 from dicomweb import notes, reconciling
-from fhir_server.edge import negotiation, reads, validate
+from fhir_server.edge import granting, negotiation, reads, validate
 from fhir_server.edge.exchange import Answer, Asked, of_json, of_version, told, warned
 from fhir_server.edge.parameters import Given, take
 from fhir_server.edge.ports import Services
@@ -481,6 +481,14 @@ TABLE: tuple[Operation, ...] = (
         frozenset({"ImagingStudy"}),
         writes=True,
     ),
+    Operation(
+        "grant", f"{_VIGIE}grant", granting.grant, {Level.INSTANCE: granting.OF_GRANT}, granting.TYPES, writes=True
+    ),
+    Operation(
+        "revoke", f"{_VIGIE}grant-revoke", granting.revoke, {Level.INSTANCE: granting.OF_REVOKE}, granting.TYPES,
+        writes=True,
+    ),
+    Operation("grants", f"{_VIGIE}grants", granting.listed, {Level.INSTANCE: ()}, granting.TYPES),
     Operation("proof", f"{_VIGIE}audit-proof", _proof, {Level.INSTANCE: ()}, frozenset({"AuditEvent"})),
     Operation(
         "consistency",

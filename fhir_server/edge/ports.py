@@ -14,6 +14,7 @@ from resources.search import Query
 from store.access import Access, Caller, Version
 from store.unit_of_work import Store
 from subscriptions.service import Subscriptions
+from workflow.granting import Granting
 from workflow.service import Workflow
 
 
@@ -32,6 +33,8 @@ class Services(Protocol):
     def imaging(self) -> Imaging: ...
     @property
     def workflow(self) -> Workflow: ...
+    @property
+    def granting(self) -> Granting: ...
     @property
     def clock(self) -> Callable[[], datetime]: ...
     @property

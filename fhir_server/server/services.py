@@ -17,6 +17,7 @@ from audit.baseline import Baseline
 from audit.checkpoint import Verifier
 from audit.offline import Report, notes_of
 from audit.service import Ledger
+from auth import grants
 from auth.admission import Admission, AdmissionLimits
 from auth.queries import client_rows
 from auth.service import Authority
@@ -40,13 +41,14 @@ from store.unit_of_work import Store
 from store.versions import standing
 from subscriptions.endpoints import EndpointPolicy
 from subscriptions.service import Subscriptions, SubscriptionSettings
+from workflow.granting import Granting
 from workflow.seal import Authority as TimeStamping
 from workflow.seal import Seal
 from workflow.service import Workflow
 
 CLOCK = "clock"
 """File of the data folder: the time that the processes of this host believe in."""
-REGISTRIES = (client_rows, ae.rows, policies.rows)
+REGISTRIES = (client_rows, ae.rows, policies.rows, grants.rows)
 """What is registered by operators: the audit log says of each row what it was made."""
 COMPARE_EVERY_S = 20.0
 """A folder of the object store is compared with the rows: the whole in an hour and a half."""
@@ -68,6 +70,7 @@ class Services:
     imaging: Imaging
     subscriptions: Subscriptions
     workflow: Workflow
+    granting: Granting
     clock: Callable[[], datetime]
     new_id: Callable[[], str]
     cors: bool = False
@@ -158,13 +161,14 @@ class Services:
             SubscriptionSettings(ring, bases[0], endpoint_policy(settings)),
             clock=clock,
             on_delivered=workflow.delivered,
+            holders_of=authority.holders,
         )
         # Order matters: the workflow completes a write before its outbox row is made.
         store.reads = workflow.openings
-        store.observers += [*authority.observers, *workflow.observers, imaging.observer, subscriptions.observer]
+        store.observers += [*authority.observers, *workflow.observers, *imaging.observers, subscriptions.observer]
         return Services(
-            settings, database, objects, ring, ledger, authority, store, imaging, subscriptions, workflow, clock,
-            new_id,
+            settings, database, objects, ring, ledger, authority, store, imaging, subscriptions, workflow,
+            Granting(authority.permit, settings.platform), clock, new_id,
         )
 
     @property

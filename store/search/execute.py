@@ -18,7 +18,7 @@ from resources.criteria import Criterion, Query, SortKey
 from resources.outcomes import BadRequest, Forbidden
 from resources.registry import TYPES, type_id, type_name
 from resources.search_parameters import parameter
-from store.access import Access, Interaction, SearchPage, Version, Visibility
+from store.access import EVERYONE, Access, Interaction, SearchPage, Version, Visibility
 from store.engine.locks import lock
 from store.engine.statements import OrderedJoin
 from store.search.compile import Asked, distinct_keys
@@ -90,7 +90,8 @@ def conditional_match(reader: Reader, type_name: str, criteria: Query) -> list[V
     uow = reader.uow
     if uow.write:
         asked = sorted(criteria.processed)
-        lock(uow.connection, f"criteria {reader.caller.organization} {type_name} {asked}")
+        for name in sorted(reader.caller.names("cu") - {EVERYONE}):  # a delegate looks among what others look among
+            lock(uow.connection, f"criteria {name} {type_name} {asked}")
     uow.flush()
     running = _Search.of(reader, criteria, None)
     with uow.deadline.running(uow.connection, write=uow.write):
@@ -382,4 +383,4 @@ def note(
     detail = [("count", str(len(versions)))]
     if total is not None:
         detail.append(("total", str(total)))
-    reader.note(Access(interaction, query.type, patients=patients, query=raw, detail=tuple(detail)))
+    reader.note(Access(interaction, query.type, patients=patients, query=raw, detail=tuple(detail)), versions)

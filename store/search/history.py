@@ -191,7 +191,8 @@ def _note(
             owner=versions[0].owner if versions and id is not None else None,
             query=intent.query if intent and intent.interaction is interaction else None,
             detail=(("count", str(len(versions))),),
-        )
+        ),
+        versions,
     )
 
 

@@ -77,7 +77,7 @@ class Reader(Protocol):
         """The Version in a row of `store.versions.queries.COLUMNS`."""
         ...
 
-    def note(self, access: Access) -> None:
+    def note(self, access: Access, versions: Sequence[Version] = ()) -> None:
         """Record an access."""
         ...
 

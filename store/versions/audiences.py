@@ -8,6 +8,7 @@ The predicate is part of every statement that selects versions (DESIGN §6): for
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
@@ -116,6 +117,28 @@ _AUDIENCE_OF = Prepared(
 def audience_of(connection: Connection, version_pk: int) -> frozenset[str]:
     """The organisations that may see a stored version."""
     return frozenset(row[0] for row in _AUDIENCE_OF.all(connection, {"pk": version_pk}))
+
+
+def audiences_of(connection: Connection, version_pks: Iterable[int]) -> list[frozenset[str]]:
+    """The organisations that may see each of these versions, in no order."""
+    version, found = resource_version.c, defaultdict[int, set[str]](set)
+    asked = (
+        select(version.pk, audience_member.c.organization)
+        .join(audience_member, audience_member.c.audience_id == version.audience_id)
+        .where(version.pk.in_(list(version_pks)))
+    )
+    for pk, organization in connection.execute(asked):
+        found[pk].add(organization)
+    return [frozenset(members) for members in found.values()]
+
+
+def members_of(connection: Connection, audience_ids: Iterable[int]) -> list[frozenset[str]]:
+    """The organisations in each of these audiences, in no order."""
+    member, found = audience_member.c, defaultdict[int, set[str]](set)
+    asked = select(member.audience_id, member.organization).where(member.audience_id.in_(sorted(set(audience_ids))))
+    for number, organization in connection.execute(asked):
+        found[number].add(organization)
+    return [frozenset(members) for members in found.values()]
 
 
 def owner_of(connection: Connection, type_id: int, resource_id: str) -> str | None:

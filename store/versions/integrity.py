@@ -18,7 +18,7 @@ from resources import references
 from resources.json import Json
 from resources.outcomes import Conflict, Issue
 from resources.registry import type_id
-from store.access import EVERYONE, Caller
+from store.access import Caller
 from store.engine.locks import lock, lock_shared
 from store.engine.statements import Prepared
 from store.versions.audiences import admits_prepared
@@ -123,7 +123,7 @@ class Integrity:
 
     def _present(self, targets: list[Target], server: bool) -> set[Target]:
         caller = self._caller
-        names = [] if server or caller.is_system else sorted({caller.organization, EVERYONE})
+        names = [] if server or caller.is_system else sorted(caller.names("r"))
         seen_by = {f"organization_{number}": name for number, name in enumerate(names)}
         statement = _present(len(names) or None)
         connection = self._connection

@@ -143,7 +143,7 @@ def service(
         store, objects, permit, spool=tmp_path, quiet_s=0.0, workers=workers,
         public_bases=(f"http://127.0.0.1:{port}/dicom-web",),
     )
-    store.observers.append(imaging.observer)
+    store.observers += imaging.observers
     app = app_of(imaging, store)
     counted = watch_trail(trail, app.wsgi_app)
     app.wsgi_app = counted  # type: ignore[method-assign]

@@ -38,7 +38,7 @@ def service(
     store = make_store(permit=policy)
     objects = ObjectStore(tmp_path / "objects")
     imaging = Imaging(store, objects, policy, spool=tmp_path, workers=workers)
-    store.observers.append(imaging.observer)
+    store.observers += imaging.observers
 
     def guard(request: Request) -> Caller:
         name = request.headers["X-Organization"]

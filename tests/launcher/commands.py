@@ -91,6 +91,8 @@ def _first(place: Place, statement: str) -> str:
     return ""
 
 
+_UNTIL = ("--until", "2099-01-01T00:00:00Z", "--reason", "agreement 7")
+
 ROWS: dict[str, Row] = {
     "client add": Row(
         lambda place: ["client", "add", "EHR", "--organization", "platform", "--scope", "system/Patient.rs"],
@@ -127,6 +129,17 @@ ROWS: dict[str, Row] = {
         lambda place: ["policy", "history", "zone"],
         "policy-history",
         failing=lambda place: ["policy", "history", "nothing"],
+    ),
+    "grant add": Row(
+        lambda place: ["grant", "add", f"Client/{place.client_id}", "Organization/hospital", *_UNTIL],
+        "grant-add",
+        failing=lambda place: ["grant", "add", f"Client/{place.client_id}", "Organization/nobody", *_UNTIL],
+    ),
+    "grant list": Row(lambda place: ["grant", "list"], "grant-list"),
+    "grant revoke": Row(
+        lambda place: ["grant", "revoke", _first(place, "SELECT id FROM access_grant LIMIT 1") or "nothing"],
+        "grant-revoke",
+        failing=lambda place: ["grant", "revoke", "nothing"],
     ),
     "audit verify": Row(lambda place: ["audit", "verify"], "audit-verify"),
     "audit export": Row(

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fhir_server.commands.main import main
-from fhir_server.duties import acts, ae, clients, deployment
+from fhir_server.duties import acts, ae, clients, deployment, grants
 from fhir_server.server.services import Services
 from fhir_server.server.settings import Settings
 from store.access import Caller
@@ -42,6 +42,8 @@ def place(tmp_path: Path) -> Place:
     )
     services.close()
     made = clients.add(settings, "EHR", "platform", "system/Patient.rs")
+    until = {"until": "2099-01-01T00:00:00Z", "reason": "agreement 1"}
+    grants.add(settings, f"Client/{made['client_id']}", "Organization/hospital", **until)
     ae.add(settings, "MODALITY", "hospital", addresses=("10.0.0.2",))
     return Place(tmp_path, data, made["client_id"])
 
