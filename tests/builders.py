@@ -166,3 +166,36 @@ def workflow_task(kind: str, **more: Any) -> Json:
 
 def output(reference: str, text: str = "protocol") -> list[Json]:
     return [{"type": {"text": text}, "valueReference": ref(reference)}]
+
+
+def critical_call(patient: str, report: str, order: str, sender: str, **more: Any) -> Json:
+    """A call by which a critical result was communicated: all that closes its Task (minutes ago, to a person)."""
+    body: Json = {
+        "resourceType": "Communication",
+        "status": "completed",
+        "subject": ref(patient),
+        "about": [ref(report)],
+        "basedOn": [ref(order)],
+        "sender": ref(sender),
+        "contained": [
+            {
+                "resourceType": "Practitioner",
+                "id": "urgentiste",
+                "name": [{"family": "Moreau"}],
+                "telecom": [{"system": "phone", "value": "+33 4 00 00 00 01"}],
+            }
+        ],
+        "recipient": [{"reference": "#urgentiste"}],
+        "medium": [
+            {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/v3-ParticipationMode", "code": "PHONE"}]}
+        ],
+        "sent": "2026-06-01T07:55:00Z",
+        "received": "2026-06-01T07:56:00Z",
+        "payload": [{"contentString": "Hématome extradural avec effet de masse"}],
+        "extension": [
+            {"url": "https://vigie.example/StructureDefinition/finding-time", "valueDateTime": "2026-06-01T07:50:00Z"},
+            {"url": "https://vigie.example/StructureDefinition/read-back", "valueBoolean": True},
+        ],
+    }
+    body.update(more)
+    return {name: value for name, value in body.items() if value is not None}

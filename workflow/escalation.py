@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -105,11 +105,13 @@ class Escalations:
         refresh_flag(uow, row)
         log.warning("a deadline is past", kind=row.kind, count=level, **_named(row, subject))
 
-    def raise_now(self, uow: Work, kind: str, subject: str) -> None:
-        """Take what is watched one level up at once: something failed that the next level must know of."""
+    def raise_now(self, uow: Work, kind: str, subject: str, *, least: int = 1) -> None:
+        """Take what is watched one level up at once, to `least` as far as there are so many: something has failed."""
         row = alarms.hold(uow, kind, subject)
-        if row is not None:
-            self.raise_(uow, row)
+        version = look_up(uow, subject)
+        if row is not None and version is not None:
+            levels = len(self._levels(uow, row, version))
+            self.raise_(uow, replace(row, level=max(row.level, min(least, levels) - 1)))
 
     def _levels(self, uow: Work, row: Due, subject: Version) -> list[Json]:
         found: list[Json] = policies.value(uow, f"escalation-{row.kind}", **place_of(uow, row, subject)._asdict())

@@ -22,7 +22,18 @@ from resources.policies import where_of
 from resources.times import instant_text
 from store import policies
 from store.access import Change, Draft, Version, Work
-from workflow import cancelling, cases, context, images, invalidation, notices, priorities, unexpected, worklist
+from workflow import (
+    cancelling,
+    cases,
+    context,
+    critical,
+    images,
+    invalidation,
+    notices,
+    priorities,
+    unexpected,
+    worklist,
+)
 from workflow.acquisition import Acquisition, asks_for_retake
 from workflow.cases import Case
 from workflow.context import Context, before_of, look_up
@@ -169,7 +180,7 @@ class Orders:
         if kind is None or before.get("status") == task.get("status"):
             return
         if kind is TaskKind.COMMUNICATE_CRITICAL:
-            _check_communicated(uow, task)
+            critical.check_closed(uow, task)
             return
         if kind is TaskKind.UNEXPECTED_IMAGES:
             unexpected.decided(uow, change.after)
@@ -350,18 +361,3 @@ def _protocols(uow: Work, case: Case, task: Json) -> list[str]:
                 expression="Task.output",
             )
     return references
-
-
-def _check_communicated(uow: Work, task: Json) -> None:
-    """A critical result is communicated once a completed Communication says to whom and when (ACR; French §5.4)."""
-    if task.get("status") != "completed":
-        return
-    for reference in tasks.references(task.get("output", []), "Communication"):
-        version = look_up(uow, reference)
-        said = version.json() if version is not None else {}
-        if said.get("status") == "completed" and said.get("recipient") and said.get("received"):
-            return
-    raise ForbiddenTransition(
-        "A critical result is closed by a completed Communication with recipient and received in Task.output",
-        expression="Task.output",
-    )

@@ -15,6 +15,7 @@ from store.access import Change, Draft, Work
 from workflow.acquisition import Acquisition
 from workflow.answers import Answers, Leaving
 from workflow.context import Context, is_acting
+from workflow.critical import Critical
 from workflow.dialogue import Dialogue
 from workflow.escalation import Escalations, Watching
 from workflow.leases import Leases
@@ -116,6 +117,8 @@ RULES: tuple[Row, ...] = (
         Row(name, sequel=lambda parts: parts.leases)
         for name in ("Task", "DiagnosticReport", "ServiceRequest", "Communication", "Observation", "Appointment")
     ),
+    *(Row(name, sequel=lambda parts: Critical(parts.context.platform, parts.escalations))
+      for name in ("Communication", "Task")),
     Row("Slot", guard=lambda parts: parts.rota),
     Row("Observation", guard=lambda parts: Observations()),
     Row("ActivityDefinition", guard=lambda parts: Protocols(parts.context)),

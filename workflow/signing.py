@@ -19,7 +19,7 @@ from resources.codes import CONCLUSION_CATEGORY, DISPLAYS, TaskKind, code_of
 from resources.json import Json
 from resources.outcomes import Issue
 from store.access import Version, Work
-from workflow import images
+from workflow import critical, images
 from workflow.cases import Case
 from workflow.context import Context, look_up
 from workflow.people import People
@@ -241,6 +241,14 @@ def _authentication(signature: Signature) -> Iterator[Issue]:
 SKEW = timedelta(seconds=30)
 """How far the clocks of two servers may differ."""
 
+def _critical(sign: Signature) -> Iterable[Issue]:
+    """Signing is no call: who signs is told while nobody of the hospital has heard of the critical result."""
+    if rules.critical_category(sign.report):
+        for case in sign.cases[:1]:
+            if case.status(TaskKind.COMMUNICATE_CRITICAL) != "completed":
+                yield Issue("warning", "business-rule", critical.WARNING, ("DiagnosticReport.conclusionCode",))
+
+
 CHECKS: tuple[Check, ...] = (
     Check("content", _content, "R4 DiagnosticReport; arrêté du 22 septembre 2006"),
     Check("orders", _orders, "R4 DiagnosticReport.basedOn 0..*"),
@@ -252,6 +260,7 @@ CHECKS: tuple[Check, ...] = (
     Check("dose", _dose, "arrêté du 22 septembre 2006; PS3.16 TID 10011"),
     Check("indication", _indication, "policy coded-indication"),
     Check("conclusion-category", _category, "policy coded-conclusion"),
+    Check("critical", _critical, "ACR Practice Parameter for Communication; docs/workflow.md, S8"),
     Check("authentication", _authentication, "OpenID Connect Core §2 (acr, auth_time); PGSSI-S"),
 )
 

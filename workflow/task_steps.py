@@ -200,6 +200,10 @@ class TaskSteps:
     def _critical(self, uow: Work, before: Json, after: Json) -> None:
         if not self.people.is_radiologist(uow):
             raise ForbiddenTransition("A critical result is communicated by a radiologist", code="forbidden")
+        known = after.get("output", [])
+        tried = [part for part in before.get("output", []) if part not in known]
+        if tried:  # what was tried stays on the Task
+            after["output"] = [*tried, *known]
         if after.get("status") in ("in-progress", "completed") and tasks.owner(after) is None:
             self._take(uow, after)
 

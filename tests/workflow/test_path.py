@@ -294,9 +294,8 @@ def test_a_critical_finding_always_has_its_communication_task(scene: Scene) -> N
     task = scene.task_ref("communicate-critical")
     with pytest.raises(ForbiddenTransition, match="completed Communication"):
         scene.update(scene.reader, task, status="completed")
-    said = scene.create(scene.reader, {
-        "resourceType": "Communication", "status": "completed", "subject": {"reference": scene.patient},
-        "recipient": [{"reference": "Organization/hospital-a"}], "received": "2026-06-01T08:40:00+02:00"})
+    call = builders.critical_call(scene.patient, reference, scene.order, "Practitioner/lec1")
+    said = scene.create(scene.reader, call)
     scene.update(scene.reader, task, status="completed", output=builders.output(said.reference, "communication"))
     assert scene.status("communicate-critical") == "completed"
 
