@@ -42,6 +42,10 @@ _MODALITY = "http://dicom.nema.org/resources/ontology/DCM"
 _ORDER = "https://vigie.example/NamingSystem/order"
 _ESCALATION = "https://vigie.example/CodeSystem/escalation"
 
+_NOT_ENDED = ("draft", "requested", "received", "accepted", "ready", "in-progress", "on-hold")
+"""Task.status of what is still to be done. Only that has a deadline: a list in its order would walk through all that
+was ever done before it came to what is open."""
+
 TABLE: tuple[OwnParameter, ...] = (
     # Which report is of this study: R5 has it as `study`, R4 indexes the order alone.
     OwnParameter(
@@ -56,7 +60,9 @@ TABLE: tuple[OwnParameter, ...] = (
     # Worklists: what is due next, of which hospital, of which kind. R4 sorts `priority` by the letters of its codes
     # and has no parameter for restriction.
     OwnParameter(
-        50_002, "Task", "deadline", "date", "Task.restriction.period.end", f"{_URL}Task-deadline"
+        50_002, "Task", "deadline", "date",
+        " | ".join(f"Task.where(status='{status}').restriction.period.end" for status in _NOT_ENDED),
+        f"{_URL}Task-deadline",
     ),
     OwnParameter(
         50_003, "Task", "priority-rank", "number", "Task.priority", f"{_URL}Task-priority-rank", via="priority-rank"

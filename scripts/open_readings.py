@@ -1,6 +1,6 @@
 """Measure what opening, claiming and listing a reading costs among few and many open readings.
 
-    python -m scripts.open_readings [--few 50] [--many 5000] [--rounds 5] [--ended 0] > docs/benchmarks/open-readings-sqlite.json
+    python -m scripts.open_readings [--few 50] [--many 5000] [--rounds 5] [--ended 0]
 
 In one process, on a SQLite file of its own: SQLite's steps (in hundreds), statements, and CPU milliseconds of each, the
 median of the rounds. Steps do not depend on what else the machine does.
@@ -27,7 +27,7 @@ from resources.codes import TELERADIOLOGY_TASK, TaskKind, concept
 from store.engine.database import open_engine
 from store.engine.keyring import Fixed
 from store.engine.statements import Prepared
-from store.search import limits
+from store.search import limits, planning
 from store.unit_of_work import Store, UnitOfWork
 from tests.support import PLATFORM, Clock, Ids, MemoryTrail
 from tests.workflow.conftest import Scene
@@ -44,6 +44,7 @@ class Meter:
         self.steps = self.statements = 0
         for name in ("read", "write", "glance"):
             setattr(store.database, name, self._watched(getattr(store.database, name)))
+        planning.REMEMBERED_S = -1.0  # estimates are kept for a while, in which nothing grows so fast
         limits.Deadline.running = lambda *_, **__: nullcontext()  # type: ignore[method-assign,assignment]
         event.listen(store.database.engine, "before_cursor_execute", self._statement)
         execute = Prepared._execute
