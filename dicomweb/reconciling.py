@@ -245,7 +245,9 @@ class Reconciliation:
         self, uow: Work, resources: Resources, now: Version, asked: Request, before: Version | None
     ) -> None:
         """Who decided what about the images, when and why (R4 Provenance)."""
-        organization = {"reference": f"Organization/{uow.caller.organization}"}
+        id_ = uow.caller.organization
+        is_kept = resources.exists("Organization", id_)
+        organization = {"reference": f"Organization/{id_}"} if is_kept else {"type": "Organization", "display": id_}
         agent: Json = {"who": {"reference": uow.caller.practitioner} if uow.caller.practitioner else organization}
         if uow.caller.practitioner:
             agent["onBehalfOf"] = organization

@@ -130,6 +130,13 @@ DANGEROUS: dict[str, tuple[Json, Json | None, Matching]] = {
     "another person in ideographs, hers in letters": (
         image("", "AUTRE^PERSONNE=山田^太郎"), None, MISMATCH,
     ),
+    "a record that knows the year alone": (image(""), patient(birthDate="1979"), TO_CONFIRM),
+    "unknown people under one number": (
+        image(name="INCONNU^X", born="", sex=""), patient(name=[{"family": "Inconnu"}]), TO_CONFIRM,
+    ),
+    "a given name that nobody knows": (
+        image("", "DURAND^INCONNUE"), patient(name=[{"family": "Durand", "given": ["Inconnue"]}]), TO_CONFIRM,
+    ),
     "only ideographs": (image("", "=山田^太郎", sex=""), None, TO_CONFIRM),
 }
 
