@@ -205,6 +205,7 @@ DISPLAYS: Mapping[str, Mapping[str, str]] = {
     NOTICE: {
         "retake-requested": "Nouvelle acquisition demandée",
         "not-interpretable": "Examen non interprétable",
+        "report-withdrawn": "Compte rendu annulé",
     },
     TASK_CODE: {"fulfill": "Fulfill the focal request", "abort": "Mark the focal resource as no longer active"},
     REPORT_REASON: {

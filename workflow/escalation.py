@@ -283,12 +283,16 @@ class Watching:
         if not orders or after.owner != self._platform:
             return
         if is_signature(before, report) or is_revision(before, report) or withdrawn:
-            order = look_up(uow, orders[0])
-            if order is not None and order.owner != self._platform:
-                value = policies.value(uow, "deadline-delivery", **where_of(order.json(), order.owner)._asdict())
-                minutes = value.get(str(order.json().get("priority")), value["routine"])
+            found = [(self._delivery_minutes(uow, order), order.reference) for order in
+                     (look_up(uow, one) for one in orders) if order is not None and order.owner != self._platform]
+            if found:  # one delivery for all the orders that the report answers: the most urgent one's time
+                minutes, reference = min(found)
                 due = uow.now + timedelta(minutes=minutes)
-                alarms.watch(uow, "delivery", after.reference, due, order=order.reference)
+                alarms.watch(uow, "delivery", after.reference, due, order=reference)
+
+    def _delivery_minutes(self, uow: Work, order: Version) -> int:
+        value = policies.value(uow, "deadline-delivery", **where_of(order.json(), order.owner)._asdict())
+        return int(value.get(str(order.json().get("priority")), value["routine"]))
 
     def _study(self, uow: Work, after: Version) -> None:
         if not after.deleted and is_unmatched(after.json()):

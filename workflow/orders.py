@@ -69,20 +69,22 @@ class Orders:
             self._prepare_order(uow, draft, before, after)
 
     def _prepare_protocol(self, uow: Work, before: Json | None, after: Json) -> None:
-        case = Case.of(uow, self.context, after)
-        if case is None:
+        found = Case.all_of(uow, self.context, after)
+        if not found:
             return
         self.people.require_duty(uow, DutyFunction.REGULATION, "Writing a protocol")
-        if not case.is_open:
-            raise ForbiddenTransition(f"{case.order.reference} is no longer open", expression="ServiceRequest.basedOn")
-        if after.get("status") in _OPEN:
-            Protocols(self.context).pin(uow, case, after)
-        if after.get("subject") != case.order_json.get("subject"):
-            same = after.get("subject", {}).get("reference") == case.order_json.get("subject", {}).get("reference")
-            if not same:
+        for case in found:  # one protocol may be of several orders: head and neck in one acquisition
+            order = case.order_json
+            if not case.is_open:
+                raise ForbiddenTransition(
+                    f"{case.order.reference} is no longer open", expression="ServiceRequest.basedOn"
+                )
+            if after.get("subject", {}).get("reference") != order.get("subject", {}).get("reference"):
                 raise ForbiddenTransition(
                     "The protocol's subject must be the order's subject", expression="ServiceRequest.subject"
                 )
+        if after.get("status") in _OPEN:
+            Protocols(self.context).pin(uow, found[0], after)
 
     def _prepare_order(self, uow: Work, draft: Draft, before: Json | None, after: Json) -> None:
         case = self._case(uow, draft)

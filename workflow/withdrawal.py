@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 from resources import diagnostic_report as rules
 from resources import task as tasks
-from resources.codes import COMMUNICATION_CATEGORY, TaskKind, concept
+from resources.codes import COMMUNICATION_CATEGORY, NOTICE, TaskKind, concept
 from resources.json import Json
 from resources.lifecycle import FINISHED_TASK, SIGNED
 from resources.times import instant_text
@@ -109,8 +109,8 @@ def _notice(
     )
     return {
         "resourceType": "Communication",
-        "status": "completed",
-        "category": [concept(COMMUNICATION_CATEGORY, "alert")],
+        "status": "in-progress",
+        "category": [concept(NOTICE, "report-withdrawn"), concept(COMMUNICATION_CATEGORY, "alert")],
         "priority": "urgent",
         "subject": body.get("subject"),
         "basedOn": [{"reference": case.order.reference} for case in found],

@@ -139,3 +139,16 @@ def test_delivery_is_marked_on_every_order(scene: Scene) -> None:  # noqa: F811
     for order in (joint.first, joint.second):
         scene.order = order
         assert scene.business() == "delivered"
+
+
+def test_a_protocol_of_two_orders_is_of_the_patient_of_both(scene: Scene) -> None:  # noqa: F811
+    """ServiceRequest.basedOn 0..*: each order is looked at, not the first alone."""
+    first = scene.regulated()
+    own = scene.patient
+    scene.patient = scene.create(scene.hospital, builders.patient()).reference
+    other = scene.create(scene.hospital, builders.service_request(scene.patient)).reference
+    body = builders.protocol(first, own, basedOn=[builders.ref(first), builders.ref(other)])
+    with pytest.raises(ForbiddenTransition, match="subject must be the order's"):
+        scene.create(scene.regulator, body)
+    second = scene.create(scene.hospital, builders.service_request(own)).reference
+    scene.create(scene.regulator, body | {"basedOn": [builders.ref(first), builders.ref(second)]})

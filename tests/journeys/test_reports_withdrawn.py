@@ -111,6 +111,7 @@ def test_every_organisation_that_had_the_report_is_told(api: Api) -> None:  # no
     assert notice["about"] == [{"reference": f"DiagnosticReport/{case.report['id']}"}]
     assert notice["reasonCode"][0]["coding"][0]["code"] == "wrong-patient"
     assert "annulé" in notice["payload"][0]["contentString"]
+    assert notice["status"] == "in-progress"  # it waits to be acknowledged, and escalates
     assert api.hospital_b.found("Communication") == []
     (provenance,) = [
         one for one in api.platform.found(f"Provenance?target=DiagnosticReport/{case.report['id']}") if "reason" in one
