@@ -72,10 +72,10 @@ class Openings:
             if case is None or case.order.owner != organization:
                 continue
             milestones.reached(uow, order, "T9", report.reference)
-            escalation.has_reached(uow, report.reference)
             root = case.task(TaskKind.ORDER) or {}
             if code_of(root.get("businessStatus", {}), BUSINESS_STATUS) in ("signed", "delivered"):
                 case.move(TaskKind.ORDER, business="acknowledged")
+            escalation.has_reached(uow, report.reference)
 
     def _report(self, uow: Work, reference: str) -> Version | None:
         version = look_up(uow, reference)
