@@ -17,6 +17,9 @@ from dicomweb.matching import EVIDENCE, MATCHING
 from dicomweb.phantom import Phantom
 from resources.codes import TELERADIOLOGY_TASK
 from resources.json import Json
+from resources.policies import Where
+from store import policies
+from store.access import Caller
 from tests import builders
 from tests.fhir_server.conftest import (  # noqa: F401 - fixtures of the assembled server
     Api,
@@ -287,3 +290,35 @@ def test_too_little_evidence_is_marked_for_the_reader(api: Api) -> None:  # noqa
     assert case.task("acquire")["statusReason"]["coding"][0]["code"] == "identity-to-confirm"
     good(asked(case.hospital, study, "reconcile", action="confirm", reason="Bracelet vérifié"))
     assert "statusReason" not in case.task("read")
+
+
+def decided(api: Api, name: str, value: Any) -> None:  # noqa: F811
+    """The platform's policy."""
+    with api.services.store.work(Caller.system("platform")) as uow:
+        policies.decide(uow, name, Where(), value, reason="convention")
+
+
+def test_by_policy_images_to_confirm_hold_the_acquisition(api: Api) -> None:  # noqa: F811
+    """Nothing is read of them until somebody has looked at the wristband."""
+    decided(api, "to-confirm-holds", True)
+    case = Emergency.of(api).accepted()
+    study = sent(case, scan_of(case, patient_name="", patient_birth_date=""))
+    held = case.task("acquire")
+    assert (held["status"], held["statusReason"]["coding"][0]["code"]) == ("on-hold", "identity-to-confirm")
+    assert api.platform.found(f"Task?focus={case.order_ref}&code={TELERADIOLOGY_TASK}|read") == []
+    good(asked(case.hospital, study, "reconcile", action="confirm", reason="Bracelet vérifié"))
+    assert case.task("read")["status"] == "ready"
+
+
+def test_by_policy_a_number_of_another_is_marked_not_refused(api: Api) -> None:  # noqa: F811
+    """The order is taken, and says that its number is also another's; images go to the patient who agrees."""
+    decided(api, "duplicate-accession", "warn")
+    case = Emergency.of(api).accepted()
+    number = next(one for one in case.order["identifier"] if one.get("type"))
+    other = api.hospital_a.create(builders.patient("Autre"))
+    made = api.hospital_a.create(
+        builders.service_request(f"Patient/{other['id']}", authoredOn=None, identifier=[number])
+    )
+    assert [one["code"] for one in made["meta"]["tag"]] == ["duplicate-accession"]
+    now = sent(case, scan_of(case))
+    assert (outcome(now), now["basedOn"]) == ("matched", [{"reference": case.order_ref}])
