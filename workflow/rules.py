@@ -20,6 +20,7 @@ from workflow.dialogue import Dialogue
 from workflow.escalation import Escalations, Watching
 from workflow.leases import Leases
 from workflow.loads import Loads
+from workflow.merging import Merging
 from workflow.milestones import Milestones
 from workflow.observations import Observations
 from workflow.orders import Orders
@@ -126,6 +127,7 @@ RULES: tuple[Row, ...] = (
     Row("ServiceRequest", sequel=lambda parts: parts.dialogue),
     Row("Task", sequel=lambda parts: parts.dialogue),
     Row("Patient", guard=lambda parts: Patients()),
+    Row("Patient", guard=lambda parts: Merging(parts.context), sequel=lambda parts: Merging(parts.context)),
 )
 
 

@@ -14,6 +14,7 @@ from store.unit_of_work import Store
 from workflow import acts, loads, report_pdf
 from workflow.context import Context, Unpublished, none_unpublished
 from workflow.escalation import Clock, Watching
+from workflow.merging import Merging
 from workflow.openings import Openings
 from workflow.operations import Operations
 from workflow.report_press import Press
@@ -42,6 +43,7 @@ class Workflow:
         self._parts = Parts.of(Context(platform, require_duty, zone, unpublished=unpublished), Press(seal, recorded))
         self.rota = self._parts.rota
         parts = self._parts
+        self.merging = Merging(self._parts.context)
         self.operations = Operations(self.rota, Next(parts.context, parts.people), parts.dialogue, parts.leases)
         self.openings = Openings(self._parts.context)
         self._clock: Clock | None = None

@@ -137,9 +137,13 @@ def _read(
 
 def _simple(parameter: Json, where: str) -> tuple[str, str]:
     values = [value for key, value in parameter.items() if key.startswith("value")]
-    if not isinstance(parameter.get("name"), str) or len(values) != 1 or isinstance(values[0], dict | list | None):
+    if not isinstance(parameter.get("name"), str) or len(values) != 1 or isinstance(values[0], list | None):
         raise BadRequest("Each parameter must have a name and one simple value", expression=where)
     value = values[0]
+    if isinstance(value, dict) and isinstance(value.get("reference"), str) and "valueReference" in parameter:
+        return parameter["name"], value["reference"]
+    if isinstance(value, dict):
+        raise BadRequest("Each parameter must have a name and one simple value", expression=where)
     return parameter["name"], str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -241,6 +245,36 @@ def _on_duty(services: Services, asked: Asked, intent: Access, resource: Json | 
         uow.note(intent)
         found = services.workflow.operations.on_duty(uow, at=at, function=function)
     return of_json(found)
+
+
+def _merge(services: Services, asked: Asked, intent: Access, resource: Json | None) -> Answer:
+    """Patient/$merge: the record of the source becomes the target's (R5, by R4's means); the outcome and the target."""
+    given = asked.given
+    source, target = given.one("source-patient") or "", given.one("target-patient") or ""
+    preview = given.one("preview") == "true"
+
+    def merge(uow: UnitOfWork) -> tuple[Version, int]:
+        found, count = services.workflow.merging.merge(uow, source, target, preview=preview)
+        # One access, the update of the source: that both were looked at goes without saying.
+        uow.note_as_one([one for one in uow.accesses if one.derived or one.interaction is Interaction.UPDATE])
+        if preview:
+            uow.note(replace(intent, patients=found.patients))
+        return found, count
+
+    _, count = services.store.transact(asked.caller, merge, intent=intent)
+    said = "would follow" if preview else "followed"
+    outcome = {
+        "resourceType": "OperationOutcome",
+        "issue": [{"severity": "information", "code": "informational", "diagnostics": f"{count} resources {said}"}],
+    }
+    return of_json({"resourceType": "Parameters", "parameter": [{"name": "outcome", "resource": outcome}]})
+
+
+_OF_MERGE = (
+    Parameter("source-patient", "Reference"),
+    Parameter("target-patient", "Reference"),
+    Parameter("preview", "boolean", ("true", "false")),
+)
 
 
 def _access_report(services: Services, asked: Asked, intent: Access, resource: Json | None) -> Answer:
@@ -479,6 +513,14 @@ TABLE: tuple[Operation, ...] = (
         _reject,
         {Level.INSTANCE: _OF_REJECT},
         frozenset({"ImagingStudy"}),
+        writes=True,
+    ),
+    Operation(
+        "merge",
+        f"{CANONICAL}Patient-merge",
+        _merge,
+        {Level.TYPE: _OF_MERGE},
+        frozenset({"Patient"}),
         writes=True,
     ),
     Operation(

@@ -31,7 +31,8 @@ VALUES = {
     "eventsSinceNumber": "1", "eventsUntilNumber": "2", "reason": "x", "order": "ServiceRequest/none",
     "patient": "Patient/p-1", "series": "1.2", "instance": "1.3", "content": "id-only", "at": "2026-06-01T02:00:00Z",
     "subject": "Organization/hopital-b", "until": "2099-01-01T00:00:00Z", "since": "2026-06-01T02:00:00Z",
-    "source": "sharing", "interactions": "rs", "grant": "x",
+    "source-patient": "Patient/none", "target-patient": "Patient/none", "source": "sharing",
+    "interactions": "rs", "grant": "x",
     "function": "reading", "start": "2020-01-01", "end": "2120-01-01", "first": "1",
     "profile": "http://hl7.org/fhir/StructureDefinition/Patient",
 }  # fmt: skip
@@ -124,6 +125,7 @@ _PLACE_OF = {
     ("access-report", Level.INSTANCE): ("Patient/p-1", "auditor"),
     ("reconcile", Level.INSTANCE): ("ImagingStudy/none", "hospital_a"),
     ("reject", Level.INSTANCE): ("ImagingStudy/none", "hospital_a"),
+    ("merge", Level.TYPE): ("Patient", "hospital_a"),
     ("grant", Level.INSTANCE): ("ServiceRequest/none", "hospital_a"),
     ("revoke", Level.INSTANCE): ("ServiceRequest/none", "hospital_a"),
     ("grants", Level.INSTANCE): ("ServiceRequest/none", "hospital_a"),
@@ -162,7 +164,7 @@ def _issue(answer: TestResponse) -> tuple[str, list[str]]:
 def _plain(target: Target) -> set[int]:
     """What the route answers without any parameter: a parameter that is known does not make it a 400."""
     of_none = ("$sign", "$proof", "$milestones", "$acknowledge", "$protocols", "$reconcile", "$reject", "$heartbeat",
-               "$grant", "$revoke")
+               "$grant", "$revoke", "$merge")
     return {404} if target.name.startswith(of_none) else {200, 201, 204}
 
 
