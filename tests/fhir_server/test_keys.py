@@ -39,6 +39,7 @@ from subscriptions import signature
 from subscriptions.signature import OVERLAP
 from subscriptions.signature import Keyring as Webhooks
 from tests.launcher.commands import ROWS, Place
+from workflow import seal
 
 CALLER = Caller("ehr", "hospital-a")
 
@@ -512,3 +513,20 @@ def test_a_backup_names_the_secret_that_it_does_not_hold(deployed: Settings, tmp
     assert "deployment secret" in done.stderr
     assert not (tmp_path / "again").exists()
     assert backups.restore(Settings.load(again | {"secret_file": str(mounted)}, environ={}), tmp_path / "apart").ok
+
+
+def test_reports_are_sealed_with_the_deployment_s_own_certificate_once_it_is_given(
+    deployed: Settings, tmp_path: Path
+) -> None:
+    """A file of key and certificates, checked before it is taken; it is for nothing else."""
+    path = tmp_path / "own.pem"
+    path.write_bytes(seal.new_identity("Centre de téléradiologie", datetime.now(UTC)))
+    done = CliRunner().invoke(main, ["platform", "rotate", "report-seal", "--file", str(path), *arguments(deployed)])
+    assert done.exit_code == 0, done.output
+    with deployment.opened(deployed) as services:
+        assert seal.Seal(services.keys).described.startswith("Centre de téléradiologie (")
+    path.write_bytes(b"nothing")
+    for name, text in (("report-seal", "private key"), ("pages", "only report-seal")):
+        failed = CliRunner().invoke(main, ["platform", "rotate", name, "--file", str(path), *arguments(deployed)])
+        assert failed.exit_code != 0
+        assert text in failed.output

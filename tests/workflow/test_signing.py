@@ -20,7 +20,8 @@ from resources.policies import Where
 from store import policies
 from tests import builders
 from tests.workflow.conftest import Scene
-from workflow import signing
+from workflow import report_press, signing
+from workflow.report_pdf import Layout
 from workflow.signing import CHECKS, Check
 
 
@@ -145,6 +146,21 @@ def test_a_warning_is_told_and_does_not_refuse(scene: Scene, monkeypatch: pytest
 
     scene.store.transact(scene.reader, sign)
     assert [one.diagnostics for one in told] == ["Un appel est ouvert"]
+
+
+def test_the_report_is_told_in_the_hospital_s_zone_and_language(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Policies `zone` and `language`: La Réunion reads its own time."""
+    pages: list[Layout] = []
+    monkeypatch.setattr(report_press.report_pdf, "render", lambda page: pages.append(page) or b"%PDF-1.4")
+    decided(scene, "zone", "Indian/Reunion")
+    decided(scene, "language", "en-GB")
+    report = drafted(scene)
+    scene.update(scene.reader, report, status="final")
+    assert scene.read(report)["presentedForm"][0]["language"] == "en-GB"
+    assert ("Date of the exam", "01/06/2026 at 10:20 (UTC+04:00)") in pages[0].exam
+    assert pages[0].signature[-1].endswith("(UTC+04:00)")
 
 
 def test_each_check_has_a_name_of_its_own_and_a_clause() -> None:
