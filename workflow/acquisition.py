@@ -139,10 +139,11 @@ class Acquisition:
     def _late(self, uow: Work, case: Case) -> None:
         """After the signature: images that its reader was not shown are read too."""
         self._raise_foreign(case)
-        if case.is_under_way(TaskKind.ACQUIRE) and self._new(case):
-            self._complete(uow, case, self._new(case))  # the reader of the addendum had asked for a retake
-        elif case.is_under_way(TaskKind.READ):
-            self.reading.more(uow, case)
+        if case.is_under_way(TaskKind.READ):
+            if case.is_under_way(TaskKind.ACQUIRE) and self._new(case):
+                self._complete(uow, case, self._new(case))  # the reader of the addendum had asked for a retake
+            else:
+                self.reading.more(uow, case)
         elif images.unread(case):
             signed = tasks.references((case.task(TaskKind.READ) or {}).get("output", []), "DiagnosticReport")
             report = signed[-1] if signed else None

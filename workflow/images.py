@@ -174,6 +174,8 @@ def _shown(case: Case, study: Version, task: Json, noted: Json | None) -> Json |
         return None
     if any(extension.get("url") == STUDY_VERSION for extension in noted.get("extension", [])):
         return noted_version(case.uow, study, task)
+    if noted.get("extension"):
+        return None  # told of, and never taken note of
     if task.get("status") in FINISHED_TASK:  # made before versions were noted: what was there when it ended
         return _as_of(case, study, parse_instant(task.get("lastModified")))
     return None

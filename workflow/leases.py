@@ -154,7 +154,8 @@ class Leases:
         _, status = LEASED[kind]
         case.move(kind, status, owner=None)
         if kind is TaskKind.READ:
-            case.move(TaskKind.ORDER, business="")
+            if not case.is_reported:  # a further reading: the order goes on saying so
+                case.move(TaskKind.ORDER, business="")
             self.reading.propose_again(uow, case)
         else:
             case.move(TaskKind.ORDER, "requested", business="")

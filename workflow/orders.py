@@ -248,7 +248,7 @@ class Orders:
                     "why the report stays as it is",
                     expression="Task.statusReason",
                 )
-            if images.unread(case):
+            if images.unread(case) or images.is_flagged(task):
                 raise ForbiddenTransition("More images have come: take note of them first", expression="Task.status")
             report = task.get("reasonReference", {}).get("reference")
             _end_reading(case, [tasks.part("report", report)] if report else [])
@@ -269,8 +269,7 @@ class Orders:
         for case in Case.all_of(uow, self.context, after) if signed or revised else ():
             if signed:
                 cancelling.too_late(case)
-                if case.is_under_way(TaskKind.ACQUIRE) or case.status(TaskKind.ACQUIRE) == "failed":
-                    case.move(TaskKind.ACQUIRE, "cancelled", statusReason=cases.reason("reported"))
+                _end_retake(case)
                 self.acquisition.follow(uow, case)  # what waited with the retake goes on by itself
             elif case.is_under_way(TaskKind.READ):
                 _revised(case, change.after)
@@ -343,6 +342,13 @@ def _end_reading(case: Case, output: list[Json]) -> None:
     ended: Json = {"executionPeriod": {**period, "end": instant_text(case.uow.now)}}
     case.move(TaskKind.READ, output=output or None, **ended)
     case.move(TaskKind.READ, "completed")
+    _end_retake(case)
+
+
+def _end_retake(case: Case) -> None:
+    """Nobody waits for images any more: what was to be read is read."""
+    if case.is_under_way(TaskKind.ACQUIRE) or case.status(TaskKind.ACQUIRE) == "failed":
+        case.move(TaskKind.ACQUIRE, "cancelled", statusReason=cases.reason("reported"))
 
 
 def _protocols(uow: Work, case: Case, task: Json) -> list[str]:

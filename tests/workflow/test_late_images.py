@@ -225,6 +225,18 @@ def test_a_further_reading_ends_with_no_change_and_its_reason(scene: Scene) -> N
     assert scene.task("order")["statusReason"] == NO_CHANGE
 
 
+def test_a_study_that_came_during_a_further_reading_is_not_passed_over(scene: Scene) -> None:
+    """Told to the reader, and not taken note of: nothing is said about it yet."""
+    addendum(scene)
+    reading = scene.task_ref("read")
+    scene.images()
+    for business in (scene.task("read")["businessStatus"], None):
+        with pytest.raises(ForbiddenTransition, match="More images"):
+            scene.update(scene.second_reader, reading, status="completed", statusReason=NO_CHANGE,
+                         businessStatus=business)
+    assert scene.status("read") == "in-progress"
+
+
 def test_a_first_reading_does_not_end_with_no_change(scene: Scene) -> None:
     """There is no report yet that could stay as it is."""
     scene.claimed()
@@ -441,6 +453,19 @@ def test_a_further_reading_may_ask_for_a_retake(scene: Scene) -> None:
     assert (scene.status("acquire"), scene.business()) == ("requested", "retake-requested")
     scene.images()
     assert (scene.status("acquire"), scene.status("read"), scene.business()) == ("completed", "ready", "addendum")
+
+
+def test_a_further_reading_that_ends_ends_its_retake(scene: Scene) -> None:
+    """What comes after that is read anew, and is not taken for images that somebody waits for."""
+    addendum(scene)
+    reading = scene.task_ref("read")
+    scene.update(scene.second_reader, reading, status="on-hold", statusReason=MOTION)
+    scene.update(scene.second_reader, reading, status="in-progress")
+    scene.update(scene.second_reader, reading, status="completed", statusReason=NO_CHANGE)
+    assert scene.status("acquire") == "cancelled"
+    scene.images()
+    assert (scene.status("read"), scene.business()) == ("ready", "addendum")
+    assert scene.task_ref("read") != reading
 
 
 # Cancelled after its images

@@ -131,6 +131,16 @@ def answered_too_late(scene: Scene) -> None:
     scene.create(scene.planner, again)
 
 
+def lapsed(scene: Scene) -> None:
+    """A dead console: the clock gives the claim back."""
+    clock = scene.store.now
+    assert isinstance(clock, Clock)
+    clock.advance(minutes=21)
+    watch = scene.workflow.clock(scene.store)
+    while watch.step():
+        pass
+
+
 def taken_back(scene: Scene) -> None:
     scene.update(scene.hospital, scene.order, extension=None)
 
@@ -312,6 +322,8 @@ EVENTS: dict[tuple[TaskKind, str, str], tuple[Setting, Setting]] = {
         for before, more in (("accepted", ()), ("in-progress", (partly_acquired,)))
     },
     (R, "answered", "on-hold"): (SETTINGS[R, "on-hold"], answered),
+    (R, "lapse", "in-progress"): (SETTINGS[R, "in-progress"], lapsed),
+    (L, "lapse", "in-progress"): (SETTINGS[L, "in-progress"], lapsed),
     **{(R, "cancelled", before): (SETTINGS[R, before], revoked) for before in ("requested", "in-progress", "on-hold")},
     (A, "start", "requested"): (then("accepted"), partly_acquired),
     (A, "start", "on-hold"): (then("accepted", foreign), right("registered")),

@@ -124,6 +124,7 @@ class World:
         self.store.observers.append(self.imaging.observer)
         self.scene = Scene(self.store, self.workflow)
         self.scene.furnish()
+        self.watch = self.workflow.clock(self.store)
         self.exams: list[Exam] = []
         self.seen: Counter[str] = Counter()
         """Action and outcome → how often."""
@@ -317,7 +318,10 @@ def wait(world: World, exam: Exam) -> None:
 
 
 def settle(world: World) -> None:
+    """The background publishes, and acts on what is due."""
     while world.imaging.observer.step(world.store):
+        pass
+    while world.watch.step():
         pass
 
 
