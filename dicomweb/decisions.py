@@ -44,18 +44,14 @@ def record(connection: Connection, study: Row, values: Json) -> int:
     return int(connection.execute(insert(image_decision).values(**row).returning(image_decision.c.pk)).scalar_one())
 
 
-def links(connection: Connection, owner_id: int, numbers: Sequence[Number], patient: str) -> tuple[list[Number], ...]:
-    """Of some numbers, those that people have said to be this patient's, and those said to be another's."""
-    hers: list[Number] = []
-    others: list[Number] = []
+def links(connection: Connection, owner_id: int, numbers: Sequence[Number]) -> list[tuple[Number, str]]:
+    """Of some numbers, those that people have said to be a patient's, with ``Patient/id``."""
     table = image_link.c
     values = sorted({one.value for one in numbers})
     if not values:
-        return hers, others
-    for row in connection.execute(select(image_link).where(table.owner_id == owner_id, table.value.in_(values))):
-        number = Number(row.value, frozenset({row.issuer} if row.issuer else ()))
-        (hers if row.patient == patient else others).append(number)
-    return hers, others
+        return []
+    rows = connection.execute(select(image_link).where(table.owner_id == owner_id, table.value.in_(values)))
+    return [(Number(row.value, frozenset({row.issuer} if row.issuer else ())), row.patient) for row in rows]
 
 
 def teach(connection: Connection, owner_id: int, numbers: Iterable[Number], patient: str, decision: int) -> None:

@@ -92,7 +92,7 @@ def _decided(
     reference, patient = current_patient(resources, decision.patient)
     if patient is None:
         return Join(Matching.UNMATCHED, decision=action)
-    traits = known_traits(uow, row, reference, patient, [*seen, *later])
+    traits = known_traits(uow, resources, row, reference, patient, [*seen, *later])
     matching = judged_beside(later, seen, traits)
     evidence = together([compare(one, traits) for one in (*seen, *later)])
     order = order_of(resources, decision.order_id)
@@ -113,10 +113,17 @@ def order_of(resources: Resources, id_: str) -> Version | None:
     return None if order.json().get("status") in NOT_AN_ORDER else order
 
 
-def known_traits(uow: Work, row: Row, reference: str, patient: Json, images: Sequence[Traits]) -> Traits:
+def known_traits(
+    uow: Work, resources: Resources, row: Row, reference: str, patient: Json, images: Sequence[Traits]
+) -> Traits:
     """The patient's traits, with the numbers of these images that people have said to be hers or another's."""
     numbers = [number for one in images for number in (*one.numbers, *one.others)]
-    hers, others = decisions.links(uow.connection, row.owner_id, numbers, reference)
+    whose, _ = current_patient(resources, reference)
+    said = [
+        (number, current_patient(resources, other)[0] == whose)  # records that were merged are one person
+        for number, other in decisions.links(uow.connection, row.owner_id, numbers)
+    ]
+    hers, others = ([number for number, is_hers in said if is_hers is wanted] for wanted in (True, False))
     return with_links(of_patient(patient), hers, others)
 
 
@@ -152,7 +159,7 @@ def _judged(
     patient = patient_of(resources, subject)
     if patient is None:
         return Matching.MISMATCH, {}
-    return judged(images, known_traits(uow, row, subject, patient, images))
+    return judged(images, known_traits(uow, resources, row, subject, patient, images))
 
 
 def patient_of(resources: Resources, reference: str) -> Json | None:

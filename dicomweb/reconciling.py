@@ -139,7 +139,7 @@ class Reconciliation:
         order, reference, patient = self._whose(uow, resources, study, row, asked)
         values |= {"order_id": order.id if order is not None else "", "patient": reference}
         decision = self._note(uow, row, asked, values)
-        known = joining.known_traits(uow, row, reference, patient, images)
+        known = joining.known_traits(uow, resources, row, reference, patient, images)
         learned = [number for one in images for number in _learnable(resources, row.owner, one, patient, known)]
         decisions.teach(uow.connection, row.owner_id, learned, reference, decision)
 

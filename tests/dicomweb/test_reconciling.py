@@ -105,6 +105,19 @@ def test_the_number_of_another_patient_is_never_taught(service: Service) -> None
     assert links(service) == []
 
 
+def test_what_was_taught_follows_a_merged_record(service: Service) -> None:
+    """R4 Patient.link: two records of one person are one, also for the numbers that people linked to the first."""
+    who, _ = ordered(service)
+    stow(service.client(), series(WRONG))
+    decide(service, "confirm")
+    survivor = service.create(identified())
+    service.update(who, identified(active=False, link=[{"other": {"reference": survivor}, "type": "replaced-by"}]))
+    service.create(order(survivor, "ACC-2"))
+    stow(service.client(), series(replace(WRONG, accession_number="ACC-2", study_date="20260602")))
+    subjects = [one["subject"].get("reference") for one in service.resources("ImagingStudy")]
+    assert subjects == [survivor, survivor]
+
+
 def test_detached_is_detached_until_somebody_decides_otherwise(service: Service, files: list[bytes]) -> None:
     _, what = ordered(service)
     stow(service.client(), files[:2])
