@@ -446,6 +446,18 @@ def test_the_reader_reads_what_there_is_without_waiting(scene: Scene) -> None:
     assert code_of(scene.task("read")["reasonCode"], STATUS_REASON) == "addendum"
 
 
+def test_a_signature_leaves_no_image_waiting_with_the_retake(scene: Scene) -> None:
+    """Somebody else's images came while the retake was stopped: with the report they go to the regulator."""
+    asked_again(scene)
+    scene.update(scene.hospital, scene.task_ref("acquire"), status="on-hold", statusReason={"text": "Panne"})
+    other = scene.create(scene.hospital, builders.patient("Autre")).reference
+    scene.images(subject=other)
+    assert unexpected(scene) == []
+    scene.update(scene.reader, scene.task_ref("read"), status="in-progress")
+    scene.create(scene.reader, builders.diagnostic_report(scene.order, scene.patient, scene.study, status="final"))
+    assert [one["status"] for one in unexpected(scene)] == ["requested"]
+
+
 def test_a_further_reading_may_ask_for_a_retake(scene: Scene) -> None:
     """After the signature as before it."""
     addendum(scene)
