@@ -49,6 +49,8 @@ class RangeValue:
 
     prefix: str
     alternatives: tuple[tuple[Bound, ...], ...]
+    of_days: bool | None = None
+    """Of a date without zone: whether it is for stored calendar days, or for what is no such (None: for either)."""
 
 
 @dataclass(frozen=True, slots=True)

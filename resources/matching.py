@@ -30,7 +30,7 @@ from resources.criteria import (
     UriValue,
     Value,
 )
-from resources.index_rows import DateRow, IndexRows, Table
+from resources.index_rows import MAX_TICKS, MIN_TICKS, DateRow, IndexRows, Table
 from resources.outcomes import BadRequest
 
 _COMPARE: Mapping[str, Callable[[Any, Any], bool]] = {
@@ -119,7 +119,7 @@ def satisfies(row: Any, value: Value) -> bool:
         case StringValue():
             return _text(row, value)
         case RangeValue():
-            return _within(row, value.alternatives)
+            return _within(row, value.alternatives) and value.of_days in (None, _is_days(row))
         case QuantityValue():
             return (
                 (value.system_id is None or row.system_id == value.system_id)
@@ -145,6 +145,12 @@ def _within(row: Any, alternatives: ranges.Alternatives) -> bool:
         all(_COMPARE[bound.operator](getattr(row, bound.column), bound.value) for bound in bounds)
         for bounds in alternatives
     )
+
+
+def _is_days(row: Any) -> bool:
+    """Whether a stored date is of whole calendar days, as the store's SQL has it."""
+    begins = row.low == MIN_TICKS or row.low % times.DAY == 0
+    return bool(begins and (row.high == MAX_TICKS or row.high % times.DAY == 0))
 
 
 def _refers(row: Any, value: ReferenceValue) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import tzinfo
 from functools import cache
 
@@ -26,6 +26,7 @@ from resources.criteria import (
     Value,
 )
 from resources.hashing import bounded, hash64
+from resources.index_rows import Table
 from resources.indexed_values import URI_LIMIT, of_type_key
 from resources.outcomes import BadRequest
 from resources.search_parameters import SearchParameter
@@ -137,10 +138,16 @@ def _date(text: str, parameter: SearchParameter, modifier: str, reading: Reading
     if len(fraction) > 9:
         raise ValueError("has more than nine digits of a second")
     try:
-        low, high = times.interval(written, reading.zone)
+        there, utc = times.interval(written, reading.zone), times.interval(written)
     except ValueError:
         raise ValueError("must be a date: YYYY, YYYY-MM, YYYY-MM-DD or YYYY-MM-DDThh:mm[:ss[.sss]][zone]") from None
-    return (RangeValue(prefix, ranges.dates(prefix, low, high, reading.now_ticks)),)
+    value = RangeValue(prefix, ranges.dates(prefix, *there, reading.now_ticks))
+    if there == utc or parameter.table is Table.LAST_UPDATED:
+        return (value,)
+    # A stored instant is on that day where the zone says so; a stored day (a birth date) is that day everywhere
+    # ("dates are not corrected for zones", §3.1.1.4.5): it is indexed as the day of UTC.
+    days = RangeValue(prefix, ranges.dates(prefix, *utc, reading.now_ticks), of_days=True)
+    return (replace(value, of_days=False), days)
 
 
 def _number(text: str, parameter: SearchParameter, modifier: str, reading: Reading) -> tuple[Value, ...]:

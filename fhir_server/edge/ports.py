@@ -55,8 +55,15 @@ class Services(Protocol):
         """Largest FHIR body accepted."""
         ...
 
-    def parse(self, type_name: str | None, parameters: Sequence[tuple[str, str]], *, lenient: bool = False) -> Query:
-        """Search parameters as a Query. Raises BadRequest."""
+    def parse(
+        self,
+        type_name: str | None,
+        parameters: Sequence[tuple[str, str]],
+        *,
+        lenient: bool = False,
+        organization: str = "",
+    ) -> Query:
+        """Search parameters as a Query; `organization`: whose zone dates without one are in. Raises BadRequest."""
         ...
 
     def shown(self, version: Version, caller: Caller) -> bytes:

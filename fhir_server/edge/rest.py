@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 
 from auth.guard import RAW_LENGTH
 from fhir_server.edge import bundle, errors, negotiation, operations, parameters, public, reads, wire
@@ -99,7 +100,7 @@ class Edge:
         return Asked(
             route=route,
             caller=caller,
-            parse=self.services.parse,
+            parse=partial(self.services.parse, organization=caller.organization),
             method=request.method,
             origin=request.base,
             base=request.base + PREFIX,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection
 
@@ -27,6 +29,7 @@ from fhir_server.server import keys
 from fhir_server.server.keys import SPOOL, RingSigner
 from fhir_server.server.settings import Settings
 from resources import search
+from resources.policies import Where
 from resources.search import Query
 from store import collecting, items, policies
 from store.access import Caller, Loop, Version, Waiting
@@ -46,6 +49,9 @@ from workflow.seal import Authority as TimeStamping
 from workflow.seal import Seal
 from workflow.service import Workflow
 
+_BARE_DATE = re.compile(r"(?:^|[,$])(?:[a-z]{2})?\d{4}(?:-\d\d(?:-\d\d(?:T[\d:.]+)?)?)?(?=$|[,$])")
+"""A value of a search, or a part of one, that may be a date without zone."""
+_ZONES_KEPT = 10_000
 CLOCK = "clock"
 """File of the data folder: the time that the processes of this host believe in."""
 REGISTRIES = (client_rows, ae.rows, policies.rows, grants.rows)
@@ -73,6 +79,8 @@ class Services:
     granting: Granting
     clock: Callable[[], datetime]
     new_id: Callable[[], str]
+    _zones: dict[str, tuple[ZoneInfo, float]] = field(default_factory=dict)
+    """Organisation → the zone of its dates, and until when (monotonic) that is believed."""
     cors: bool = False
     """Whether pages of registered origins are answered so that browsers let them: `create_app` says so."""
 
@@ -218,15 +226,44 @@ class Services:
             self.database, self.ledger, platform=self.settings.platform, clock=self.clock, registries=REGISTRIES
         )
 
-    def parse(self, type_name: str | None, parameters: Sequence[tuple[str, str]], *, lenient: bool = False) -> Query:
-        """Search parameters as a Query, with this deployment's bases and clock; dates without time are UTC days."""
+    def parse(
+        self,
+        type_name: str | None,
+        parameters: Sequence[tuple[str, str]],
+        *,
+        lenient: bool = False,
+        organization: str = "",
+    ) -> Query:
+        """Search parameters as a Query, with this deployment's bases and clock.
+
+        A date without zone is read in that of `organization` (policy `zone`), else in the deployment's.
+        """
+        has_bare = any(_BARE_DATE.search(value) for _, value in parameters)
         return search.parse(
             type_name,
             parameters,
             lenient=lenient,
             base_urls=self.fhir_bases,
+            zone=self.zone(organization) if has_bare else UTC,
             now=self.clock(),
         )
+
+    def zone(self, organization: str = "") -> tzinfo:
+        """The zone of an organisation's dates: by policy its own, else the deployment's (`report_zone`)."""
+        known, until = self._zones.get(organization, (None, 0.0))
+        if known is None or time.monotonic() > until:
+            known = ZoneInfo(self._zone_name(organization))
+            if len(self._zones) >= _ZONES_KEPT:
+                self._zones.clear()
+            self._zones[organization] = (known, time.monotonic() + policies.LOOK_AGAIN_S)
+        return known
+
+    def _zone_name(self, organization: str) -> str:
+        if not organization:
+            return self.settings.report_zone
+        with self.database.read() as connection:
+            own = self.store.policies.value(connection, "zone", Where(organization, organization))
+        return str(own) or self.settings.report_zone
 
     @property
     def fhir_bases(self) -> tuple[str, ...]:

@@ -217,7 +217,12 @@ class Settings:
         "A study is complete, and ready to be read, when no image of it has come for so many seconds, or at once when "
         "the modality says that its step is completed.",
     )
-    report_zone: str = setting("Europe/Paris", _text(), "Time zone of the times printed on a report.")
+    report_zone: str = setting(
+        "Europe/Paris",
+        _text(),
+        "Time zone of the deployment: of the times printed on a report, and of dates without a zone in searches. The "
+        "policy `zone` gives an organisation its own.",
+    )
     tsa_url: str = setting(
         "", fields.String(), "Time stamping authority (RFC 3161, http or https) that sealed reports are stamped by."
     )

@@ -10,7 +10,20 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, Double, FromClause, Integer, and_, false, func, literal, literal_column, or_, true
+from sqlalchemy import (
+    ColumnElement,
+    Double,
+    FromClause,
+    Integer,
+    and_,
+    false,
+    func,
+    literal,
+    literal_column,
+    not_,
+    or_,
+    true,
+)
 
 from resources.criteria import (
     Bound,
@@ -25,7 +38,7 @@ from resources.criteria import (
 )
 from resources.index_rows import Table
 from resources.strings import normalise
-from resources.times import MICROSECOND, UNIX_EPOCH
+from resources.times import DAY, MICROSECOND, UNIX_EPOCH
 from store.versions import tables
 from store.versions.queries import indexable
 
@@ -71,7 +84,11 @@ def _condition(row: Columns, value: Value, dialect: str) -> Condition:
     if isinstance(value, StringValue):
         return _string(row, value, dialect)
     if isinstance(value, RangeValue):
-        return _any_of([_bounds(row, bounds) for bounds in value.alternatives])
+        within = _any_of([_bounds(row, bounds) for bounds in value.alternatives])
+        if value.of_days is None:
+            return within
+        days = _is_days(row)
+        return and_(within, days if value.of_days else not_(days))
     if isinstance(value, QuantityValue):
         unit = [] if value.system_id is None else [row["system_id"] == value.system_id]
         if value.code is not None:
@@ -191,6 +208,14 @@ _OPERATORS: dict[str, Any] = {
     ">": lambda column, value: column > value,
     ">=": lambda column, value: column >= value,
 }
+
+
+def _is_days(row: Columns) -> Condition:
+    """Whether a stored date is of whole calendar days: it begins and ends at midnight UTC, or is open."""
+    return and_(
+        or_(row["low"] == _MIN, (row["low"] // DAY) * DAY == row["low"]),
+        or_(row["high"] == _MAX, (row["high"] // DAY) * DAY == row["high"]),
+    )
 
 
 def _bounds(row: Columns, bounds: tuple[Bound, ...]) -> Condition:
