@@ -13,7 +13,6 @@ from datetime import datetime, timedelta
 
 from resources.codes import TaskKind
 from resources.json import Json
-from resources.lifecycle import FINISHED_TASK
 from resources.policies import CRITICAL_CATEGORIES, POLICIES, where_of
 from resources.service_request import PRIORITIES
 from resources.times import parse_instant
@@ -66,9 +65,3 @@ def deadline(
 def deadline_of(task: Json) -> datetime | None:
     """The deadline that a Task carries."""
     return parse_instant(task.get("restriction", {}).get("period", {}).get("end"))
-
-
-def is_late(task: Json, now: datetime) -> bool:
-    """Whether an unfinished Task is past its deadline."""
-    end = deadline_of(task)
-    return task.get("status") not in FINISHED_TASK and end is not None and end < now

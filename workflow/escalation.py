@@ -103,7 +103,10 @@ class Escalations:
             following = uow.now + LOOK_AGAIN
         alarms.climb(uow, row, level, following)
         refresh_flag(uow, row)
-        log.warning("a deadline is past", kind=row.kind, count=level, **_named(row, subject))
+        if subject.type == "Task":
+            log.warning("a deadline is past", kind=row.kind, count=level, task=subject.id)
+        else:
+            log.warning("a deadline is past", kind=row.kind, count=level)
 
     def raise_now(self, uow: Work, kind: str, subject: str, *, least: int = 1) -> None:
         """Take what is watched one level up at once, to `least` as far as there are so many: something has failed."""
@@ -224,12 +227,6 @@ def refresh_flag(uow: Work, row: Due) -> None:
 def _flag(uow: Work, task: Version, level: int) -> None:
     if flags.level_of(task.json()) != level:
         context.update(uow, task, meta=flags.with_level(task.json(), level))
-
-
-def _named(row: Due, subject: Version) -> dict[str, str]:
-    if subject.type == "Task":
-        return {"task": subject.id}
-    return {"order": row.order} if row.order else {}
 
 
 class Watching:

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from resources.codes import TaskKind
 from resources.policies import CRITICAL_CATEGORIES
 from resources.service_request import PRIORITIES
-from resources.times import instant_text
 from workflow.assignment import Candidate, Order, choose
-from workflow.deadlines import TARGET_MINUTES, is_late
+from workflow.deadlines import TARGET_MINUTES
 
 NOW = datetime(2026, 6, 1, 22, 0, tzinfo=UTC)
 NEURO = ("urn:specialty", "neuro")
@@ -59,12 +58,3 @@ def test_a_graver_priority_is_never_due_later(kind: TaskKind) -> None:
     names = CRITICAL_CATEGORIES if kind is TaskKind.COMMUNICATE_CRITICAL else PRIORITIES
     minutes = [TARGET_MINUTES[kind][name] for name in names]
     assert minutes == sorted(minutes)
-
-
-def test_only_an_unfinished_task_is_late() -> None:
-    """Task.restriction.period.end."""
-    task = {"status": "ready", "restriction": {"period": {"end": instant_text(NOW)}}}
-    assert not is_late(task, NOW)
-    assert is_late(task, NOW + timedelta(seconds=1))
-    assert not is_late(task | {"status": "completed"}, NOW + timedelta(days=1))
-    assert not is_late({"status": "ready"}, NOW)

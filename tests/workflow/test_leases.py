@@ -59,6 +59,9 @@ def test_every_write_of_the_owner_renews_the_lease(scene: Scene, clock: Clock) -
         assert scene.status("read") == "in-progress"
     clock.advance(minutes=15)
     scene.update(scene.hospital, scene.order, note=[{"text": "Patient agité"}])
+    said = {"resourceType": "Communication", "status": "in-progress", "basedOn": [builders.ref(scene.order)],
+            "payload": [{"contentString": "On vous attend"}]}  # fmt: skip
+    scene.create(scene.regulator, said)
     clock.advance(minutes=6)
     turn(scene)
     assert scene.status("read") == "ready"
