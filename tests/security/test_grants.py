@@ -14,12 +14,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import event, update
 
 from auth.tables import access_grant
 from fhir_server.demo import world as demo
 from resources.times import instant_text
 from store.access import Caller
+from store.engine.statements import Prepared
 from tests import builders
 from tests.fhir_server.conftest import Client
 from tests.journeys.played import good, parameters, refusal
@@ -186,3 +187,44 @@ def test_a_grant_to_one_client_or_one_person_is_his_alone(world: World) -> None:
     answer = one.get(world.refs["study"])
     answer = one.put(world.refs["study"], answer.get_json())
     refusal(answer, 403)
+
+
+def test_a_read_costs_no_statement_more_for_all_that_is_granted(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The names come with the token: who holds nothing asks what he asked before, who holds one once for the record."""
+    services, system = world.api.services, Caller.system(world.api.services.settings.platform)
+    counted: list[int] = [0]
+    real = Prepared._execute
+
+    def counting(self: Prepared, *arguments: Any) -> Any:
+        counted[0] += 1
+        return real(self, *arguments)
+
+    def more(*arguments: Any) -> None:
+        counted[0] += 1
+
+    monkeypatch.setattr(Prepared, "_execute", counting)
+    event.listen(services.database.engine, "before_cursor_execute", more)
+    order = world.refs["order"]
+
+    def cost(who: Client) -> int:
+        who.get(order)  # the token is remembered
+        counted[0] = 0
+        good(who.get(order))
+        return counted[0]
+
+    try:
+        before = cost(world.a)
+        wish = Wish("Organization/hopital-b", order, services.clock() + _FAR, "x", "sharing")
+        grant = services.granting.add(services.store, system, wish)
+        assert cost(world.a) == before
+        services.authority._tokens._remembered.clear()
+        assert cost(world.b) <= before + 2
+        services.granting.revoke(services.store, system, grant.id)
+        services.authority._tokens._remembered.clear()
+        refusal(world.b.get(order), 404)
+        assert cost(world.a) == before
+    finally:
+        event.remove(services.database.engine, "before_cursor_execute", more)
+        services.authority._tokens._remembered.clear()
