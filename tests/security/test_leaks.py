@@ -852,13 +852,14 @@ def test_no_image_can_be_stored_into_anothers_study(world: World) -> None:
 def _forget_study(connection: Any, uid: str) -> None:
     from sqlalchemy import delete, select
 
-    from dicomweb.tables import dicom_header, dicom_instance, dicom_series, dicom_study
+    from dicomweb.tables import dicom_header, dicom_identity, dicom_instance, dicom_series, dicom_study
 
     pk = select(dicom_study.c.pk).where(dicom_study.c.study_instance_uid == uid, dicom_study.c.owner == ORGANIZATION_B)
     of_study = select(dicom_instance.c.pk).where(dicom_instance.c.study_pk.in_(pk))
     connection.execute(delete(dicom_header).where(dicom_header.c.instance_pk.in_(of_study)))
     connection.execute(delete(dicom_instance).where(dicom_instance.c.study_pk.in_(pk)))
     connection.execute(delete(dicom_series).where(dicom_series.c.study_pk.in_(pk)))
+    connection.execute(delete(dicom_identity).where(dicom_identity.c.study_pk.in_(pk)))
     connection.execute(
         delete(dicom_study).where(dicom_study.c.study_instance_uid == uid, dicom_study.c.owner == ORGANIZATION_B)
     )
