@@ -76,6 +76,11 @@ class Imaging:
         return (self._publisher, Granting())
 
     @property
+    def publisher(self) -> Publisher:
+        """What makes ImagingStudies: whoever hears that a study has ended tells it (`Publisher.ended`)."""
+        return self._publisher
+
+    @property
     def loops(self) -> tuple[Loop, ...]:
         """Background work: publish what was stored."""
         return (self._publisher.loop(self._store),)

@@ -44,7 +44,7 @@ def slow(
     store = make_store()
     imaging = Imaging(store, ObjectStore(tmp_path / "objects"), permit, spool=tmp_path, workers=workers,
                       public_bases=("http://localhost/dicom-web",))  # fmt: skip
-    store.observers.append(imaging.observer)
+    store.observers.extend(imaging.observers)
     yield Service(imaging, store, ObjectStore(tmp_path / "objects"), trail, permit, app_of(imaging, store))
     imaging.ingest.close()
 
@@ -146,7 +146,7 @@ def test_the_modality_that_has_ended_is_believed(slow: Service) -> None:
     files = series(scan)
     store(slow, files[0])
     pass_s(slow, 1)
-    publisher = slow.imaging.observer
+    publisher = slow.imaging.publisher
 
     def end(uow: Any) -> None:
         publisher.ended(uow, "hospital-a", scan.study_uid, series=1, instances=2)
@@ -207,7 +207,7 @@ def test_of_two_workers_one_publishes(slow: Service, monkeypatch: pytest.MonkeyP
     scan = Phantom(slices=1, side=8)
     store(slow, series(scan)[0])
     slow.store.now.advance(seconds=20)  # type: ignore[attr-defined]
-    publisher, both = slow.imaging.observer, Barrier(2)
+    publisher, both = slow.imaging.publisher, Barrier(2)
     found: list[bool] = []
     whole = writes.study
 

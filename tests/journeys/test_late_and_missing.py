@@ -36,7 +36,7 @@ def business(case: Emergency) -> str | None:
 
 def settled(api: Api) -> None:  # noqa: F811
     """The background has published what is waiting."""
-    while api.services.imaging.observer.step(api.services.store):
+    while api.services.imaging.publisher.step(api.services.store):
         pass
 
 

@@ -121,7 +121,7 @@ class World:
         self.pixels = Workers(1)
         self.imaging = Imaging(self.store, ObjectStore(folder / "objects"), permit, spool=folder, quiet_s=0.0,
                                workers=self.pixels, is_on_duty=self.workflow.regulates)
-        self.store.observers.append(self.imaging.observer)
+        self.store.observers.extend(self.imaging.observers)
         self.scene = Scene(self.store, self.workflow)
         self.scene.furnish()
         self.watch = self.workflow.clock(self.store)
@@ -319,7 +319,7 @@ def wait(world: World, exam: Exam) -> None:
 
 def settle(world: World) -> None:
     """The background publishes, and acts on what is due."""
-    while world.imaging.observer.step(world.store):
+    while world.imaging.publisher.step(world.store):
         pass
     while world.watch.step():
         pass
