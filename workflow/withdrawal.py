@@ -39,7 +39,7 @@ def carry_out(uow: Work, site: Context, found: Sequence[Case], report: Version, 
     for file in files:
         marked = {**file.json(), "data": base64.b64encode(pdf).decode()}
         context.update(uow, file, **{name: value for name, value in marked.items() if name not in ("id", "meta")})
-    for organization in sorted({case.order.owner for case in found} | _recipients(uow, report, files)):
+    for organization in sorted({case.order.owner for case in found} | recipients(uow, report, files)):
         if organization != site.platform and look_up(uow, f"Organization/{organization}") is not None:
             context.create(uow, "Communication", _notice(uow, site, found, report, organization, reason))
 
@@ -80,7 +80,7 @@ def _files(uow: Work, report: Version) -> Iterator[Version]:
                     yield file
 
 
-def _recipients(uow: Work, report: Version, files: Sequence[Version]) -> set[str]:
+def recipients(uow: Work, report: Version, files: Sequence[Version]) -> set[str]:
     """Ids of the organisations that read the report or its PDF, or to which it was delivered."""
     found = set()
     for reference in (report.reference, *(file.reference for file in files)):

@@ -16,6 +16,7 @@ import pytest
 
 from resources.codes import EVENT_STATUS_REASON, REPORT_REASON
 from resources.json import Json
+from store.access import Caller
 from subscriptions.topics import REPORT_REVISED
 from tests import builders
 from tests.conftest import ENGINES
@@ -35,6 +36,7 @@ from tests.journeys.test_reports_out import Emergency as Told
 from tests.journeys.test_reports_out import events_of, hospital  # noqa: F401 - a fixture
 from tests.subscriptions.hospital import Hospital
 from tests.subscriptions.ward import subscription
+from workflow import withdrawal
 
 pytestmark = pytest.mark.parametrize("engine", ENGINES[:1], indirect=True)
 WRONG_PATIENT = builders.because("Dicté sur les images d'une autre patiente", "wrong-patient")
@@ -164,3 +166,24 @@ def test_an_amendment_says_in_its_pdf_what_changed(api: Api) -> None:  # noqa: F
         assert "Motif : Erreur de dictée" in words
         assert "Conclusion — Retiré : « Hématome intraparenchymateux lenticulaire gauche. »" in words
         assert "Conclusion — Ajouté : « Pas d'hématome. »" in words
+
+
+def test_who_had_it_stands_in_the_audit_log(api: Api) -> None:  # noqa: F811
+    """Whoever opened the report, or its PDF alone; a refused look is no disclosure."""
+    case = Emergency.of(api).signed()
+    reference = f"DiagnosticReport/{case.report['id']}"
+    address = case.report["presentedForm"][0]["url"].partition("/fhir/")[2] or case.report["presentedForm"][0]["url"]
+
+    def had() -> set[str]:
+        api.services.ledger.catch_up()
+        with api.services.store.work(Caller.system(api.services.settings.platform), write=False) as uow:
+            report = uow.system.read(*reference.split("/"))
+            return withdrawal.recipients(uow, report, [uow.system.read(*address.split("/"))])
+
+    with api.services.store.work(Caller.system(api.services.settings.platform), write=False) as uow:
+        owner = uow.system.read(*case.order_ref.split("/")).owner
+    assert owner not in had()
+    assert api.hospital_b.get(reference).status_code == 404
+    before = had()
+    assert api.hospital_a.get(address, Accept="application/pdf").status_code == 200
+    assert had() - before == {owner}
