@@ -309,11 +309,6 @@ def _of_item(json: Json) -> list[Number]:
     ]
 
 
-def issuer_of(json: Json) -> str:
-    """Whose number an instance says that its PatientID is; empty: the hospital's own."""
-    return min((min(one.authorities, default="") for one in _of_item(json)), default="")
-
-
 def of_patient(patient: Json) -> Traits:
     """What a Patient says."""
     numbers = [number for identifier in patient.get("identifier", []) if (number := _of_identifier(identifier))]
