@@ -140,7 +140,7 @@ class Audiences:
             return {f"ServiceRequest/{id}"}
         if type_name in _MINIMUM:
             asked = [(_MINIMUM[type_name], f"{type_name}/{id}")]
-            return {version.reference for version in uow.system.find("ServiceRequest", asked)}
+            return {version.reference for version in uow.system.each("ServiceRequest", asked)}
         return set(self._based_on(uow, type_name, resource, MAX_STEPS))
 
     def _based_on(self, uow: Work, type_name: str, resource: Json, steps: int) -> Iterator[str]:

@@ -66,7 +66,7 @@ class Critical:
         about = {one.get("reference", "") for one in said.get("about", [])}
         for order in based_on(said) or self._orders(uow, about):
             asked = [("focus", order), ("code", f"{TELERADIOLOGY_TASK}|{TaskKind.COMMUNICATE_CRITICAL}")]
-            for task in uow.system.find("Task", asked):
+            for task in list(uow.system.each("Task", asked)):
                 content = task.json()
                 concerns = {task.reference, *critical.reports_of(content)}
                 if content.get("status") in FINISHED_TASK or concerns.isdisjoint(about):

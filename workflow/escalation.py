@@ -214,7 +214,7 @@ def refresh_flag(uow: Work, row: Due) -> None:
     if row.kind == "delivery":
         level = max((one.level for one in alarms.of_case(uow, row.case_id, "delivery")), default=0)
         asked = [("focus", row.order), ("code", f"{TELERADIOLOGY_TASK}|{TaskKind.ORDER}")]
-        for root in uow.system.find("Task", asked):
+        for root in list(uow.system.each("Task", asked)):
             _flag(uow, root, level)
     elif row.subject.startswith("Task/"):
         found = alarms.of_subject(uow, row.subject)

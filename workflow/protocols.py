@@ -93,7 +93,7 @@ class Protocols:
         return definition
 
     def _versions(self, uow: Work, url: str) -> list[Version]:
-        found = uow.system.find("ActivityDefinition", [("url", _escaped(url))])
+        found = uow.system.each("ActivityDefinition", [("url", _escaped(url))])
         return [version for version in found if protocols.is_protocol(version.json())]
 
 
