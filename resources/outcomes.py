@@ -76,15 +76,23 @@ class FhirError(Exception):
         return "; ".join(issue.diagnostics for issue in self.issues)
 
     def within(self, prefix: str) -> FhirError:
-        """The same fault, with every expression put under `prefix` (e.g. ``Bundle.entry[3]``)."""
+        """The same fault, with every expression put under `prefix` (e.g. ``Bundle.entry[3]``): one FHIRPath from the
+        Bundle, ``Bundle.entry[3].resource.identifier[1].value``. What is no path of a resource becomes the prefix."""
         placed = type(self)(self.issues[0].diagnostics)
         placed.__dict__.update(self.__dict__)  # what it knows besides: whether it hides another's, which version, …
         placed.issues = tuple(
-            Issue(i.severity, i.code, i.diagnostics, (prefix, *i.expression) if i.expression else (prefix,))
+            Issue(i.severity, i.code, i.diagnostics, tuple(_placed(prefix, one) for one in i.expression) or (prefix,))
             for i in self.issues
         )
         placed.__cause__ = self
         return placed
+
+
+def _placed(prefix: str, expression: str) -> str:
+    head, dot, rest = expression.partition(".")
+    if head == "Bundle":
+        return expression
+    return f"{prefix}.resource{dot}{rest}" if head[:1].isupper() else prefix
 
 
 class Malformed(FhirError):

@@ -121,3 +121,21 @@ def test_the_zone_is_one_setting(make_api) -> None:  # type: ignore[no-untyped-d
     made = observed(tahiti.hospital_a, "2026-03-02T08:00:00Z")
     assert found(tahiti.hospital_a, "date=2026-03-01") == {made}
     assert good(tahiti.hospital_a.get(f"Observation/{made}"))["effectiveDateTime"] == "2026-03-02T08:00:00Z"
+
+
+@ONE_ENGINE
+def test_a_fault_in_a_bundle_is_one_path_from_the_bundle(api: Api) -> None:  # noqa: F811
+    """R4 OperationOutcome.issue.expression: a FHIRPath; not one of the entry and another of its resource."""
+    wrong = {"system": "urn:oid:1.2.250.1.213.1.4.8", "value": "123456789012244"}
+    patient = builders.patient()
+    patient["identifier"] = [*patient["identifier"], wrong]
+    entry = {"resource": patient, "request": {"method": "POST", "url": "Patient"}}
+    answer = api.hospital_a.post("", {"resourceType": "Bundle", "type": "transaction", "entry": [entry]})
+    assert answer.status_code == 422
+    expressions = [one["expression"] for one in answer.get_json()["issue"]]
+    assert ["Bundle.entry[0].resource.identifier[1].value"] in expressions
+    assert all(len(one) == 1 for one in expressions)
+    body = {"resourceType": "Bundle", "type": "transaction",
+            "entry": [{**entry, "request": {"method": "POST", "url": "Nothing"}}]}  # fmt: skip
+    (issue,) = api.hospital_a.post("", body).get_json()["issue"]
+    assert issue["expression"][0].startswith("Bundle.entry[0]")
