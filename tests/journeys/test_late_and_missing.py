@@ -36,8 +36,7 @@ def business(case: Emergency) -> str | None:
 
 def settled(api: Api) -> None:  # noqa: F811
     """The background has published what is waiting."""
-    while api.services.imaging.publisher.step(api.services.store):
-        pass
+    api.settled()
 
 
 def late_series(case: Emergency, api: Api, slices: int = 5) -> None:  # noqa: F811

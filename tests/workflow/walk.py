@@ -45,7 +45,7 @@ from store.engine.keyring import Fixed
 from store.objects import ObjectStore
 from store.unit_of_work import Store
 from tests import builders
-from tests.support import BASE_URL, PLATFORM, Clock, MemoryTrail
+from tests.support import BASE_URL, PLATFORM, Clock, MemoryTrail, settled
 from tests.workflow.conftest import Scene
 from workflow import images
 from workflow.cases import rank
@@ -121,7 +121,7 @@ class World:
         self.pixels = Workers(1)
         self.imaging = Imaging(self.store, ObjectStore(folder / "objects"), permit, spool=folder, quiet_s=0.0,
                                workers=self.pixels, is_on_duty=self.workflow.regulates)
-        self.store.observers.extend(self.imaging.observers)
+        self.store.observers += self.imaging.observers
         self.scene = Scene(self.store, self.workflow)
         self.scene.furnish()
         self.watch = self.workflow.clock(self.store)
@@ -319,8 +319,7 @@ def wait(world: World, exam: Exam) -> None:
 
 def settle(world: World) -> None:
     """The background publishes, and acts on what is due."""
-    while world.imaging.publisher.step(world.store):
-        pass
+    settled(world.imaging, world.store)
     while world.watch.step():
         pass
 
