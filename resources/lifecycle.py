@@ -136,6 +136,7 @@ STEPS: tuple[Step, ...] = (
         ("taken", "requested on-hold", "received", (_S,), ""),
         ("given back", "received", "requested", (_S,), ""),
         ("held", "requested received", "on-hold", (_S,), ""),
+        ("answered", "on-hold", "requested", (_S,), "the hospital's answer; who asked is off duty"),
         ("accepted", "requested received on-hold", "accepted", (_S,), ""),
         ("refused", "requested received on-hold", "rejected", (_S,), ""),
         ("images", "accepted", "in-progress", (_S,), ""),

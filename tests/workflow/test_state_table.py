@@ -321,6 +321,7 @@ EVENTS: dict[tuple[TaskKind, str, str], tuple[Setting, Setting]] = {
         (ROOT, "exam changed", before): (then("accepted", *more), another_exam)
         for before, more in (("accepted", ()), ("in-progress", (partly_acquired,)))
     },
+    (ROOT, "answered", "on-hold"): (SETTINGS[ROOT, "on-hold"], answered_too_late),
     (R, "answered", "on-hold"): (SETTINGS[R, "on-hold"], answered),
     (R, "lapse", "in-progress"): (SETTINGS[R, "in-progress"], lapsed),
     (L, "lapse", "in-progress"): (SETTINGS[L, "in-progress"], lapsed),
