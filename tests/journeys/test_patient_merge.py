@@ -113,6 +113,9 @@ def test_what_is_anothers_is_absent(api: Api) -> None:  # noqa: F811
     gone = [{"other": builders.ref(f"Patient/{absent['id']}"), "type": "replaced-by"}]
     answers = [put(case.hospital, case.patient, link=one) for one in (link, gone)]
     assert [one.status_code for one in answers] == [409, 409]
+    good(merge(other, known(other)))  # of another's record nobody learns that it was merged either
+    merged = [{"other": builders.ref(other.patient_ref), "type": "replaced-by"}]
+    refusal(put(case.hospital, case.patient, link=merged), 409)
     case.hospital = api.platform
     refusal(merge(case, other.patient), 404)
     assert good(api.hospital_a.get(case.patient_ref)).get("active") is not False
