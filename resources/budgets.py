@@ -161,9 +161,9 @@ AUDIT_SCAN = Budget(
 )
 
 RULE_MATCHES = Budget(
-    "RULE_MATCHES", 1000, "resources of one case or person that a rule looks through",
-    "More than {limit} resources of this type belong together: the rules of this server do not look through more",
-    "store.search.execute.find", "http://hl7.org/fhir/R4/http.html#rejecting-updates", status=422,
+    "RULE_MATCHES", 1000, "resources that a search of the log leads through",
+    "More than {limit} resources of this type match: the server leads no search through more",
+    "store.search.execute.find", "http://hl7.org/fhir/R4/search.html#chaining", status=422,
 )
 
 # What is answered

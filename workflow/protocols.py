@@ -49,11 +49,12 @@ class Protocols:
         """The entries that may be given for an order, those of its indication first; each as a Parameters part."""
         reasons = {pair for one in order.get("reasonCode", []) for pair in codings(one)}
         by_url: dict[str, list[Json]] = {}
-        for system, code in codings(order.get("code", {})):
-            for version in uow.resources.find("ActivityDefinition", [("topic", _TOPIC), ("status", "active")]):
-                definition = version.json()
-                if (system, code) in set(codings(definition.get("code", {}))) and version.owner == uow.platform:
-                    by_url.setdefault(str(definition["url"]), []).append(definition)
+        wanted = set(codings(order.get("code", {})))
+        asked = [("topic", _TOPIC), ("status", "active")]
+        for version in uow.system.each("ActivityDefinition", asked, owner=uow.platform):
+            definition = version.json()
+            if wanted.intersection(codings(definition.get("code", {}))):
+                by_url.setdefault(str(definition["url"]), []).append(definition)
         newest = [one for found in by_url.values() if (one := protocols.newest(found)) is not None]
         newest.sort(key=lambda one: (not (protocols.indications(one) & reasons), str(one.get("title"))))
         return [_proposal(one, reasons, hospital) for one in newest]

@@ -209,18 +209,11 @@ def _time(api: Api, amount: int) -> Request:
     return ask
 
 
-def _rule(api: Api, amount: int) -> Request:
-    """Tasks of one order, and an update that makes the rules look through them."""
-    made = api.hospital_a.create(patient())
-    order = api.hospital_a.create(service_request(f"Patient/{made['id']}"))
-    here = api.platform.found(f"Task?focus=ServiceRequest/{order['id']}&_count=100")
-    for _ in range(amount - len(here)):
-        task = {
-            "resourceType": "Task", "status": "draft", "intent": "order",
-            "focus": {"reference": f"ServiceRequest/{order['id']}"},
-        }
-        api.platform.create(task)
-    return lambda: api.hospital_a.put(f"ServiceRequest/{order['id']}", {**order, "note": [{"text": "x"}]})
+def _same_number(api: Api, amount: int) -> Request:
+    """So many Patients with one number, and a search of the log by it."""
+    for _ in range(amount):
+        api.hospital_a.create({**patient(), "identifier": [{"system": "urn:ipp", "value": "1"}]})
+    return lambda: api.auditor.get("AuditEvent?patient.identifier=urn:ipp|1&date=ge2000")
 
 
 def _log(api: Api, amount: int) -> Request:
@@ -328,7 +321,7 @@ CASES: dict[str, list[Case]] = {
     ],
     "SEARCH_MS": [Case(_time)],
     "AUDIT_SCAN": [Case(_log, lowered=4, accepted=False, before_the_gate=False)],
-    "RULE_MATCHES": [Case(_rule, lowered=9, before_the_gate=False)],
+    "RULE_MATCHES": [Case(_same_number, lowered=9, before_the_gate=False)],
     "PAGE_MATCHES": [
         Case(_search(lambda amount: f"Patient?_count={amount}"), shows=lambda answer: "_count=1000" in _self(answer)),
     ],

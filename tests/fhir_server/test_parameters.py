@@ -418,7 +418,9 @@ def test_an_entry_of_a_bundle_is_held_to_the_same_table(there: Api, kind: str) -
     refused = there.hospital_a.post("", bundle)
     if kind == "transaction":
         assert refused.status_code == 400
-        assert refused.get_json()["issue"][0]["expression"][-1] == f"http.{UNKNOWN}"
+        issue = refused.get_json()["issue"][0]
+        assert issue["expression"] == ["Bundle.entry[0]"]
+        assert UNKNOWN in issue["diagnostics"]
     else:
         responses = [entry["response"] for entry in refused.get_json()["entry"]]
         assert [one["status"][:3] for one in responses] == ["400", "400", "200"]

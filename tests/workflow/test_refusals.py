@@ -62,7 +62,7 @@ REFUSED: list[tuple[str, str, Step, str]] = [
      "protocol's subject"),
     ("accepted", "regulated again", _regulate("regulator", status="in-progress"), "from completed to in-progress"),
     ("accepted", "the acquisition completed without images",
-     lambda s: s.update(s.hospital, s.task_ref("acquire"), status="completed"), "images of the order"),
+     lambda s: s.update(s.hospital, s.task_ref("acquire"), status="completed"), "by: the server alone"),
     ("accepted", "the acquisition stopped without a reason",
      lambda s: s.update(s.hospital, s.task_ref("acquire"), status="failed"), "gives its reason"),
     ("ordered", "the root task cancelled by hand",

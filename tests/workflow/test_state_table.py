@@ -260,9 +260,9 @@ def settled(scene: Scene, kind: TaskKind, wanted: str) -> str:
 
 
 def close_call(scene: Scene, who: Caller) -> None:
-    said = scene.create(who, {
-        "resourceType": "Communication", "status": "completed", "subject": {"reference": scene.patient},
-        "recipient": [{"reference": "Organization/hospital-a"}], "received": "2026-06-01T08:40:00+02:00"})  # fmt: skip
+    (report,) = {one["valueReference"]["reference"] for one in scene.read(scene.task_ref(C))["input"]
+                 if one.get("valueReference", {}).get("reference", "").startswith("DiagnosticReport/")}  # fmt: skip
+    said = scene.create(who, builders.critical_call(scene.patient, report, scene.order, str(who.practitioner)))
     scene.update(who, scene.task_ref(C), status="completed", output=builders.output(said.reference, "communication"))
 
 
