@@ -11,7 +11,9 @@ import orjson
 
 from store.access import Caller
 
-_KEPT = frozenset(field.name for field in fields(Caller)) - {"scopes", "recording"}
+RIGHTS = frozenset({"scopes", "grants", "acr", "auth_time", "recording"})
+"""What a caller is let do, and by what he showed himself: not kept."""
+_KEPT = frozenset(field.name for field in fields(Caller)) - RIGHTS
 
 
 def kept(caller: Caller) -> str:

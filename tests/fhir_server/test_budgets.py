@@ -28,7 +28,7 @@ from resources.search_parameters import parameter
 from scripts import limits_page
 from store.search import limits
 from store.versions.tables import INDEX_TABLES, resource_version
-from tests.builders import patient, service_request
+from tests.builders import patient
 from tests.fhir_server.conftest import Api
 
 Request = Callable[[], TestResponse]
