@@ -10,7 +10,8 @@ import pytest
 from resources import codes, diagnostic_report, service_request
 from resources import task as tasks
 from resources.codes import TaskKind
-from resources.outcomes import ForbiddenTransition
+from resources.json import Json
+from resources.outcomes import ForbiddenTransition, Issue
 from tests import builders
 
 EXAMPLES = Path(__file__).parents[3] / "shared" / "fhir" / "examples-valid"
@@ -108,17 +109,24 @@ def test_a_refusal_is_coded_and_in_words(reason: dict[str, object], missing: lis
     assert [one.expression[0] for one in tasks.check_refusal({"statusReason": reason})] == missing
 
 
-def _signable() -> tuple[dict[str, object], dict[str, object], list[tuple[str, dict[str, object] | None]]]:
+def _signable() -> tuple[Json, Json, list[tuple[str, Json | None]]]:
     order = builders.service_request("Patient/p")
     study = builders.imaging_study("ServiceRequest/o", "Patient/p")
     report = builders.diagnostic_report("ServiceRequest/o", "Patient/p", "ImagingStudy/s", status="final")
     return report, order, [("ImagingStudy/s", study)]
 
 
+def _issues(report: Json, order: Json, studies: list[tuple[str, Json | None]]) -> list[Issue]:
+    return [
+        *diagnostic_report.signing_issues(report, [order]),
+        *diagnostic_report.study_issues(studies, order["subject"]["reference"], ["ServiceRequest/o"]),
+    ]
+
+
 def test_a_complete_report_can_be_signed() -> None:
     """§7.4."""
     report, order, studies = _signable()
-    assert diagnostic_report.signing_issues(report, order, studies, "ServiceRequest/o") == []
+    assert _issues(report, order, studies) == []
 
 
 def test_every_reason_against_a_signature_is_named_at_once() -> None:
@@ -130,7 +138,7 @@ def test_every_reason_against_a_signature_is_named_at_once() -> None:
     study = studies[0][1]
     assert study is not None
     study.update(subject={"reference": "Patient/q"}, basedOn=[], identifier=[], status="entered-in-error")
-    issues = diagnostic_report.signing_issues(report, order, [*studies, ("Media/m", None)], "ServiceRequest/o")
+    issues = _issues(report, order, [*studies, ("Media/m", None)])
     found = [one.expression[0].removeprefix("DiagnosticReport.") for one in issues]
     assert found == ["subject", "code", "effective", "conclusion", *["imagingStudy[0]"] * 4, "imagingStudy[1]"]
 
@@ -138,5 +146,5 @@ def test_every_reason_against_a_signature_is_named_at_once() -> None:
 def test_a_report_without_a_study_is_not_signed() -> None:
     """Illegal: signed without imagingStudy."""
     report, order, _ = _signable()
-    [issue] = diagnostic_report.signing_issues(report, order, [], "ServiceRequest/o")
+    [issue] = _issues(report, order, [])
     assert issue.expression == ("DiagnosticReport.imagingStudy",)
