@@ -351,7 +351,7 @@ class World:
             patient_id=f"{SECRET}-IPP", patient_name=f"{SECRET}^CAMILLE", accession_number=accession,
             patient_birth_date="", slices=1, side=8,
         )
-        assert stow(self.a, phantom.series(scan)).status_code == 200
+        assert stow(self.a, phantom.exam(scan)).status_code == 200
         self.api.settled()
         (study,) = self.a.found(f"ImagingStudy?basedon={reference}")
         self.keep("study-2", study)
