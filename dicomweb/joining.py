@@ -193,8 +193,7 @@ def check_number(uow: Work, draft: Draft) -> None:
     subject = str(order.get("subject", {}).get("reference", ""))
     if not any(number != given_number(draft.id) and _is_of_another(uow, owner, number, subject) for number in numbers):
         return
-    where = where_of(order, owner)
-    if policies.value(uow, "duplicate-accession", **where._asdict()) == "refuse":
+    if policies.value(uow, "duplicate-accession", where_of(order, owner)) == "refuse":
         raise Conflict(
             "The accession number is that of an open order of another patient", expression="ServiceRequest.identifier"
         )

@@ -53,6 +53,9 @@ class Where(NamedTuple):
         return bool(self.exam), bool(self.site), bool(self.partner)
 
 
+EVERYWHERE = Where()
+
+
 def where_of(order: Json, owner: str) -> Where:
     """Where an order stands: its owner, its site (`locationReference`, else a requesting Organization), its exam."""
     places = [one.get("reference", "") for one in order.get("locationReference", [])]

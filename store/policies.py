@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import BigInteger, Column, Connection, Integer, Table, Text, insert, select
 
 from resources.outcomes import BadRequest
-from resources.policies import POLICIES, Where, resolve
+from resources.policies import EVERYWHERE, POLICIES, Where, resolve
 from resources.times import microseconds
 from store.access import Access, Interaction, Work
 from store.engine.schema import BinaryText, metadata
@@ -76,9 +76,9 @@ class Policies:
         self._rows = None
 
 
-def value(uow: Work, name: str, *, partner: str = "", site: str = "", exam: str = "") -> Any:
-    """The value of a policy for this partner, site and exam: JSON, not to be altered. Raises KeyError."""
-    return uow.policies.value(uow.connection, name, Where(partner, site, exam))
+def value(uow: Work, name: str, where: Where = EVERYWHERE) -> Any:
+    """The value of a policy at a place: JSON, not to be altered. Raises KeyError."""
+    return uow.policies.value(uow.connection, name, where)
 
 
 def current(connection: Connection, name: str = "") -> list[Row]:

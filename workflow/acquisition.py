@@ -15,8 +15,6 @@ from resources.codes import RETAKE_REASON, TaskKind, code_of
 from resources.json import Json
 from resources.lifecycle import IN_ERROR
 from resources.outcomes import ForbiddenTransition
-from resources.policies import where_of
-from store import policies
 from store.access import Version, Work
 from workflow import cases, images, notices, unexpected
 from workflow.cases import Case
@@ -83,9 +81,7 @@ class Acquisition:
             case.move(TaskKind.ACQUIRE, "on-hold", statusReason=cases.reason("identity-mismatch"))
             case.move(TaskKind.ORDER, business="incident")
             return
-        if _is_in_doubt(case) and policies.value(
-            uow, "to-confirm-holds", **where_of(case.order_json, case.order.owner)._asdict()
-        ):
+        if _is_in_doubt(case) and case.policy("to-confirm-holds"):
             case.move(TaskKind.ACQUIRE, "on-hold", statusReason=cases.reason(TO_CONFIRM))
             case.move(TaskKind.ORDER, business="incident")
             return

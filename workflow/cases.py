@@ -18,7 +18,9 @@ from resources.identifiers import is_accession
 from resources.json import Json
 from resources.lifecycle import FINISHED_TASK, IN_ERROR
 from resources.outcomes import Forbidden
+from resources.policies import where_of
 from resources.times import instant_text
+from store import policies
 from store.access import Version, Work
 from workflow import context, worklist
 from workflow.context import Context, look_up
@@ -82,6 +84,10 @@ class Case:
     def priority(self) -> str:
         """request-priority; routine where the order gives none."""
         return str(self.order_json.get("priority", "routine"))
+
+    def policy(self, name: str) -> Any:
+        """The value of a policy for this order: its hospital, its site, its exam."""
+        return policies.value(self.uow, name, where_of(self.order_json, self.order.owner))
 
     @property
     def is_open(self) -> bool:

@@ -45,10 +45,10 @@ TARGET_MINUTES: Mapping[TaskKind, Mapping[str, int]] = {
 
 def targets(uow: Work, kind: TaskKind, order: Version) -> Mapping[str, int]:
     """Minutes by priority (of a critical result by category) that hold for this order."""
-    where = where_of(order.json(), order.owner)._asdict()
+    where = where_of(order.json(), order.owner)
     if kind is TaskKind.ORDER:
-        return _of_order(lambda name: policies.value(uow, name, **where))
-    found: Mapping[str, int] = policies.value(uow, policy_of(kind), **where)
+        return _of_order(lambda name: policies.value(uow, name, where))
+    found: Mapping[str, int] = policies.value(uow, policy_of(kind), where)
     return found
 
 

@@ -117,7 +117,7 @@ class Escalations:
             self.raise_(uow, replace(row, level=max(row.level, min(least, levels) - 1)))
 
     def _levels(self, uow: Work, row: Due, subject: Version) -> list[Json]:
-        found: list[Json] = policies.value(uow, f"escalation-{row.kind}", **place_of(uow, row, subject)._asdict())
+        found: list[Json] = policies.value(uow, f"escalation-{row.kind}", place_of(uow, row, subject))
         return found
 
     def _tell(self, uow: Work, row: Due, subject: Version, level: int, names: list[str]) -> None:
@@ -288,7 +288,7 @@ class Watching:
                 alarms.watch(uow, "delivery", after.reference, due, order=reference)
 
     def _delivery_minutes(self, uow: Work, order: Version) -> int:
-        value = policies.value(uow, "deadline-delivery", **where_of(order.json(), order.owner)._asdict())
+        value = policies.value(uow, "deadline-delivery", where_of(order.json(), order.owner))
         return int(value.get(str(order.json().get("priority")), value["routine"]))
 
     def _study(self, uow: Work, after: Version) -> None:
@@ -310,7 +310,7 @@ class Watching:
 def _watch_queue(uow: Work, kind: str, version: Version, order: str) -> None:
     """Watch from now on what waits since it came; what is watched already stays as it is."""
     row = Due(kind, version.reference, order.removeprefix("ServiceRequest/"), uow.now, 0, None)
-    minutes: int = policies.value(uow, f"deadline-{kind}", **place_of(uow, row, version)._asdict())
+    minutes: int = policies.value(uow, f"deadline-{kind}", place_of(uow, row, version))
     due = uow.now + timedelta(minutes=minutes)
     alarms.watch(uow, kind, version.reference, due, order=order, moves=False)
 

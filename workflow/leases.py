@@ -188,6 +188,5 @@ class Leases:
         version = look_up(uow, order)
         if version is None:
             return None
-        where = where_of(version.json(), version.owner)._asdict()
-        minutes: int = policies.value(uow, "claim-lease-minutes", **where)
+        minutes: int = policies.value(uow, "claim-lease-minutes", where_of(version.json(), version.owner))
         return uow.now + timedelta(minutes=minutes)

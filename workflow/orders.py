@@ -94,7 +94,7 @@ class Orders:
             self._check_order_update(uow, case, before, after)
         elif after.get("status") in _OPEN and (before or {}).get("status") in (None, "draft", "unknown"):
             where = where_of(after, draft.before.owner if draft.before else uow.caller.organization)
-            required = policies.value(uow, "required-content", **where._asdict())
+            required = policies.value(uow, "required-content", where)
             issues = service_request.check_order(after, tuple(required))
             if issues:
                 raise InvalidContent(issues[0].diagnostics, issues=issues)

@@ -17,7 +17,6 @@ from workflow import report_text
 from workflow.cases import Case
 from workflow.context import Context, look_up, zone_of
 from workflow.report_pdf import Layout
-from workflow.report_policy import policy
 from workflow.report_text import Sources
 from workflow.report_words import words_of
 
@@ -38,8 +37,8 @@ class Pages:
         self._report_id = report_id
         self._version = version
         self._sealed_by = sealed_by
-        self._words = words_of(str(policy(found[0], "language")))
-        self._zone = zone_of(str(policy(found[0], "zone"))) or site.zone_info()
+        self._words = words_of(str(found[0].policy("language")))
+        self._zone = zone_of(str(found[0].policy("zone"))) or site.zone_info()
 
     @property
     def language(self) -> str:

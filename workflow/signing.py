@@ -23,7 +23,6 @@ from workflow import critical, images
 from workflow.cases import Case
 from workflow.context import Context, look_up
 from workflow.people import People
-from workflow.report_policy import policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +192,7 @@ def _dose(signature: Signature) -> Iterator[Issue]:
 
 def _indication(signature: Signature) -> Iterator[Issue]:
     for case in signature.cases:
-        if not policy(case, "coded-indication"):
+        if not case.policy("coded-indication"):
             continue
         regulated = case.task(TaskKind.REGULATE) or {}
         protocols = [look_up(signature.uow, one) for one in
@@ -215,7 +214,7 @@ def _category(signature: Signature) -> Iterator[Issue]:
     known = ", ".join(DISPLAYS[CONCLUSION_CATEGORY])
     if category is not None and category not in DISPLAYS[CONCLUSION_CATEGORY]:
         yield _issue(f"A conclusion category is one of {known}", "DiagnosticReport.conclusionCode")
-    elif category is None and any(policy(case, "coded-conclusion") for case in signature.cases):
+    elif category is None and any(case.policy("coded-conclusion") for case in signature.cases):
         yield _issue(f"The conclusion must have a category of {CONCLUSION_CATEGORY}: {known}",
                      "DiagnosticReport.conclusionCode")
 
@@ -226,7 +225,7 @@ def _authentication(signature: Signature) -> Iterator[Issue]:
     if caller.is_system:
         return
     case = signature.cases[0]
-    wanted, minutes = str(policy(case, "signing-acr")), int(policy(case, "signing-max-age"))
+    wanted, minutes = str(case.policy("signing-acr")), int(case.policy("signing-max-age"))
     if wanted and caller.acr != wanted:
         yield Issue("error", "forbidden", f"A report is signed with a token of acr {wanted}", ("DiagnosticReport",))
     if caller.auth_time is None:

@@ -12,9 +12,7 @@ from datetime import timedelta
 
 from resources.codes import TASK_PART, TaskKind, concept, has_coding
 from resources.json import Json
-from resources.policies import where_of
 from resources.times import instant_text
-from store import policies
 from workflow.cases import Case
 from workflow.deadlines import deadline_of
 
@@ -25,10 +23,9 @@ _STOPPED = (TaskKind.REGULATE, TaskKind.ORDER)
 
 def stop(case: Case) -> None:
     """The hospital was asked. Where policy says so the deadline stops; once."""
-    where = where_of(case.order_json, case.order.owner)._asdict()
-    if not policies.value(case.uow, "question-stops-deadline", **where):
+    if not case.policy("question-stops-deadline"):
         return
-    within = policies.value(case.uow, "deadline-answer", **where)
+    within = case.policy("deadline-answer")
     answer = timedelta(minutes=within.get(case.priority, within["routine"]))
     for kind in _STOPPED:
         task = case.task(kind) or {}

@@ -42,7 +42,7 @@ def shown(settings: Settings, name: str, where: Where) -> Any:
     with deployment.opened(settings) as services, acts.recorded(services, "policy-show", ("policy", name)):
         _require(name)
         caller = acts.operator(settings)
-        return services.store.look(caller, lambda uow: policies.value(uow, name, **where._asdict()))
+        return services.store.look(caller, lambda uow: policies.value(uow, name, where))
 
 
 def decided(settings: Settings, name: str, text: str, where: Where, reason: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from resources.outcomes import BadRequest
-from resources.policies import Where
+from resources.policies import EVERYWHERE, Where
 from store import policies
 from store.access import Caller
 from store.policies import LOOK_AGAIN_S
@@ -17,8 +17,6 @@ from tests import builders
 from tests.support import PLATFORM
 
 OPERATOR = Caller("command-line", PLATFORM, is_system=True)
-EVERYWHERE = Where()
-
 
 @pytest.fixture
 def store(make_store: Callable[..., Store]) -> Store:
@@ -39,7 +37,7 @@ def decide(
 
 
 def asked(store: Store, name: str = "deadline-unread", **where: str) -> Any:
-    return store.look(OPERATOR, lambda uow: policies.value(uow, name, **where))
+    return store.look(OPERATOR, lambda uow: policies.value(uow, name, Where(**where)))
 
 
 def test_a_decision_holds_where_it_was_made(store: Store) -> None:
