@@ -19,6 +19,7 @@ from auth.audience import Audiences
 from auth.grants import NEVER
 from resources import indexing, interactions, matching
 from resources.json import Json
+from resources.lifecycle import differing
 from resources.outcomes import Forbidden
 from store.access import EVERYONE, Audience, Caller, Draft, Interaction, Visibility
 from store.versions.audiences import audience_of
@@ -125,8 +126,7 @@ def _is_shared(draft: Draft) -> bool:
     before = draft.before.json() if not draft.before.deleted else {}
     if elements is None:
         return True
-    names = {*before, *draft.resource} - {"id", "meta"}
-    altered = {name for name in names if before.get(name) != draft.resource.get(name)}
+    altered = differing(before, draft.resource)
     return bool(altered) and altered <= elements
 
 

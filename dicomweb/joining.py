@@ -5,7 +5,6 @@ docs/decisions/0006-images.md (matching, quarantine)
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from itertools import islice
 
@@ -33,6 +32,7 @@ from resources.identifiers import is_accession
 from resources.json import Json
 from resources.outcomes import Conflict, Gone, NotFound
 from resources.policies import where_of
+from resources.search_values import escape
 from store import policies
 from store.access import Draft, Resources, Version, Work
 
@@ -145,7 +145,7 @@ def _orders(resources: Resources, owner: str, numbers: Sequence[str]) -> list[Ve
     for number in numbers[:NUMBERS_MAX]:
         carrying = (
             order
-            for order in resources.each("ServiceRequest", [("identifier", token(number))], owner=owner,
+            for order in resources.each("ServiceRequest", [("identifier", escape(number))], owner=owner,
                                         portion=ORDERS_MAX + 1)
             if order.json().get("status") not in NOT_AN_ORDER and number in accession_numbers(order)
         )
@@ -207,7 +207,7 @@ def _is_of_another(uow: Work, owner: str, number: str, subject: str) -> bool:
     uow.flush()
     resources = uow.acting_for(owner)
     whose, _ = current_patient(resources, subject)
-    for order in resources.each("ServiceRequest", [("identifier", token(number))], owner=owner, portion=ORDERS_MAX):
+    for order in resources.each("ServiceRequest", [("identifier", escape(number))], owner=owner, portion=ORDERS_MAX):
         other = str(order.json().get("subject", {}).get("reference", ""))
         is_open = order.json().get("status") in _OPEN and number in accession_numbers(order)
         if is_open and other != subject and current_patient(resources, other)[0] != whose:
@@ -237,8 +237,3 @@ def _system_of(order: Version, numbers: Sequence[str]) -> str:
         if str(identifier.get("value", "")).strip() in numbers:
             return str(identifier.get("system", ""))
     return ""
-
-
-def token(value: str) -> str:
-    """A value as a search parameter: what separates there is escaped (FHIR R4 §3.1.1.5.7)."""
-    return re.sub(r"([\\,$|])", r"\\\1", value)

@@ -20,11 +20,11 @@ from dicomweb.notes import STATUS
 from resources import dose
 from resources.codes import CANONICAL, V2_0203
 from resources.dose import Dose
+from resources.identifiers import STUDY_UID
 from resources.json import Json
 
 DCM = "http://dicom.nema.org/resources/ontology/DCM"
 URI = "urn:ietf:rfc:3986"
-STUDY_UID = "urn:dicom:uid"
 
 
 @dataclass(frozen=True, slots=True)

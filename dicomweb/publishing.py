@@ -24,6 +24,7 @@ from dicomweb.mapping import Instance, Series, Study
 from dicomweb.pace import QUIET_S, Pace, is_due
 from dicomweb.tables import Row, dicom_study
 from dicomweb.writes import unpack
+from resources.identifiers import STUDY_UID
 from resources.outcomes import Gone, NotFound
 from resources.times import microseconds
 from store import items
@@ -229,7 +230,7 @@ class Publisher:
         version = change.after
         said = change.before if version.deleted else version
         uid = next((str(one.get("value", "")).removeprefix("urn:oid:") for one in
-                    (said.json() if said else {}).get("identifier", []) if one.get("system") == mapping.STUDY_UID), "")
+                    (said.json() if said else {}).get("identifier", []) if one.get("system") == STUDY_UID), "")
         row = writes.lock_study(uow.connection, _owner_id(uow, version.owner), uid)
         if row is None or row.imaging_study_id != version.id:
             return

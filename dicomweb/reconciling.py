@@ -23,6 +23,7 @@ from dicomweb.writes import pack, unpack
 from resources.codes import CANONICAL
 from resources.json import Json
 from resources.outcomes import BadRequest, Conflict, Forbidden, ForbiddenTransition, NotFound
+from resources.search_values import escape
 from resources.times import instant_text, microseconds
 from store.access import Interaction, Resources, Version, Work
 
@@ -279,7 +280,7 @@ def _learnable(resources: Resources, owner: str, images: Traits, patient: Json, 
     for number in images.numbers:
         if number in known.others or any(number.value == one.value for one in known.numbers):
             continue
-        holders = resources.each("Patient", [("identifier", joining.token(number.value))], owner=owner, portion=2)
+        holders = resources.each("Patient", [("identifier", escape(number.value))], owner=owner, portion=2)
         if next(holders, None) is None:
             found.append(number)
     return found

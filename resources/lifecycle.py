@@ -266,9 +266,18 @@ def check_transition(type_name: str, before: str | None, after: str | None, *, k
     raise ForbiddenTransition(f"{text}. {meaning}" if meaning else text, expression=f"{type_name}.status")
 
 
+_STAMPED = frozenset({"id", "meta"})
+
+
 def content(resource: Json) -> Json:
     """What a resource says, without what the server stamps on it: for "has anything changed?"."""
-    return {name: value for name, value in resource.items() if name not in ("id", "meta")}
+    return {name: value for name, value in resource.items() if name not in _STAMPED}
+
+
+def differing(before: Json, after: Json) -> set[str]:
+    """The elements in which two contents differ, but for what the server stamps on a resource."""
+    names = {*before, *after} - _STAMPED
+    return {name for name in names if before.get(name) != after.get(name)}
 
 
 def changed_elements(before: Json, after: Json, elements: tuple[str, ...]) -> list[str]:

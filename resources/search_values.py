@@ -71,11 +71,17 @@ def split(text: str, separator: str) -> list[str]:
 
 
 _ESCAPE = re.compile(r"\\([\\,|$])")
+_SEPARATOR = re.compile(r"([\\,|$])")
 
 
 def unescape(text: str) -> str:
     r"""`text` with `\,` `\|` `\$` `\\` as the characters they stand for; another backslash is itself."""
     return _ESCAPE.sub(r"\1", text) if "\\" in text else text
+
+
+def escape(text: str) -> str:
+    """`text` as one value of a search parameter: what separates there is escaped (FHIR R4 §3.1.1.5.7)."""
+    return _SEPARATOR.sub(r"\\\1", text)
 
 
 # Each reader: (value between commas, still escaped; parameter; modifier; reading) → alternatives. ValueError, with the

@@ -19,7 +19,7 @@ from resources.scheduling import OCCUPIES, ON_DUTY
 from store.access import Change, Draft, Version, Work
 from workflow import context
 from workflow.cases import Case
-from workflow.context import Context, look_up
+from workflow.context import Context, before_of, look_up
 from workflow.reading import Reading
 from workflow.rota import Rota
 
@@ -83,7 +83,7 @@ class Leaving:
 
     def changed(self, uow: Work, change: Change) -> None:
         """After a garde of now was declined, cancelled, moved or ended."""
-        before = change.before.json() if change.before is not None and not change.before.deleted else None
+        before = before_of(change)
         after = {} if change.after.deleted else change.after.json()
         function = scheduling.duty_function(before)
         if function is None or change.after.owner != self.context.platform:

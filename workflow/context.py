@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from resources.json import Json
 from resources.outcomes import FhirError, PreconditionFailed
-from store.access import Draft, Version, Work
+from store.access import Change, Draft, Version, Work
 from store.engine.faults import LostRace
 from store.engine.ids import random_id
 
@@ -110,6 +110,6 @@ def look_up(uow: Work, reference: str | None) -> Version | None:
         return None
 
 
-def before_of(draft: Draft) -> Json | None:
-    """The resource that the draft replaces, if it is there and not deleted."""
-    return draft.before.json() if draft.before is not None and not draft.before.deleted else None
+def before_of(altered: Draft | Change) -> Json | None:
+    """The resource that a draft or a change replaces, if it is there and not deleted."""
+    return altered.before.json() if altered.before is not None and not altered.before.deleted else None

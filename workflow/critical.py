@@ -22,7 +22,7 @@ from resources.outcomes import ForbiddenTransition, Issue
 from resources.times import instant_text
 from store.access import Change, Version, Work
 from workflow import context
-from workflow.context import look_up
+from workflow.context import before_of, look_up
 from workflow.escalation import Escalations
 
 WARNING = "A critical result of this report is not communicated yet: close its communicate-critical Task"
@@ -60,7 +60,7 @@ class Critical:
     def _attempted(self, uow: Work, change: Change) -> None:
         """A call that reached nobody is kept with the Task, and the next level is told."""
         said = change.after.json()
-        before = change.before.json() if change.before is not None and not change.before.deleted else {}
+        before = before_of(change) or {}
         if said.get("status") != "not-done" or before.get("status") == "not-done":
             return
         about = {one.get("reference", "") for one in said.get("about", [])}

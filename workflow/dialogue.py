@@ -18,7 +18,7 @@ from resources import task as tasks
 from resources.codes import DutyFunction, TaskKind
 from resources.diagnostic_report import based_on
 from resources.json import Json
-from resources.lifecycle import FINISHED_TASK, changed_elements, content
+from resources.lifecycle import FINISHED_TASK, changed_elements, content, differing
 from resources.outcomes import Forbidden, ForbiddenTransition, InvalidContent
 from resources.times import instant_text
 from store.access import Change, Draft, Version, Work
@@ -88,11 +88,7 @@ class Dialogue:
 
     def _prepare_receipt(self, uow: Work, before: Json | None, after: Json | None) -> None:
         """The other side's message: whoever receives it says so, and nothing else."""
-        changed = {
-            name
-            for name in {*(before or {}), *(after or {})} - {"id", "meta"}
-            if (before or {}).get(name) != (after or {}).get(name)
-        }
+        changed = differing(before or {}, after or {})
         if before is None or after is None or "received" not in changed or not changed <= messages.RECEIPT:
             raise Forbidden(_ONLY_OWNER.format("Communication"))
         self._receive(uow, before, after)
@@ -222,16 +218,15 @@ class Dialogue:
         """Of the other side's ServiceRequest a regulator on duty alters the priority, nobody anything else."""
         if draft.before is None or not self._is_across(uow, draft.before.owner):
             return
-        before, after = before_of(draft) or {}, draft.resource
-        names = {*before, *(after or {})} - {"id", "meta"}
-        changed = {name for name in names if after is None or before.get(name) != after.get(name)}
+        before = before_of(draft) or {}
+        changed = differing(before, draft.resource or {})
         regulates = not self._is_hospital(uow) and service_request.is_imaging_order(before)
         if not regulates or changed != {"priority"}:
             raise Forbidden(_ONLY_OWNER.format("ServiceRequest"))
         self.people.require_duty(uow, DutyFunction.REGULATION, "Altering the priority of an order")
 
     def _order_changed(self, uow: Work, change: Change) -> None:
-        before = change.before.json() if change.before is not None and not change.before.deleted else None
+        before = before_of(change)
         after = change.after.json()
         if before is None or not service_request.is_imaging_order(after):
             return
@@ -252,7 +247,7 @@ class Dialogue:
             self._answered(uow, case)
 
     def _task_changed(self, uow: Work, change: Change) -> None:
-        before = change.before.json() if change.before is not None and not change.before.deleted else None
+        before = before_of(change)
         task = change.after.json()
         kind = tasks.kind_of(task)
         if before is None or kind is None:

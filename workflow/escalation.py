@@ -45,7 +45,7 @@ from store.unit_of_work import Store
 from store.versions.kept import keep, kept
 from workflow import alarms, context
 from workflow.alarms import Due
-from workflow.context import Context, look_up
+from workflow.context import Context, before_of, look_up
 from workflow.rota import Rota
 
 log = structlog.get_logger("vigie.workflow")
@@ -238,7 +238,7 @@ class Watching:
     def changed(self, uow: Work, change: Change) -> None:
         """A Task, a report or a study is other than it was."""
         after = change.after
-        before = change.before.json() if change.before is not None and not change.before.deleted else None
+        before = before_of(change)
         if after.type == "Task":
             self.task(uow, after)
         elif after.type == "DiagnosticReport" and not after.deleted:
@@ -258,7 +258,6 @@ class Watching:
         focus = task.get("focus", {}).get("reference", "")
         order = focus if focus.startswith("ServiceRequest/") else next(iter(based_on(task)), "")
         due = parse_instant(task.get("restriction", {}).get("period", {}).get("end"))
-        rows = alarms.of_subject(uow, version.reference)
         if due is None or not is_open(kind, version):
             alarms.settle(uow, kind, version.reference)
         else:
@@ -266,7 +265,7 @@ class Watching:
         if part is TaskKind.READ:
             if is_open("no-reader", version):
                 _watch_queue(uow, "no-reader", version, order)
-            elif "no-reader" in rows:
+            else:
                 alarms.settle(uow, "no-reader", version.reference)
         flagged = flags.level_of(task)
         if flagged:
@@ -296,7 +295,6 @@ class Watching:
             _watch_queue(uow, "unmatched", after, "")
         else:
             alarms.settle(uow, "unmatched", after.reference)
-
 
     def _message(self, uow: Work, after: Version) -> None:
         """A message of a case's thread waits until it was received; what the clock itself writes does not."""

@@ -49,12 +49,7 @@ def new_instances(now: Json, then: Json | None) -> int:
 
 def of_patient(case: Case) -> list[Version]:
     """The order's studies with images whose patient is the order's: what is to be read."""
-    subject = case.order_json.get("subject", {}).get("reference")
-    return [
-        study
-        for study in case.studies()
-        if has_images(study.json()) and study.json().get("subject", {}).get("reference") == subject
-    ]
+    return [study for study in case.studies() if has_images(study.json()) and _is_patients(case, study)]
 
 
 def is_to_confirm(study: Version) -> bool:
@@ -65,12 +60,12 @@ def is_to_confirm(study: Version) -> bool:
 
 def of_others(case: Case) -> list[Version]:
     """The order's studies with images that are not known to be its patient's: nobody reads them until they are."""
-    subject = case.order_json.get("subject", {}).get("reference")
-    return [
-        study
-        for study in case.studies()
-        if has_images(study.json()) and study.json().get("subject", {}).get("reference") != subject
-    ]
+    return [study for study in case.studies() if has_images(study.json()) and not _is_patients(case, study)]
+
+
+def _is_patients(case: Case, study: Version) -> bool:
+    mine, theirs = (one.get("subject", {}).get("reference") for one in (case.order_json, study.json()))
+    return bool(mine == theirs)
 
 
 def inputs(

@@ -64,7 +64,7 @@ class Merging:
         """Have everything follow."""
         if change.after.deleted or change.derived:
             return
-        before = change.before.json() if change.before is not None and not change.before.deleted else None
+        before = before_of(change)
         new = _target(change.after.json())
         if new is None or new == _target(before):
             return

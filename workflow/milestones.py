@@ -21,6 +21,7 @@ from resources.diagnostic_report import based_on, is_revision, is_signature
 from resources.json import Json
 from resources.times import instant_text, microseconds, of_microseconds, parse_instant
 from store.access import Change, Version, Work
+from workflow.context import before_of
 from workflow.tables import milestone
 
 NAMES = {
@@ -102,7 +103,7 @@ class Milestones:
         after = change.after
         if after.deleted:
             return
-        before = change.before.json() if change.before is not None and not change.before.deleted else None
+        before = before_of(change)
         if after.type == "Task":
             self._task(uow, before, after)
         elif after.type == "ImagingStudy":

@@ -144,7 +144,7 @@ class Orders:
         after = change.after.json()
         if not service_request.is_imaging_order(after):
             return
-        before = change.before.json() if change.before is not None and not change.before.deleted else None
+        before = before_of(change)
         new = change.before is None
         case = None if new else Case.load(uow, self.context, change.after.reference)
         if case is None:
@@ -178,7 +178,7 @@ class Orders:
     def _task_changed(self, uow: Work, change: Change) -> None:
         task = change.after.json()
         kind = tasks.kind_of(task)
-        before = change.before.json() if change.before is not None and not change.before.deleted else {}
+        before = before_of(change) or {}
         if kind is None or before.get("status") == task.get("status"):
             return
         if kind is TaskKind.COMMUNICATE_CRITICAL:
@@ -263,7 +263,7 @@ class Orders:
 
     def _report_changed(self, uow: Work, change: Change) -> None:
         """What else of the case ends with a signature, and with a revision (`workflow.reports` did its own)."""
-        before = change.before.json() if change.before is not None and not change.before.deleted else None
+        before = before_of(change)
         after = change.after.json()
         signed, revised = is_signature(before, after), is_revision(before, after)
         for case in Case.all_of(uow, self.context, after) if signed or revised else ():
@@ -282,7 +282,7 @@ class Orders:
 
     def _study_changed(self, uow: Work, change: Change) -> None:
         study = change.after
-        before = change.before.json() if change.before is not None and not change.before.deleted else None
+        before = before_of(change)
         arrived = images.new_instances(study.json(), before) > 0
         orders = dict.fromkeys([*based_on(study.json()), *based_on(before or {})])
         is_read = False

@@ -87,7 +87,7 @@ class Reports:
         report = change.after
         if report.type != "DiagnosticReport" or report.deleted or change.derived:
             return
-        before = change.before.json() if change.before is not None and not change.before.deleted else None
+        before = before_of(change)
         after = report.json()
         found = Case.all_of(uow, self.context, after)
         if not found:

@@ -146,7 +146,7 @@ class Rota:
     def _move_slots(self, uow: Work, change: Change) -> None:
         """A booked garde makes its slots busy; a cancelled one frees them."""
         after = change.after.json()
-        before = change.before.json() if change.before is not None and not change.before.deleted else {}
+        before = before_of(change) or {}
         holds = after.get("status") in OCCUPIES
         held = before.get("status") in OCCUPIES
         if holds == held:

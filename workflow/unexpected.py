@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from resources.codes import TELERADIOLOGY_TASK, V2_0203, TaskKind, has_coding
 from resources.lifecycle import FINISHED_TASK
+from resources.search_values import escape
 from resources.times import instant_text
 from store.access import Version, Work
 from workflow import cases, context, images
@@ -71,9 +72,7 @@ def ended_order_of(uow: Work, deployment: Context, study: Version) -> Case | Non
         if has_coding(one.get("type", {}), [(V2_0203, "ACSN")]) and one.get("value")
     ]
     for number in numbers:
-        value = str(number["value"])
-        asked = [("identifier", "".join(f"\\{one}" if one in "\\,$|" else one for one in value))]
-        asked += [("status", ",".join(_ENDED))]
+        asked = [("identifier", escape(str(number["value"]))), ("status", ",".join(_ENDED))]
         for order in uow.acting_for(study.owner).each("ServiceRequest", asked, owner=study.owner, portion=100):
             case = Case.load(uow, deployment, order.reference)
             if case is not None:

@@ -37,8 +37,7 @@ def carry_out(uow: Work, site: Context, found: Sequence[Case], report: Version, 
         _end_call(case, report)
     files = list(_files(uow, report))
     for file in files:
-        marked = {**file.json(), "data": base64.b64encode(pdf).decode()}
-        context.update(uow, file, **{name: value for name, value in marked.items() if name not in ("id", "meta")})
+        context.update(uow, file, data=base64.b64encode(pdf).decode())
     for organization in sorted({case.order.owner for case in found} | recipients(uow, report, files)):
         if organization != site.platform and look_up(uow, f"Organization/{organization}") is not None:
             context.create(uow, "Communication", _notice(uow, site, found, report, organization, reason))
