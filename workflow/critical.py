@@ -19,9 +19,8 @@ from resources.diagnostic_report import based_on
 from resources.json import Json
 from resources.lifecycle import FINISHED_TASK
 from resources.outcomes import ForbiddenTransition, Issue
-from resources.times import instant_text
 from store.access import Change, Version, Work
-from workflow import context
+from workflow import context, notices
 from workflow.context import before_of, look_up
 from workflow.escalation import Escalations
 
@@ -97,18 +96,11 @@ class Critical:
         order = look_up(uow, content.get("focus", {}).get("reference"))
         if order is None or look_up(uow, f"Organization/{order.owner}") is None or order.owner == self.platform:
             return
-        body = {
-            "resourceType": "Communication",
-            "status": "in-progress",
-            "category": [concept(ESCALATION, "critical-result")],
-            "priority": "stat",
-            "subject": content.get("for"),
-            "basedOn": [{"reference": order.reference}],
-            "recipient": [{"reference": f"Organization/{order.owner}"}],
-            "sent": instant_text(uow.now),
-            "payload": [{"contentString": "Résultat critique : le radiologue cherche à joindre le demandeur."}],
-        }
-        context.create(uow, "Communication", {name: value for name, value in body.items() if value is not None})
+        notices.write(
+            uow, [concept(ESCALATION, "critical-result")],
+            "Résultat critique : le radiologue cherche à joindre le demandeur.", [f"Organization/{order.owner}"],
+            [order.reference], priority="stat", subject=content.get("for"),
+        )
 
 
 def check_closed(uow: Work, task: Json) -> None:

@@ -22,7 +22,7 @@ from resources.lifecycle import FINISHED_TASK, changed_elements, content, differ
 from resources.outcomes import Forbidden, ForbiddenTransition, InvalidContent
 from resources.times import instant_text
 from store.access import Change, Draft, Version, Work
-from workflow import context, invalidation, priorities, waiting
+from workflow import context, invalidation, notices, priorities, waiting
 from workflow.cases import Case, reason
 from workflow.context import Context, before_of, look_up
 from workflow.people import People
@@ -194,7 +194,7 @@ class Dialogue:
             messages.mark(marked, messages.QUESTION)
             context.update(uow, version, category=marked["category"])
         if not written:
-            self.tell(case, messages.QUESTION, text)
+            notices.tell(case, messages.category(messages.QUESTION), text)
         asked = text or messages.text_of(written[0].json())
         case.move(TaskKind.ORDER, statusReason=reason("information-needed", asked))
         waiting.stop(case)
@@ -242,7 +242,7 @@ class Dialogue:
                 raise invalidation.refused()
             if invalidation.invalidate(uow, case):
                 text = invalidation.told(before, after)
-                self.tell(case, messages.PROTOCOL_WITHDRAWN, text, to_platform=True)
+                notices.tell(case, messages.category(messages.PROTOCOL_WITHDRAWN), text, to_platform=True)
         if content(before) != content(after):
             self._answered(uow, case)
 
@@ -278,32 +278,8 @@ class Dialogue:
         self._tell_priority(case, old)
 
     def _tell_priority(self, case: Case, before: str) -> None:
-        self.tell(case, messages.REPRIORITISED, f"Priorité modifiée par le régulateur : {before} → {case.priority}")
-
-    def tell(self, case: Case, code: str, text: str, *, to_platform: bool = False) -> None:
-        """Write to the hospital (and to the platform) on the caller's behalf. A hospital without an Organization here
-        is told by its root Task alone."""
-        uow = case.uow
-        receivers = [case.order.owner, *([self.context.platform] if to_platform else [])]
-        recipients = [one for name in receivers if look_up(uow, one := f"Organization/{name}") is not None]
-        if not recipients:
-            return
-        body: Json = {
-            "resourceType": "Communication",
-            "status": "in-progress",
-            "category": [messages.category(code)],
-            "basedOn": [{"reference": case.order.reference}],
-            "subject": case.order_json.get("subject"),
-            "sent": instant_text(uow.now),
-            "recipient": [{"reference": one} for one in recipients],
-            "payload": [{"contentString": text}],
-        }
-        sender = self.context.platform_reference
-        if uow.caller.organization == self.context.platform and uow.caller.practitioner:
-            sender = uow.caller.practitioner
-        if look_up(uow, sender) is not None:
-            body["sender"] = {"reference": sender}
-        context.create(uow, "Communication", body)
+        text = f"Priorité modifiée par le régulateur : {before} → {case.priority}"
+        notices.tell(case, messages.category(messages.REPRIORITISED), text)
 
     # Who and where
 

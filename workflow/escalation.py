@@ -43,7 +43,7 @@ from store.access import Caller, Change, Loop, Version, Waiting, Work
 from store.engine.queue import lead
 from store.unit_of_work import Store
 from store.versions.kept import keep, kept
-from workflow import alarms, context
+from workflow import alarms, context, notices
 from workflow.alarms import Due
 from workflow.context import Context, before_of, look_up
 from workflow.rota import Rota
@@ -125,30 +125,20 @@ class Escalations:
         content = subject.json()
         people = [one for name in names for one in self._people(uow, name, row, subject)]
         recipients = list(dict.fromkeys(people or self._people(uow, "support", row, subject)))
-        about = [{"reference": row.subject}]
         order = look_up(uow, row.order) if row.order else None
-        words = display(row.kind)
-        body: Json = {
-            "resourceType": "Communication",
-            "status": "completed",
-            "category": [concept(ESCALATION, "escalation")],
-            "priority": (order.json() if order else content).get("priority") or "asap",
-            "topic": concept(ESCALATION, f"level-{level}"),
-            "reasonCode": [concept(ESCALATION, row.kind)],
-            "about": about,
-            "sent": instant_text(uow.now),
-            "payload": [{"contentString": f"{words} : échéance {instant_text(row.due)} dépassée (niveau {level})"}],
-        }
-        if order is not None:
-            body["basedOn"] = [{"reference": order.reference}]
-            body["subject"] = order.json().get("subject")
-        elif content.get("subject", {}).get("reference", "").startswith("Patient/"):
-            body["subject"] = content["subject"]
-        if recipients:
-            body["recipient"] = [{"reference": one} for one in recipients]
-        if look_up(uow, self.context.platform_reference) is not None:
-            body["sender"] = {"reference": self.context.platform_reference}
-        context.create(uow, "Communication", {name: value for name, value in body.items() if value is not None})
+        patient: Json | None = content.get("subject") if order is None else order.json().get("subject")
+        if order is None and not (patient or {}).get("reference", "").startswith("Patient/"):
+            patient = None
+        sender = self.context.platform_reference
+        notices.write(
+            uow, [concept(ESCALATION, "escalation")],
+            f"{display(row.kind)} : échéance {instant_text(row.due)} dépassée (niveau {level})",
+            recipients, [] if order is None else [order.reference], status="completed",
+            priority=(order.json() if order else content).get("priority") or "asap",
+            topic=concept(ESCALATION, f"level-{level}"), reasonCode=[concept(ESCALATION, row.kind)],
+            about=[{"reference": row.subject}], subject=patient,
+            sender={"reference": sender} if look_up(uow, sender) is not None else None,
+        )
 
     def _people(self, uow: Work, name: str, row: Due, subject: Version) -> list[str]:
         content = subject.json()

@@ -21,10 +21,9 @@ from resources.diagnostic_report import based_on
 from resources.outcomes import ForbiddenTransition
 from resources.policies import where_of
 from resources.scheduling import ON_DUTY
-from resources.times import instant_text
 from store import policies
 from store.access import Change, Version, Work
-from workflow import alarms, context
+from workflow import alarms, notices
 from workflow.alarms import Due
 from workflow.cases import Case
 from workflow.context import Context, look_up
@@ -164,19 +163,11 @@ class Leases:
             self._tell(uow, case, version, owner, why)
 
     def _tell(self, uow: Work, case: Case, task: Version, owner: str, why: str) -> None:
-        body = {
-            "resourceType": "Communication",
-            "status": "completed",
-            "category": [concept(ESCALATION, "returned")],
-            "reasonCode": [concept(ESCALATION, why)],
-            "subject": case.order_json.get("subject"),
-            "basedOn": [{"reference": case.order.reference}],
-            "about": [{"reference": task.reference}],
-            "recipient": [{"reference": owner}],
-            "sent": instant_text(uow.now),
-            "payload": [{"contentString": "La tâche a été remise à disposition ; le brouillon est conservé."}],
-        }
-        context.create(uow, "Communication", {name: value for name, value in body.items() if value is not None})
+        notices.write(
+            uow, [concept(ESCALATION, "returned")], "La tâche a été remise à disposition ; le brouillon est conservé.",
+            [owner], [case.order.reference], status="completed", reasonCode=[concept(ESCALATION, why)],
+            subject=case.order_json.get("subject"), about=[{"reference": task.reference}],
+        )
 
     def _renew(self, uow: Work, row: Due, person: str) -> None:
         version = look_up(uow, row.subject)

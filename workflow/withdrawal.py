@@ -16,9 +16,8 @@ from resources import task as tasks
 from resources.codes import COMMUNICATION_CATEGORY, NOTICE, TaskKind, concept
 from resources.json import Json
 from resources.lifecycle import FINISHED_TASK, SIGNED
-from resources.times import instant_text
 from store.access import Outcome, Version, Work
-from workflow import cases, context, orders
+from workflow import cases, context, notices, orders
 from workflow.cases import Case
 from workflow.context import Context, look_up
 from workflow.report_text import concept_text, reason_text
@@ -40,7 +39,7 @@ def carry_out(uow: Work, site: Context, found: Sequence[Case], report: Version, 
         context.update(uow, file, data=base64.b64encode(pdf).decode())
     for organization in sorted({case.order.owner for case in found} | recipients(uow, report, files)):
         if organization != site.platform and look_up(uow, f"Organization/{organization}") is not None:
-            context.create(uow, "Communication", _notice(uow, site, found, report, organization, reason))
+            _tell(uow, site, found, report, organization, reason)
 
 
 def _is_answered_otherwise(uow: Work, case: Case, withdrawn: Version) -> bool:
@@ -96,9 +95,9 @@ def recipients(uow: Work, report: Version, files: Sequence[Version]) -> set[str]
     return found
 
 
-def _notice(
+def _tell(
     uow: Work, site: Context, found: Sequence[Case], report: Version, organization: str, reason: Json
-) -> Json:
+) -> None:
     body = report.json()
     exam = concept_text(body.get("code")) or "examen d'imagerie"
     numbers = ", ".join(case.order.reference for case in found)
@@ -106,17 +105,9 @@ def _notice(
         f"Le compte rendu {report.reference} ({exam}, {numbers}) est annulé et ne doit plus être utilisé. "
         f"Motif : {reason_text(reason)}. Un nouveau compte rendu suivra."
     )
-    return {
-        "resourceType": "Communication",
-        "status": "in-progress",
-        "category": [concept(NOTICE, "report-withdrawn"), concept(COMMUNICATION_CATEGORY, "alert")],
-        "priority": "urgent",
-        "subject": body.get("subject"),
-        "basedOn": [{"reference": case.order.reference} for case in found],
-        "about": [{"reference": report.reference}],
-        "reasonCode": [reason],
-        "sent": instant_text(uow.now),
-        "sender": {"reference": site.platform_reference},
-        "recipient": [{"reference": f"Organization/{organization}"}],
-        "payload": [{"contentString": text}],
-    }
+    notices.write(
+        uow, [concept(NOTICE, "report-withdrawn"), concept(COMMUNICATION_CATEGORY, "alert")], text,
+        [f"Organization/{organization}"], [case.order.reference for case in found], priority="urgent",
+        subject=body.get("subject"), about=[{"reference": report.reference}], reasonCode=[reason],
+        sender={"reference": site.platform_reference},
+    )
